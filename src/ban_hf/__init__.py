@@ -1,0 +1,1 @@
+from ban_hf.objectives import OBJECTIVES
