@@ -1,0 +1,143 @@
+"""Several seeds of one job as one result: means, standard deviations, paired differences.
+
+    python -m ban_hf.aggregate OUT_DIR RESULTS.json [RESULTS.json ...]
+
+One seed tells little: networks that differ in the seed alone differ in error too. Differences are
+paired by seed, since a generation and its teacher share the data split and the family's seed.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ban_hf.plotting import Results
+from ban_hf.report import entries_of, write_report
+
+
+def aggregate(runs: Sequence[Results]) -> dict[str, Any]:
+    """Pool the runs of several seeds: mean, standard deviation and paired differences.
+
+    Args:
+        runs: results of the same job, each from another seed.
+
+    Returns:
+        Results of the same shape, in which a measured number is `{"mean", "std", "values"}`, with
+        `differences`: generation k minus generation 0, and each ensemble minus the control
+        ensemble of its size, of the same seed, and in how many seeds each is negative or positive.
+
+    Raises:
+        ValueError: where a seed comes twice, or the runs did not measure the same things.
+    """
+    if not runs:
+        raise ValueError("runs is empty: there is nothing to aggregate.")
+    seeds = [seed for run in runs for seed in run.get("seeds") or [run["seed"]]]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"runs hold seeds {seeds}: one comes twice, which is no further evidence.")
+    _check_same_job(runs)
+    pooled = {key: runs[0].get(key) for key in ("title", "command", "hardware", "dataset")}
+    for part in ("generations", "ensembles", "controls"):
+        columns = zip(*(run.get(part) or [] for run in runs), strict=True)
+        pooled[part] = [_pool(entries) for entries in columns]
+    differences = _differences(runs)
+    return pooled | {"seeds": seeds, "differences": differences, "versions": runs[0]["versions"]}
+
+
+def _check_same_job(runs: Sequence[Results]) -> None:
+    for run in runs:
+        if "differences" in run:
+            raise ValueError("runs hold one that is aggregated already: give the single seeds.")
+        data = [one["dataset"]["name"] for one in (runs[0], run)]
+        if data[0] != data[1]:
+            raise ValueError(f"runs are on different data: {data[0]}, {data[1]}.")
+        names = [[entry["name"] for entry in entries_of(one)] for one in (runs[0], run)]
+        if names[0] != names[1]:
+            raise ValueError(f"runs measured different things: {names[0]}, {names[1]}.")
+
+
+def _pool(entries: Sequence[Results]) -> dict[str, Any]:
+    first = entries[0]
+    pooled = {
+        key: first[key] for key in ("generation", "name", "members", "kind", "size") if key in first
+    }
+    for key in ("teacher_agreement", "train_loss", "seconds"):
+        if key in first:
+            pooled[key] = _spread(entry.get(key) for entry in entries)
+    for key in ("test", "validation", "best_validation"):
+        parts = [entry.get(key) or {} for entry in entries]
+        if parts[0]:
+            pooled[key] = {m: _spread(part.get(m) for part in parts) for m in parts[0] if m != "n"}
+            pooled[key] |= {"n": parts[0]["n"]} if "n" in parts[0] else {}
+    return pooled
+
+
+def _spread(numbers: Iterable[float | None]) -> dict[str, Any] | None:
+    values = [value for value in numbers if value is not None and math.isfinite(value)]
+    if not values:
+        return None
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": std, "values": values}
+
+
+def _differences(runs: Sequence[Results]) -> list[dict[str, Any]]:
+    first = runs[0]
+    pairs = [("generations", k, "generations", 0) for k in range(1, len(first["generations"]))]
+    sizes = {
+        control["size"]: index
+        for index, control in enumerate(first.get("controls") or [])
+        if control["kind"] == "ensemble"
+    }
+    for index, ensemble in enumerate(first.get("ensembles") or []):
+        if (size := len(ensemble["members"])) in sizes:
+            pairs.append(("ensembles", index, "controls", sizes[size]))
+    return [_difference(runs, *pair) for pair in pairs]
+
+
+def _difference(
+    runs: Sequence[Results], part: str, index: int, base_part: str, base_index: int
+) -> dict[str, Any]:
+    names = runs[0][part][index]["name"], runs[0][base_part][base_index]["name"]
+    difference: dict[str, Any] = {"name": f"{names[0]} minus {names[1]}"}
+    for metric in ("error", "nll"):
+        values = [
+            run[part][index]["test"][metric] - run[base_part][base_index]["test"][metric]
+            for run in runs
+        ]
+        signs = {"negative": sum(v < 0 for v in values), "positive": sum(v > 0 for v in values)}
+        difference[metric] = (_spread(values) or {}) | signs
+    return difference
+
+
+def _read(path: Path) -> dict[str, Any]:
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if "generations" not in results:
+        raise ValueError(f"{path} is not the results.json of a run: it has no generations.")
+    return dict(results)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make one report from the results of one or more seeds."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ban_hf.aggregate",
+        description="Make results.json, results.md and results.png from what one or more runs left "
+        "behind. Several runs are of the same job with different seeds: the report then gives mean "
+        "and standard deviation over the seeds, and the differences paired by seed.",
+        epilog="Example: python -m ban_hf.aggregate results/cifar100 outputs/seed-*/results.json",
+    )
+    parser.add_argument("out_dir", type=Path, help="folder for the report; made if not there")
+    parser.add_argument("results", type=Path, nargs="+", help="a run's results.json, one per seed")
+    options = parser.parse_args(arguments)
+    try:
+        runs = [_read(path) for path in options.results]
+        report = runs[0] if len(runs) == 1 else aggregate(runs)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    write_report(report, options.out_dir)
+    print(f"Wrote results.json, results.md and results.png to {options.out_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""From a dataset's name to decoded training, validation and test images."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from ban_hf.data.decode import decode, near
+from ban_hf.data.views import ImageViews, counter_hash
+
+logger = logging.getLogger(__name__)
+
+TEST_FRACTION = 0.2
+"""Held out of the training images of a dataset that has no test split, the same for every seed."""
+_VALIDATION_NAMES = ("validation", "valid", "val", "dev")
+_FILE_BUILDERS = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+}
+
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, in units where white is 1."""
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """What a name stands for, and what is known of its images."""
+
+    hub_id: str | None  # None: it needs no download
+    statistics: Statistics | None = None  # of the training images; None: computed
+    flip: bool = True
+
+
+BUILT_IN = {
+    "cifar10": BuiltIn("uoft-cs/cifar10", ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
+    "cifar100": BuiltIn("uoft-cs/cifar100", ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))),
+    "digits": BuiltIn(None, flip=False),  # a mirrored digit is another thing
+}
+
+
+@dataclass
+class ImageSplits:
+    """Training images with augmentation, validation and test images without.
+
+    ``validation`` is None where none was asked for. ``source`` says where they came from:
+    ``{"id": ..., "config": ..., "revision": ...}``.
+    """
+
+    train: ImageViews
+    validation: ImageViews | None
+    test: ImageViews
+    source: dict[str, str | None]
+
+
+def load_images(
+    name: str,
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    image_size: int | None = None,
+    flip: bool | None = None,
+    validation: float = 0.1,
+    train_samples: int | None = None,
+    seed: int = 0,
+) -> ImageSplits:
+    """Load, decode and split an image dataset.
+
+    Args:
+        name: ``cifar10``, ``cifar100`` (from ``$BAN_HF_DATA/<name>`` where that folder exists, else
+            from the Hub), ``digits`` (scikit-learn's, no download), a Hub id, a local folder, or a
+            parquet, arrow, csv or json file.
+        config: of a Hub dataset that has several.
+        revision: of a Hub dataset.
+        image_column: by default the only column of images. A named one may also hold files' paths
+            or bytes.
+        label_column: by default the ``ClassLabel`` column with the most classes (CIFAR-100: fine,
+            not coarse). A named one may also hold integers or strings: its classes are then the
+            sorted values of the training split.
+        image_size: side in pixels that every image is resized to. Default: the size of the first
+            training image, or 64 where that is larger. Aspect ratios are not kept.
+        flip: mirror half of the training images. Default: yes, but not for ``digits``.
+        validation: fraction of the training images held out, stratified by label; 0 for none. A
+            dataset's own validation split is taken instead.
+        train_samples: train on this many of the remaining images, stratified by label.
+        seed: of these two choices, which are the same on every machine, and of the augmentation.
+
+    Returns:
+        The splits. Mean and standard deviation are CIFAR's known ones for the built-in names, else
+        those of the images that are trained on.
+
+    Raises:
+        ValueError: an unknown dataset or column (with a near match), an unreadable image or an
+            unknown label (with split and row), a fraction or number out of range.
+    """
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation={validation}: must be a fraction, at least 0 and below 1")
+    spec = BUILT_IN.get(name, BuiltIn(name))
+    data = _digits() if name == "digits" else _load(name, config, revision)
+    label_names, decoded = decode(data, image_column, label_column, image_size)
+    rows = _split(decoded, validation, train_samples, seed)
+    mean, std = spec.statistics or channel_statistics(decoded["train"][0][rows["train"]])
+
+    def dataset(split: str, *, augment: bool = False) -> ImageViews:
+        return ImageViews(
+            *decoded.get(split, decoded["train"]),
+            label_names,
+            mean=mean,
+            std=std,
+            rows=rows.get(split),
+            augment=augment,
+            flip=spec.flip if flip is None else flip,
+            seed=seed,
+        )
+
+    return ImageSplits(
+        train=dataset("train", augment=True),
+        validation=dataset("validation") if "validation" in decoded | rows else None,
+        test=dataset("test"),
+        source={"id": spec.hub_id or name, "config": config, "revision": revision},
+    )
+
+
+def _split(
+    decoded: dict[str, tuple[Tensor, Tensor]],
+    validation: float,
+    train_samples: int | None,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Rows of the training split for each part that is cut out of it."""
+    labels = decoded["train"][1]  # (N,)
+    rows = {"train": torch.arange(len(labels))}
+    if "test" not in decoded:
+        count = round(TEST_FRACTION * len(labels))
+        logger.warning("no test split: %d of %d training images held out", count, len(labels))
+        rows["test"], rows["train"] = stratified(rows["train"], labels, count, seed=0)
+    if "validation" not in decoded and validation > 0:
+        count = round(validation * len(rows["train"]))
+        rows["validation"], rows["train"] = stratified(rows["train"], labels, count, seed)
+    if train_samples is not None:
+        if not 0 < train_samples <= len(rows["train"]):
+            raise ValueError(
+                f"train_samples={train_samples}: must be from 1 to {len(rows['train'])}, the "
+                "training images that are left beside validation and test"
+            )
+        rows["train"], _ = stratified(rows["train"], labels, train_samples, seed)
+    return rows
+
+
+def stratified(rows: Tensor, labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Choose ``count`` of the rows, each class in proportion (largest remainders); and the rest.
+
+    Within a class those with the least hash of (seed, row) are chosen: no generator whose stream
+    may differ between versions, and a smaller choice lies, class by class, within a larger one.
+
+    Args:
+        rows: ``(M,)`` int64, ascending.
+        labels: ``(N,)`` int64, of all rows.
+        count: how many to choose.
+        seed: of the choice.
+
+    Returns:
+        Chosen and remaining rows, each ascending.
+    """
+    classes, sizes = labels[rows].unique(return_counts=True)  # (C,), (C,)
+    quotas = sizes * count  # (C,), in units of 1 / M rows
+    takes = quotas // len(rows)  # (C,)
+    most_cut = (quotas % len(rows)).argsort(descending=True, stable=True)  # (C,)
+    takes[most_cut[: count - int(takes.sum())]] += 1
+    # Epoch -1: the views, which count from 0, must not depend on how the rows were split.
+    order = counter_hash(seed, -1, rows).argsort()  # (M,)
+    chosen = torch.zeros(len(rows), dtype=torch.bool)  # (M,)
+    for label, take in zip(classes, takes.tolist(), strict=True):
+        chosen[order[labels[rows[order]] == label][:take]] = True
+    return rows[chosen], rows[~chosen]
+
+
+def channel_statistics(images: Tensor) -> Statistics:
+    """Mean and standard deviation of each channel of ``(N, C, H, W)`` uint8, white being 1."""
+    levels = torch.arange(256) / 255.0  # (256,)
+    means, stds = [], []
+    for channel in images.unbind(1):  # exact counts: no large float copy, the same on any machine
+        share = channel.flatten().bincount(minlength=256).double() / channel.numel()  # (256,)
+        mean = (share * levels).sum()
+        means.append(mean.item())
+        stds.append(max((share * (levels - mean) ** 2).sum().sqrt().item(), 1 / 255))
+    return tuple(means), tuple(stds)
+
+
+def _digits() -> dict[str, datasets.Dataset]:
+    """scikit-learn's 8x8 grey digits, each pixel shown as 4x4, with a fixed split."""
+    from sklearn.datasets import load_digits  # takes a second: only where it is wanted
+
+    bunch = load_digits()
+    grey = (bunch.images * (255 / 16)).round().astype(np.uint8)  # (N, 8, 8)
+    columns = {"image": grey.repeat(4, 1).repeat(4, 2), "label": bunch.target}  # (N, 32, 32), (N,)
+    names = [str(digit) for digit in range(10)]
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    labels = torch.from_numpy(bunch.target)  # (N,)
+    rows = torch.arange(len(labels))  # (N,)
+    test, train = stratified(rows, labels, round(TEST_FRACTION * len(labels)), seed=0)
+    return {
+        split: datasets.Dataset.from_dict(
+            {name: list(column[part]) for name, column in columns.items()},
+            features=datasets.Features(features),
+        )
+        for split, part in (("train", train.numpy()), ("test", test.numpy()))
+    }
+
+
+def _load(name: str, config: str | None, revision: str | None) -> dict[str, datasets.Dataset]:
+    """The splits that there are, under the names train, validation and test."""
+    path, hub_id = Path(name), name
+    if name in BUILT_IN:  # a folder of that name in the working directory is something else
+        hub_id = str(BUILT_IN[name].hub_id)
+        path = Path(os.environ.get("BAN_HF_DATA") or os.devnull, name)
+    try:
+        if path.suffix in _FILE_BUILDERS and path.is_file():
+            data = datasets.load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path))
+        elif path.is_dir():
+            data = datasets.load_dataset(str(path), config)
+        else:
+            data = datasets.load_dataset(hub_id, config, revision=revision)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise ValueError(
+            f"--dataset_name {name} cannot be loaded ({error}).{near(name, BUILT_IN)} It takes a "
+            f"built-in name ({', '.join(BUILT_IN)}), a local folder, a file "
+            f"({', '.join(_FILE_BUILDERS)}) or a Hub id. Without a network, digits needs none, and "
+            "BAN_HF_DATA can name a folder that holds cifar10/ and cifar100/."
+        ) from error
+    splits = {"validation" if s in _VALIDATION_NAMES else s: part for s, part in data.items()}
+    if "train" not in splits:
+        raise ValueError(f"--dataset_name {name}: no train split; there is {', '.join(splits)}")
+    return {split: splits[split] for split in ("train", "validation", "test") if split in splits}

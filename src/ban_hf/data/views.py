@@ -1,0 +1,289 @@
+"""Batched image views whose augmentation is a pure function of (seed, epoch, sample).
+
+Images are held decoded, as one uint8 tensor. A batch is gathered, cropped, flipped and normalised
+in a few vectorised operations on the device where that tensor lives. No random state is kept: a
+view depends on a counter only, so that a resumed run, several processes, workers, another batch
+order and a replayed teacher all see the same pixels.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+# splitmix64 (Steele, Lea & Flood, OOPSLA 2014), its 64-bit constants written as signed integers.
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's own repeats the sign bit."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX1
+    z = (z ^ _shift(z, 27)) * _MIX2
+    return z ^ _shift(z, 31)
+
+
+def counter_hash(seed: int, epoch: int, sample_ids: Tensor) -> Tensor:
+    """64 random bits for each sample: a pure function of (seed, epoch, sample id).
+
+    Element ``id`` of the splitmix64 stream whose state is ``mix(mix(seed + gamma) + epoch)``. Pure
+    integer arithmetic with wraparound: bit for bit the same on every device.
+
+    Args:
+        seed: any integer of 64 bits.
+        epoch: any integer of 64 bits.
+        sample_ids: ``(B,)`` int64.
+
+    Returns:
+        ``(B,)`` int64, on the device of ``sample_ids``.
+    """
+    stream = _mix(_mix(torch.tensor(seed) + _GAMMA) + epoch)  # ()
+    return _mix(stream + (sample_ids + 1) * _GAMMA)  # (B,)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """``(images / 255 - mean) / std``: ``(B, C, H, W)`` uint8 to float32; mean, std ``(C,)``."""
+    scale = (1 / (255 * std)).view(-1, 1, 1)  # (C, 1, 1)
+    shift = (mean / std).view(-1, 1, 1)  # (C, 1, 1)
+    return images.float().mul_(scale).sub_(shift)  # (B, C, H, W)
+
+
+def views(
+    images: Tensor,
+    seed: int,
+    epoch: int,
+    sample_ids: Tensor,
+    *,
+    mean: Tensor,
+    std: Tensor,
+    pad: int = 4,
+    flip: bool = True,
+) -> Tensor:
+    """Normalise, pad with zeros, crop at random to the same size, flip half of the images.
+
+    Padding comes *after* normalisation, so a border pixel is the mean colour, not black (He et al.
+    2016 and DenseNet do so; the text of Zagoruyko & Komodakis 2016 fills in reflections instead).
+    Each of the ``(2 pad + 1)^2`` crops is equally likely, to within 2^-20.
+
+    Args:
+        images: ``(B, C, H, W)`` uint8.
+        seed: of the run's views.
+        epoch: counted from 0.
+        sample_ids: ``(B,)`` int64, on the device of ``images``: who the images are, wherever they
+            stand in a batch.
+        mean: ``(C,)``, in units where white is 1.
+        std: ``(C,)``, likewise.
+        pad: pixels added on each side.
+        flip: mirror an image left to right with probability 1/2.
+
+    Returns:
+        ``(B, C, H, W)`` float32.
+    """
+    batch, channels, height, width = images.shape
+    bits = counter_hash(seed, epoch, sample_ids)  # (B,)
+    offsets = 2 * pad + 1
+    # Three disjoint fields of the 64 bits: 40-63 the row, 16-39 the column, 0 the flip.
+    top = (_shift(bits, 40) * offsets) >> 24  # (B,)
+    left = ((_shift(bits, 16) & 0xFFFFFF) * offsets) >> 24  # (B,)
+    rows = top[:, None] + torch.arange(height, device=images.device)  # (B, H)
+    cols = torch.arange(width, device=images.device)  # (W,)
+    if flip:
+        mirrored = (bits & 1).bool()[:, None]  # (B, 1)
+        cols = torch.where(mirrored, cols.flip(0), cols)  # (B, W)
+    cols = left[:, None] + cols  # (B, W)
+    pixels = rows[:, :, None] * (width + 2 * pad) + cols[:, None, :]  # (B, H, W)
+    padded = F.pad(normalise(images, mean, std), (pad,) * 4)  # (B, C, H + 2 pad, W + 2 pad)
+    index = pixels.view(batch, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+    return padded.view(batch, channels, -1).gather(2, index).view(images.shape)
+
+
+class ImageViews(Dataset[dict[str, Tensor]]):
+    """Decoded images and labels that give whole batches of (augmented) views.
+
+    ``dataset.__getitems__(indices)``, which a ``DataLoader`` calls by itself, returns
+    ``{"pixel_values": (B, C, H, W) float32, "labels": (B,) int64}``; pass :func:`collate` as
+    ``collate_fn`` or ``data_collator``. ``dataset[i]`` is the same view of one sample.
+
+    Subsets made by :meth:`select` share the tensors. A sample's id is its row in these tensors, so
+    a sample keeps its views whatever subset it is in.
+
+    Args:
+        images: ``(N, C, H, W)`` uint8.
+        labels: ``(N,)`` int64.
+        label_names: of the classes, in the order of their numbers.
+        mean: per channel, in units where white is 1; of the *training* images.
+        std: likewise.
+        rows: ``(M,)`` int64, the rows that make up this dataset (all of them by default).
+        augment: random crop and flip, or the plain normalised image.
+        pad: pixels of padding for the crop.
+        flip: mirror half of the images; off where a mirrored image means another thing (digits).
+        seed: of the views.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        label_names: Sequence[str],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        rows: Tensor | None = None,
+        augment: bool = False,
+        pad: int = 4,
+        flip: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or len(labels) != len(images):
+            raise ValueError(
+                f"images must be (N, C, H, W) uint8 with N labels, got {tuple(images.shape)} "
+                f"{images.dtype} and {len(labels)} labels"
+            )
+        self.images = images  # (N, C, H, W)
+        self.labels = labels  # (N,)
+        self.label_names = list(label_names)
+        self.mean = torch.as_tensor(mean, dtype=torch.float32)  # (C,)
+        self.std = torch.as_tensor(std, dtype=torch.float32)  # (C,)
+        self.rows = torch.arange(len(images)) if rows is None else rows  # (M,)
+        self.augment, self.pad, self.flip = augment, pad, flip
+        # In shared memory, so that workers that outlive an epoch see the next one.
+        self._counter = torch.tensor([seed, 0]).share_memory_()  # (2,) seed, epoch
+
+    @property
+    def seed(self) -> int:
+        """Of the views; together with the epoch and the sample's id it fixes a view."""
+        return int(self._counter[0])
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._counter[0] = seed
+
+    @property
+    def epoch(self) -> int:
+        """Counted from 0."""
+        return int(self._counter[1])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose views are given; see :class:`SetEpoch`."""
+        self._counter[1] = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        rows = self.rows[torch.as_tensor(indices, device=self.rows.device)]  # (B,)
+        images = self.images[rows]  # (B, C, H, W)
+        if self.augment:
+            pixel_values = views(
+                images,
+                self.seed,
+                self.epoch,
+                rows,
+                mean=self.mean,
+                std=self.std,
+                pad=self.pad,
+                flip=self.flip,
+            )
+        else:
+            pixel_values = normalise(images, self.mean, self.std)
+        return {"pixel_values": pixel_values, "labels": self.labels[rows]}
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: batch[0] for name, batch in self.__getitems__([index]).items()}
+
+    def select(self, indices: Sequence[int] | Tensor, *, augment: bool) -> "ImageViews":
+        """The given items as a dataset of its own, over the same tensors."""
+        return ImageViews(
+            self.images,
+            self.labels,
+            self.label_names,
+            mean=self.mean.tolist(),
+            std=self.std.tolist(),
+            rows=self.rows[torch.as_tensor(indices, device=self.rows.device)],
+            augment=augment,
+            pad=self.pad,
+            flip=self.flip,
+            seed=self.seed,
+        ).to(self.images.device)
+
+    def to(self, device: torch.device | str) -> "ImageViews":
+        """Move the tensors, in place, and return this dataset.
+
+        On a GPU the batches are made there. A ``DataLoader`` then needs ``num_workers=0`` and
+        ``pin_memory=False``: CUDA tensors do not pass through forked workers or pinned memory.
+        """
+        for name in ("images", "labels", "rows", "mean", "std"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of label names, sample ids, labels and pixels; the same on every machine."""
+        shape = [len(self), *self.images.shape[1:]]
+        digest = hashlib.sha256(repr((shape, self.label_names)).encode())
+        for rows in self.rows.split(4096):  # in parts: a copy of all pixels is not needed
+            for part in (rows, self.labels[rows], self.images[rows]):
+                digest.update(part.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def views_definition(self) -> dict[str, Any]:
+        """All that, beside the pixels, the epoch and the ids, determines a view; plain JSON."""
+        definition: dict[str, Any] = {
+            "schema": "ban_hf.views/1",
+            "mean": [round(value, 7) for value in self.mean.tolist()],
+            "std": [round(value, 7) for value in self.std.tolist()],
+            "augment": self.augment,
+        }
+        if self.augment:
+            definition |= {"pad": self.pad, "flip": self.flip, "seed": self.seed}
+        return definition
+
+
+def collate(batch: Any) -> dict[str, Tensor]:
+    """``collate_fn`` for :class:`ImageViews`, whose batches come ready; others are stacked.
+
+    Raises:
+        ValueError: for what ``Trainer`` makes of a ready batch under ``remove_unused_columns``.
+    """
+    if isinstance(batch, dict):
+        return batch
+    if isinstance(batch[0], str):
+        raise ValueError(
+            "remove_unused_columns=True takes ImageViews' batches apart: "
+            "set remove_unused_columns=False in the training arguments"
+        )
+    return default_collate(batch)
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the training set's :class:`ImageViews` which epoch begins.
+
+    Needed: accelerate 1.15 forwards ``set_epoch`` to a dataset in a plain run, but not with several
+    processes and not in an epoch that was resumed half-way, where it stops at the sampler.
+    """
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Called by `Trainer` before it takes the first batch of an epoch."""
+        dataset = kwargs["train_dataloader"].dataset
+        if isinstance(dataset, ImageViews):
+            # Resumed half-way, state.epoch is a fraction above the epoch that goes on.
+            dataset.set_epoch(math.floor(state.epoch or 0))

@@ -1,0 +1,305 @@
+"""The sequence: generation 0 learns from labels, each further one from the one before it."""
+
+import copy
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from ban_hf.callbacks import GenerationProgress
+from ban_hf.data import ImageViews
+from ban_hf.ensemble import BornAgainEnsemble
+from ban_hf.facts import (
+    architecture,
+    canonical_arguments,
+    describe_data,
+    hardware,
+    plain_json,
+    versions,
+    weights_digest,
+)
+from ban_hf.heads import load_classifier
+from ban_hf.lineage import (
+    RECORD,
+    SCHEMA,
+    Lineage,
+    Record,
+    reference,
+    sha256_of_json,
+    write_json,
+)
+from ban_hf.trainer import BANTrainer
+from ban_hf.training_args import BANTrainingArguments
+
+CHECKPOINTS = "checkpoints"
+LOG = "training_log.json"
+LOWER_IS_BETTER = ("loss", "error", "nll", "ece", "teacher_kl")
+
+
+def train_generations(
+    model_init: Callable[[int], PreTrainedModel],
+    args: BANTrainingArguments,
+    *,
+    generations: int,
+    train_dataset: Dataset,
+    eval_dataset: Dataset | None = None,
+    test_dataset: Dataset | None = None,
+    ensemble: bool = True,
+    family: str | None = None,
+    data: dict[str, Any] | None = None,
+    **trainer_kwargs: Any,
+) -> Lineage:
+    """Train generation 0 on labels, then `generations` students, each from the one before it.
+
+    Writes `generation-0` ... `generation-k` under `args.output_dir`, each with its model and its
+    `lineage.json`, `ensemble` (the mean of generations 1 to k, or of 0 and 1 where k is 1), and the
+    family's `lineage.json`. Called again with the same arguments it continues where it stopped: a
+    finished generation is not trained again, a killed one goes on from its last checkpoint. More
+    generations may be asked for later.
+
+    Args:
+        model_init: gives a fresh network for a generation; torch is seeded for it beforehand.
+        args: of every generation. `seed` is the family's: each generation draws its own from it.
+            With `load_best_model_at_end` a generation is its best checkpoint on `eval_dataset`,
+            otherwise its last state, as in the paper.
+        generations: number of students, k; 0 trains the label network alone.
+        train_dataset: what all generations are trained on.
+        eval_dataset: for validation while training; what a checkpoint may be chosen by.
+        test_dataset: each generation is measured on it once, when it is finished.
+        ensemble: whether to write the ensemble.
+        family: name of the sequence; by default that of the output directory.
+        data: what the records say of the data (JSON), beside the fingerprints of `ImageViews`.
+        trainer_kwargs: for `BANTrainer`: `data_collator`, `compute_metrics`, `processing_class`,
+            `callbacks` and so on.
+
+    Returns:
+        The family's records.
+
+    Raises:
+        ValueError: where `output_dir` holds a run of other arguments, data or model; the message
+            names what differs.
+        FloatingPointError: where a loss becomes NaN; the finished generations stay.
+    """
+    if generations < 0:
+        raise ValueError(f"generations={generations} must not be negative: it counts the students.")
+    splits = {"train": train_dataset, "validation": eval_dataset, "test": test_dataset}
+    described = {name: describe_data(d) for name, d in splits.items() if d is not None}
+    run = Run(model_init, args, generations, family, (data or {}) | described)
+    run.open()
+    trainer_kwargs |= {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+    for generation in range(generations + 1):
+        if not run.finished(generation):
+            run.train(generation, test_dataset, trainer_kwargs)
+    if ensemble and generations:
+        members = range(1, generations + 1) if generations > 1 else range(2)
+        run.build_ensemble(members, trainer_kwargs.get("processing_class"))
+    return load_family(run.output_dir)
+
+
+def load_family(output_dir: str | Path) -> Lineage:
+    """The records of the generations that stand finished under a directory, and of the ensemble."""
+    folder, generations = Path(output_dir), []
+    while (folder / f"generation-{len(generations)}" / RECORD).is_file():
+        generations.append(Record.read(folder / f"generation-{len(generations)}"))
+    if not generations:
+        raise ValueError(f"{folder} holds no finished generation.")
+    has_ensemble = (folder / "ensemble" / RECORD).is_file()
+    ensemble = Record.read(folder / "ensemble") if has_ensemble else None
+    return Lineage(generations[0].family, generations, ensemble)
+
+
+def generation_seed(seed: int, generation: int) -> int:
+    """The seed of a generation of a family, in [0, 2^31): fresh, and a function of both."""
+    return int(np.random.SeedSequence([seed, generation]).generate_state(1)[0] >> 1)
+
+
+class Run:
+    """A sequence under one directory: what stands there, and its next generation."""
+
+    def __init__(
+        self,
+        model_init: Callable[[int], PreTrainedModel],
+        args: BANTrainingArguments,
+        generations: int,
+        family: str | None,
+        data: dict[str, Any],
+    ) -> None:
+        self.output_dir = Path(args.output_dir)
+        self.family = family or self.output_dir.resolve().name
+        self.model_init, self.args, self.generations, self.data = model_init, args, generations, data
+
+    def folder(self, generation: int) -> Path:
+        return self.output_dir / f"generation-{generation}"
+
+    def finished(self, generation: int) -> bool:
+        return (self.folder(generation) / RECORD).is_file()
+
+    def open(self) -> None:
+        """Note what this run is, or hold that the run that stands here is the same one.
+
+        Raises:
+            ValueError: naming every argument that differs.
+        """
+        set_seed(generation_seed(self.args.seed, 0))
+        facts = plain_json(
+            {
+                "arguments": canonical_arguments(self.args),
+                "data": self.data,
+                "model": architecture(self.model_init(0)),
+            }
+        )
+        path = self.output_dir / RECORD
+        if path.is_file():
+            _refuse_another(self.output_dir, json.loads(path.read_text("utf-8")), facts)
+        elif self.args.should_save:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            head = {"schema": SCHEMA, "kind": "family", "family": self.family}
+            write_json(path, head | {"run": facts})
+
+    def train(
+        self, generation: int, test_dataset: Dataset | None, trainer_kwargs: dict[str, Any]
+    ) -> None:
+        """Train one generation to its end and put its folder in place, whole or not at all."""
+        args = copy.copy(self.args)
+        args.seed = generation_seed(self.args.seed, generation)
+        args.output_dir = str(self.output_dir / CHECKPOINTS / f"generation-{generation}")
+        train_dataset = trainer_kwargs["train_dataset"]
+        if isinstance(train_dataset, ImageViews):
+            train_dataset.seed = args.seed if args.data_seed is None else args.data_seed
+        set_seed(args.seed)
+        model = self.model_init(generation)
+        record = Record("generation", self.family, generation, data=self.data)
+        record.seed = {
+            "seed": args.seed,
+            "family_seed": self.args.seed,
+            "init_sha256": weights_digest(model),
+        }
+        teacher = self._teacher(generation, record) if generation else None
+        trainer = BANTrainer(model, args, teacher=teacher, **trainer_kwargs)
+        _show_progress(trainer, generation, self.generations)
+        record.training = _train(trainer) | {"arguments": canonical_arguments(self.args)}
+        record.training["arguments_sha256"] = sha256_of_json(record.training["arguments"])
+        record.metrics = _test(trainer, test_dataset)
+        self._finish(generation, record, trainer)
+
+    def _teacher(self, generation: int, record: Record) -> PreTrainedModel:
+        """Load the teacher from the folder it was saved to, and note it in the student's record."""
+        folder = self.folder(generation - 1)
+        if Record.read(folder).seed["init_sha256"] == record.seed["init_sha256"]:
+            raise ValueError(
+                f"model_init({generation}) gave the same initial weights as the generation before: "
+                "draw them from torch's global generator, which is seeded for each generation."
+            )
+        record.teacher = reference(folder, self.folder(generation))
+        names = ("temperature", "teacher_weight", "label_weight")
+        record.objective = {"name": self.args.objective} | {
+            name: getattr(self.args, name) for name in names
+        }
+        return load_classifier(folder)
+
+    def _finish(self, generation: int, record: Record, trainer: BANTrainer) -> None:
+        checkpoints = Path(trainer.args.output_dir)
+        partial = checkpoints / "finished"
+        trainer.save_model(str(partial))
+        if trainer.args.should_save:
+            # A pickle of the arguments, with paths of this machine; the record has them in JSON.
+            (partial / "training_args.bin").unlink(missing_ok=True)
+            write_json(partial / LOG, trainer.state.log_history)
+            record.architecture = architecture(trainer.model)
+            record.code = versions()
+            record.write(partial)
+            os.replace(partial, self.folder(generation))
+            shutil.rmtree(checkpoints)
+        trainer.accelerator.wait_for_everyone()
+
+    def build_ensemble(self, members: Sequence[int], processing_class: Any) -> None:
+        """Write the ensemble of some generations, unless it stands there already."""
+        folder = self.output_dir / "ensemble"
+        if self.args.should_save and not _is_ensemble_of(folder, members):
+            partial = self.output_dir / CHECKPOINTS / "ensemble"
+            models = [load_classifier(self.folder(i)) for i in members]
+            model = BornAgainEnsemble.from_members(models)  # type: ignore[arg-type]
+            model.save_pretrained(partial)
+            if processing_class is not None:
+                processing_class.save_pretrained(partial)
+            record = Record("ensemble", self.family, data=self.data, code=versions())
+            record.members = [reference(self.folder(i), folder) for i in members]
+            record.architecture = architecture(model)
+            record.write(partial)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        PartialState().wait_for_everyone()
+
+
+def _is_ensemble_of(folder: Path, members: Sequence[int]) -> bool:
+    if not (folder / RECORD).is_file():
+        return False
+    return [member["generation"] for member in Record.read(folder).members] == list(members)
+
+
+def _show_progress(trainer: BANTrainer, generation: int, generations: int) -> None:
+    """One line an epoch in place of a dictionary of logs."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(GenerationProgress(generation, generations))
+
+
+def _train(trainer: BANTrainer) -> dict[str, Any]:
+    """Train, from the last checkpoint if there is one; what the record says of it."""
+    folder = trainer.args.output_dir
+    checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return {
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "world_size": trainer.args.world_size,
+        "hardware": hardware(),
+        "seconds": round(time.monotonic() - started, 1),
+        "resumed_from": Path(checkpoint).name if checkpoint else None,
+    }
+
+
+def _test(trainer: BANTrainer, test_dataset: Dataset | None) -> list[dict[str, Any]]:
+    """The one look at the test set, as the record's metrics."""
+    if test_dataset is None:
+        return []
+    values = trainer.evaluate(test_dataset, metric_key_prefix="test")  # type: ignore[arg-type]
+    timing = ("runtime", "per_second", "preparation_time")
+    return [
+        {
+            "name": name.removeprefix("test_"),
+            "value": value,
+            "split": "test",
+            "n": len(test_dataset),  # type: ignore[arg-type]
+            "higher_is_better": name.removeprefix("test_") not in LOWER_IS_BETTER,
+        }
+        for name, value in values.items()
+        if name.startswith("test_") and not name.endswith(timing)
+    ]
+
+
+def _refuse_another(output_dir: Path, standing: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Hold that the run that stands under a directory is the one that is asked for."""
+    if "run" not in standing:
+        raise ValueError(f"output_dir={output_dir} does not hold a run of this program.")
+    differences = [
+        f"{name}: {before!r} there, {now[name]!r} here"
+        for part, now in facts.items()
+        for name, before in standing["run"][part].items()
+        if name in now and now[name] != before
+    ]
+    if differences:
+        raise ValueError(
+            f"output_dir={output_dir} holds a run of other arguments; it stays as it is. Give "
+            "another output_dir, or the arguments that started it: " + "; ".join(differences)
+        )

@@ -1,0 +1,212 @@
+"""The picture of a run: test error by generation, with the ensembles and the controls.
+
+Drawn from a results dictionary, one run's or an aggregated one (see `ban_hf.report`). The figure
+is an object, without matplotlib's global state: it needs no display and disturbs no notebook.
+"""
+
+import itertools
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+Results = Mapping[str, Any]
+Label = tuple[float | None, str, str]  # height, text, colour
+
+BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#767676", "#222222"
+LEFT, WIDTH = 0.08, 0.66  # of the figure; what is right of the axes holds the labels
+CONTROL_SHIFT = -0.18  # generations; keeps a control beside, not under, what it is compared with
+
+
+@dataclass
+class Series:
+    """One line of the picture: what it is, how it looks, its generations and their errors."""
+
+    label: str
+    colour: str
+    marker: str
+    places: list[float]
+    errors: list[Any]
+    value_offset: tuple[int, int] | None = None  # of the written values, in points; None: unwritten
+    line: str = "-"
+
+
+def plot_generations(results: Results, path: str | os.PathLike[str]) -> None:
+    """Draw the test error by generation, with the ensembles and the controls, as a PNG file.
+
+    The dashed line is the level of the first teacher. Controls are grey, each beside what it is to
+    be compared with. Of an aggregated result the mean is drawn, the standard deviation as a bar,
+    single seeds as faint dots.
+    """
+    figure = Figure(figsize=(9.6, 5.4), dpi=150, facecolor="white")
+    axes = figure.add_axes((LEFT, 0.135, WIDTH, 0.695))
+    lines = [line for line in (*_ours(results), *_control_ensembles(results)) if line.places]
+    for line in lines:
+        _draw(axes, line)
+    labels = [(mean_of(line.errors[-1]), line.label, line.colour) for line in lines]
+    labels += [*_draw_first_teacher(axes, results), *_draw_control_networks(axes, results)]
+    _style(axes, [entry["generation"] for entry in results["generations"]])
+    _label(axes, labels)
+    figure.text(LEFT, 0.935, results["title"], fontsize=15, fontweight="bold", color=INK)
+    figure.text(LEFT, 0.88, subtitle(results), fontsize=10, color=GREY)
+    partial = Path(f"{os.fspath(path)}.partial")  # a killed run leaves the old picture whole
+    figure.savefig(partial, format="png")
+    partial.replace(path)
+
+
+def mean_of(value: Any) -> float | None:
+    """A number, or the mean of an aggregated one; None for what is missing or not finite."""
+    number = value["mean"] if isinstance(value, Mapping) else value
+    return number if number is not None and math.isfinite(number) else None
+
+
+def subtitle(results: Results) -> str:
+    """Data, size of the test set and seeds in one line."""
+    seeds = results.get("seeds") or [results["seed"]]
+    n = results["generations"][0]["test"].get("n")
+    parts = [results["dataset"]["name"], *([f"{n:,} test items"] if n else [])]
+    if len(seeds) == 1:
+        return " · ".join([*parts, f"one seed ({seeds[0]})"])
+    named = ", ".join(map(str, seeds))
+    return " · ".join([*parts, f"mean ± standard deviation over {len(seeds)} seeds ({named})"])
+
+
+def _ours(results: Results) -> list[Series]:
+    generations, ensembles = results["generations"], results.get("ensembles") or []
+    return [
+        _series(
+            "Born-again generations",
+            (BLUE, "o"),
+            [(entry["generation"], entry) for entry in generations],
+            value_offset=(0, 9),
+        ),
+        _series(
+            "Their ensembles",
+            (ORANGE, "D"),
+            [(max(entry["members"]), entry) for entry in ensembles],
+            value_offset=(0, -16),
+        ),
+    ]
+
+
+def _control_ensembles(results: Results) -> list[Series]:
+    """Ensembles of label-trained networks, each at the place of our ensemble of its size."""
+    place = {len(e["members"]): max(e["members"]) for e in results.get("ensembles") or []}
+    entries = [
+        (place.get(entry["size"], entry["size"]) + CONTROL_SHIFT, entry)
+        for entry in results.get("controls") or []
+        if entry["kind"] == "ensemble"
+    ]
+    look = (GREY, "D")
+    return [_series("Label-trained ensemble", look, entries, value_offset=(-10, -4), line=":")]
+
+
+def _series(
+    label: str, look: tuple[str, str], entries: Sequence[tuple[float, Results]], **style: Any
+) -> Series:
+    known = [(at, entry) for at, entry in entries if mean_of(entry["test"]["error"]) is not None]
+    places = [at for at, _ in known]
+    return Series(label, *look, places, [entry["test"]["error"] for _, entry in known], **style)
+
+
+def _draw(axes: Axes, series: Series) -> None:
+    means = [mean_of(error) or 0.0 for error in series.errors]
+    deviations = [(e["std"] or 0.0) if isinstance(e, Mapping) else 0.0 for e in series.errors]
+    axes.errorbar(
+        series.places,
+        means,
+        deviations if any(deviations) else None,
+        color=series.colour,
+        marker=series.marker,
+        markersize=7,
+        markerfacecolor="white" if series.colour == GREY else series.colour,
+        linestyle=series.line,
+        linewidth=2,
+        elinewidth=1.2,
+        capsize=4,
+        zorder=3,
+    )
+    for place, error in zip(series.places, series.errors, strict=True):
+        seeds = error["values"] if isinstance(error, Mapping) else []
+        axes.plot([place] * len(seeds), seeds, "o", color=series.colour, alpha=0.3, ms=5, mew=0)
+    for place, mean, deviation in zip(series.places, means, deviations, strict=True):
+        if series.value_offset:
+            right, up = series.value_offset
+            edge = mean if right else mean + math.copysign(deviation, up)  # clear of the bar
+            align = "right" if right else "center"
+            _write(axes, f"{mean:.2f}", (place, edge), (right, up), series.colour, ha=align)
+
+
+def _draw_first_teacher(axes: Axes, results: Results) -> list[Label]:
+    level = mean_of(results["generations"][0]["test"]["error"])
+    if level is None:
+        return []
+    axes.axhline(level, color=INK, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
+    return [(level, "First teacher", INK)]
+
+
+def _draw_control_networks(axes: Axes, results: Results) -> list[Label]:
+    """Every further label-trained network at generation 0, of every seed, and their mean level."""
+    errors = [c["test"]["error"] for c in results.get("controls") or [] if c["kind"] == "network"]
+    known = [error for error in errors if mean_of(error) is not None]
+    single = [e["values"] if isinstance(e, Mapping) else [e] for e in known]
+    values = list(itertools.chain.from_iterable(single))
+    if not values:
+        return []
+    level = statistics.fmean(values)
+    places = [CONTROL_SHIFT] * len(values)
+    axes.plot(places, values, "o", color=GREY, markerfacecolor="white", markersize=6)
+    axes.axhline(level, color=GREY, linewidth=1, linestyle=":", zorder=1)
+    return [(level, "Label-trained again, mean", GREY)]
+
+
+def _style(axes: Axes, generations: Sequence[int]) -> None:
+    last = max(generations)
+    axes.set_xlim(-0.4, last + 0.25)
+    axes.set_xticks(range(last + 1), ["0\n(labels)", *map(str, range(1, last + 1))])
+    axes.set_xlabel("Generation", color=INK, fontsize=11)
+    axes.set_ylabel("Test error (%)", color=INK, fontsize=11)
+    axes.margins(y=0.14)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.grid(axis="y", color="#E8E8E8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#BBBBBB")
+    axes.tick_params(colors=INK, length=0, labelsize=10.5)
+
+
+def _label(axes: Axes, labels: Sequence[Label]) -> None:
+    """Write what each line is at its height on the right, apart from one another."""
+    low, high = axes.get_ylim()
+    gap, right = 0.055 * (high - low), axes.get_xlim()[1]
+    taken = -math.inf
+    for height, text, colour in sorted(label for label in labels if label[0] is not None):
+        taken = max(height or 0.0, taken + gap)
+        _write(axes, text, (right, taken), (8, 0), colour, ha="left", va="center", weight="bold")
+
+
+def _write(
+    axes: Axes,
+    text: str,
+    at: tuple[float, float],
+    offset: tuple[int, int],
+    colour: str,
+    **style: Any,
+) -> None:
+    axes.annotate(
+        text,
+        at,
+        xytext=offset,
+        textcoords="offset points",
+        color=colour,
+        fontsize=10,
+        annotation_clip=False,
+        **{"ha": "center", **style},
+    )

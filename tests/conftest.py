@@ -1,0 +1,38 @@
+"""What holds for every test: no network, one thread, real data only where it is."""
+
+import os
+from pathlib import Path
+
+# Read when the libraries are imported, so set before any of them is.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # several would make sums, and so whole runs, depend on the machine
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what this machine cannot run."""
+    reasons = {}
+    if not torch.cuda.is_available():
+        reasons["gpu"] = "no CUDA device"
+    if os.environ["HF_HUB_OFFLINE"] == "1":
+        reasons["network"] = "HF_HUB_OFFLINE is 1; set it to 0 to use the network"
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the real data sets: BAN_HF_DATA, or shared/data beside the checkout."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("BAN_HF_DATA", default))
+    if not root.is_dir():
+        pytest.skip(f"no real data at {root}: set BAN_HF_DATA to a folder that holds cifar100/")
+    return root

@@ -1,0 +1,115 @@
+"""The package stays what a reader sees in one minute: layers, and short files and functions."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "ban_hf"
+MODULES = sorted(SOURCE.rglob("*.py"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.py"))
+
+# A module or sub-package imports strictly lower layers only (and its own sub-package).
+LAYERS = {
+    "objectives": 0,
+    "metrics": 0,
+    "lineage": 0,
+    "data": 0,
+    "models": 0,
+    "callbacks": 0,
+    "heads": 0,
+    "plotting": 0,
+    "recipe": 0,
+    "training_args": 1,
+    "teacher": 1,
+    "ensemble": 1,
+    "model_card": 1,
+    "diagnosis": 1,
+    "facts": 1,
+    "trainer": 2,
+    "generations": 3,
+    "hub": 3,
+    "report": 3,
+    "aggregate": 4,
+    "evaluation": 4,
+    "image_family": 5,
+    "__init__": 6,
+}
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 45
+
+
+def part(path: Path) -> str:
+    """The module or sub-package of ban_hf that a file belongs to."""
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[str]:
+    """The modules of ban_hf that a file imports anywhere, `from ban_hf import x` as ban_hf.x."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(SOURCE.parent).parts[: -node.level] if node.level else ()
+            module = ".".join([*package, *([node.module] if node.module else [])])
+            alone = module == "ban_hf"
+            found += [f"ban_hf.{alias.name}" for alias in node.names] if alone else [module]
+    return [name for name in found if name.split(".")[0] == "ban_hf"]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_to_a_lower_layer(path):
+    here = part(path)
+    assert here in LAYERS, f"give {here} a layer"
+    for name in imports(path):
+        there = name.split(".")[1]
+        assert there in LAYERS, f"{here} imports {name}: name the module it comes from"
+        assert there == here or LAYERS[there] < LAYERS[here], f"{here} imports {name}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_recipes_import_public_names_only(path):
+    public = public_names()
+    for name in imports(path):
+        names = name.split(".")
+        assert names == ["ban_hf"] or (len(names) == 2 and names[1] in public), name
+
+
+def public_names() -> list[str]:
+    """The value of `__all__`, read without importing the package."""
+    tree = ast.parse((SOURCE / "__init__.py").read_text("utf-8"))
+    assignments = [node for node in tree.body if isinstance(node, ast.Assign)]
+    return next(
+        ast.literal_eval(node.value)
+        for node in assignments
+        if isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__"
+    )
+
+
+@pytest.mark.parametrize("path", MODULES + RECIPES, ids=name_of)
+def test_no_import_is_for_types_alone(path):
+    assert "TYPE_CHECKING" not in path.read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", MODULES + RECIPES, ids=name_of)
+def test_files_and_functions_are_short(path):
+    text = path.read_text("utf-8")
+    assert text.count("\n") <= MAX_FILE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert lines_of_code(node) <= MAX_FUNCTION_LINES, node.name
+
+
+def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function, its docstring left out: what is explained well is not long."""
+    length = (function.end_lineno or function.lineno) - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None:
+        length -= (first.end_lineno or first.lineno) - first.lineno + 1
+    return length
