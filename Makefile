@@ -4,7 +4,7 @@ VENV ?= .venv
 STAMP := $(VENV)/.installed
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
-PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
+PIP := $(VENV)/bin/python -m pip -qq --disable-pip-version-check --no-input
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -18,16 +18,16 @@ venv: $(STAMP)  ## make .venv and install the package with its tools (once; need
 
 demo: $(STAMP)  ## train three generations and their ensemble on digits, about two minutes on a CPU
 	@# On a CPU accelerate would run one thread.
-	$(RUN) OMP_NUM_THREADS="$${OMP_NUM_THREADS:-$$($(VENV)/bin/python -c "import os; print(os.cpu_count())")}" \
+	@$(RUN) OMP_NUM_THREADS="$${OMP_NUM_THREADS:-$$($(VENV)/bin/python -c "import os; print(os.cpu_count())")}" \
 		accelerate launch recipes/ban_cifar.py $(ARGS)
 
 test: $(STAMP)  ## run the tests, offline
-	$(RUN) $(OFFLINE) pytest $(ARGS)
+	@$(RUN) $(OFFLINE) pytest $(ARGS)
 
 check: $(STAMP)  ## lint, formatting and types
-	$(RUN) ruff check .
-	$(RUN) ruff format --check .
-	$(RUN) mypy
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
 
 bench: $(STAMP)  ## run the benchmarks
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(RUN) python "$$script" $(ARGS); done

@@ -17,11 +17,14 @@ A Hub id, a local folder or a file of images will do as --dataset_name, and any 
 """
 
 import json
-import logging
+import os
 import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
+import transformers
 
 import ban_hf
 from ban_hf import BANTrainingArguments
@@ -42,11 +45,11 @@ class ImageArguments:
     label_column: str | None = field(
         default=None, metadata={"help": "By default the ClassLabel column with the most classes."}
     )
-    image_size: int | None = field(default=None, metadata={"help": "Side that images are resized to."})
+    image_size: int | None = field(default=None, metadata={"help": "Side to resize to."})
     validation: float = field(
         default=0.1, metadata={"help": "Fraction of the training images held out for validation."}
     )
-    split_seed: int = field(default=0, metadata={"help": "Of the validation split; not of training."})
+    split_seed: int = field(default=0, metadata={"help": "Of the validation split alone."})
     train_samples: int | None = field(
         default=None, metadata={"help": "Train on this many images, stratified. Default: all."}
     )
@@ -55,7 +58,7 @@ class ImageArguments:
         metadata={"help": "cifar_wrn_28_10, cifar_densenet_90_60, ..., or any name of timm."},
     )
     model_args: str = field(
-        default="{}", metadata={"help": 'Arguments of the network, as JSON: \'{"dropout": 0.3}\'.'}
+        default="{}", metadata={"help": "Arguments of the network, as JSON: '{\"dropout\": 0.3}'."}
     )
     generations: int = field(default=3, metadata={"help": "Number of students after the teacher."})
     control: bool = field(
@@ -85,6 +88,9 @@ def print_first_line(image: ImageArguments, args: BANTrainingArguments, argv: li
         + ("" if argv else f" This is the quickstart; the real thing: {real}"),
         flush=True,
     )
+    threads, cores = torch.get_num_threads(), os.cpu_count()
+    if args.device.type == "cpu" and threads == 1 and cores > 1:  # what accelerate launch sets
+        print(f"On one of {cores} cores: put OMP_NUM_THREADS={cores} before the command for all.")
 
 
 def main(argv: list[str]) -> None:
@@ -92,6 +98,7 @@ def main(argv: list[str]) -> None:
     image, args = ban_hf.parse_recipe(
         (ImageArguments, BANTrainingArguments), argv, quickstart=QUICKSTART, description=__doc__
     )
+    transformers.utils.logging.disable_progress_bar()  # of every load and save; training's stays
     if image.smoke:
         shrink(image, args)
     print_first_line(image, args, argv)

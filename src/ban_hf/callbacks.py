@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -13,10 +14,11 @@ NEVER = torch.iinfo(torch.int64).max
 
 
 class FiniteLossGuard(TrainerCallback):
-    """Stops a training whose loss became NaN or infinite, before a bad checkpoint is written.
+    """Stops a training whose loss or weights became NaN or infinite, before they are saved.
 
     Losses are noted on the device at every step and read only where the training is about to log,
-    evaluate, save or end, so that a GPU need not wait for the CPU.
+    evaluate, save or end, so that a GPU need not wait for the CPU. The weights are looked at before
+    a save and at the end: a finite loss can have a gradient that is not.
 
     Args:
         gather: brings a tensor of every process together, as `Accelerator.gather` does; a loss
@@ -27,37 +29,45 @@ class FiniteLossGuard(TrainerCallback):
         self.gather = gather
         self.first_bad_step: Tensor | None = None
 
-    def note(self, loss: Tensor, step: int) -> None:
+    def note(self, finite: Tensor, step: int) -> None:
         """Remember the step, if its loss is the first that is not finite."""
-        bad_step = torch.where(loss.detach().isfinite().all(), NEVER, step)  # ()
+        bad_step = torch.where(finite, NEVER, step)  # ()
         earlier = bad_step if self.first_bad_step is None else self.first_bad_step
         self.first_bad_step = torch.minimum(earlier, bad_step)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.first_bad_step = None
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args, state, control, model=None, **kwargs):
         if control.should_log or control.should_evaluate or control.should_save:
-            self._check(args)
+            self._check(args, state, model if control.should_save else None)
 
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self._check(args)
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        self._check(args, state, model if control.should_save else None)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        self._check(args)
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        self._check(args, state, model)
 
-    def _check(self, args) -> None:
+    def _check(self, args, state, model) -> None:
         if self.first_bad_step is None:
             return
+        if model is not None and not _is_finite(model):
+            self.first_bad_step = self.first_bad_step.clamp(max=state.global_step)
         step = int(self.gather(self.first_bad_step.reshape(1)).min())
         if step == NEVER:
             return
-        checkpoint = get_last_checkpoint(args.output_dir)
+        folder = args.output_dir
+        checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
         kept = f"The last good checkpoint is {checkpoint}." if checkpoint else "There was no save."
         raise FloatingPointError(
-            f"The loss became NaN or infinite at step {step}, and the training stopped. {kept} "
-            "Lower learning_rate, set max_grad_norm, or train in a higher precision."
+            f"The loss or a weight became NaN or infinite at step {step}: the training stopped. "
+            f"{kept} Lower learning_rate, set max_grad_norm, or train in a higher precision."
         )
+
+
+def _is_finite(model: nn.Module) -> bool:
+    tensors = (*model.parameters(), *model.buffers())
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 class GenerationProgress(ProgressCallback):

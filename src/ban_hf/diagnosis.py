@@ -22,7 +22,7 @@ class StepStatistics(NamedTuple):
 
     @staticmethod
     def sums(teacher_logits: Tensor, weights: Tensor) -> Tensor:
-        """The statistics of some of the step's items, to be added up: `(N, C)`, `(N,)` to `(4,)`."""
+        """The statistics of some of the step's items, for adding up: `(N, C)`, `(N,)` to `(4,)`."""
         c = confidence(teacher_logits).float()  # (N,)
         items = torch.full_like(c[0], len(c))
         return torch.stack([items, weights.float().sum(), c.sum(), c.square().sum()])

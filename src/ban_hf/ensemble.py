@@ -1,5 +1,8 @@
 """The born-again ensemble (BANE): the mean of several generations' predictions."""
 
+import copy
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -45,13 +49,14 @@ class BornAgainEnsemble(PreTrainedModel):
 
     def __init__(self, config: BornAgainEnsembleConfig) -> None:
         super().__init__(config)
-        configs = (AutoConfig.for_model(**member) for member in config.members)
-        self.members = nn.ModuleList(build_classifier(member) for member in configs)
+        self.members = nn.ModuleList(_build_member(member) for member in config.members)
         self.post_init()
 
     @classmethod
     def from_members(cls, members: Sequence[PreTrainedModel]) -> "BornAgainEnsemble":
         """An ensemble of trained models, whose weights are copied.
+
+        It has its members' precision, or the highest of them, and the first one's device.
 
         Raises:
             ValueError: if there are no members, or their classes or inputs differ.
@@ -61,21 +66,25 @@ class BornAgainEnsemble(PreTrainedModel):
         first = members[0]
         for i, member in enumerate(members):
             if member.config.id2label != first.config.id2label:
-                raise ValueError(f"members[{i}] has other classes, or another order, than members[0].")
+                raise ValueError(
+                    f"members[{i}] has other classes, or another order, than members[0]."
+                )
             if member.main_input_name != first.main_input_name:
                 raise ValueError(
                     f"members[{i}] takes {member.main_input_name}, but members[0] takes "
                     f"{first.main_input_name}."
                 )
+        own = {"_name_or_path": ""}  # not the folder of this machine that it was loaded from
         configs = [
-            member.config.to_dict() | {"architectures": [type(member).__name__]}
+            member.config.to_dict() | own | {"architectures": [type(member).__name__]}
             for member in members
         ]
         labels = {"id2label": first.config.id2label, "label2id": first.config.label2id}
         ensemble = cls(BornAgainEnsembleConfig(configs, **labels))
-        for copy, member in zip(ensemble.members, members, strict=True):
-            copy.load_state_dict(member.state_dict())
-        return ensemble.to(first.device).eval()
+        for ours, member in zip(ensemble.members, members, strict=True):
+            ours.load_state_dict(member.state_dict())
+        dtype = functools.reduce(torch.promote_types, (member.dtype for member in members))
+        return ensemble.to(first.device, dtype).eval()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: each member initialises itself."""
@@ -106,11 +115,18 @@ class BornAgainEnsemble(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
+def _build_member(config: dict[str, Any]) -> PreTrainedModel:
+    # from_dict, since some configs (timm's) read other names than their constructor takes; it may
+    # change what it reads.
+    config_class = CONFIG_MAPPING[config["model_type"]]
+    return build_classifier(config_class.from_dict(copy.deepcopy(config)))
+
+
 def mean_logits(members: Sequence[Tensor]) -> Tensor:
     """log(1/K sum_k softmax(z_k)) of K members' logits `(..., C)`, computed in float32 at least."""
     logits = torch.stack(list(members))  # (K, ..., C)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return logits.log_softmax(-1).logsumexp(0) - torch.tensor(len(members)).log()  # (..., C)
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(members))  # (..., C)
 
 
 AutoConfig.register(BornAgainEnsembleConfig.model_type, BornAgainEnsembleConfig)

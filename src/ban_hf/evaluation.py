@@ -1,4 +1,4 @@
-"""A finished family measured on the test set: generations, ensembles, and controls of equal cost."""
+"""A finished family on the test set: generations, ensembles, and controls of equal cost."""
 
 import json
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from ban_hf.data import collate
 from ban_hf.ensemble import mean_logits
 from ban_hf.facts import versions
-from ban_hf.generations import LOG, load_family
+from ban_hf.generations import LOG, ensemble_members
 from ban_hf.heads import load_classifier
-from ban_hf.lineage import Record
+from ban_hf.lineage import Record, load_family
 from ban_hf.metrics import (
     agreement,
     error_rate,
@@ -33,9 +33,9 @@ def measure_family(
 ) -> dict[str, Any]:
     """Measure what `train_generations` left under a directory; what `write_report` takes.
 
-    Ensembles are those of generations 1 to 2, 1 to 3, ..., 1 to k. Where controls are given, other
-    label-trained networks (each a family of generation 0 alone), each ensemble has beside it one of
-    as many label-trained networks, generation 0 the first of them.
+    Ensembles are those of generations 1 to 2, 1 to 3, ..., 1 to k (of 0 and 1 where k is 1). Where
+    controls are given, other label-trained networks (each a family of generation 0 alone), each
+    ensemble has beside it one of as many label-trained networks, generation 0 the first of them.
 
     Args:
         output_dir: of the family.
@@ -56,6 +56,7 @@ def measure_family(
         return predict_logits(load_classifier(folder), loader)  # (N, C)
 
     students = [predict(output_dir / f"generation-{r.generation}") for r in lineage.generations]
+    first = ensemble_members(len(students) - 1).start
     others = [predict(Path(folder) / "generation-0") for folder in controls]
     rows = [
         _generation_row(record, output_dir) | {"test": _metrics(logits, labels)}
@@ -65,7 +66,9 @@ def measure_family(
         row["teacher_agreement"] = agreement(logits, teacher).item()
     return {
         "generations": rows,
-        "ensembles": _ensembles("Ens*{k} of generations 1-{k}", students[1:], labels),
+        "ensembles": _ensembles(
+            f"Ens*{{k}} of generations {first}-{{last}}", students[first:], labels, first
+        ),
         "controls": _controls([students[0], *others], labels) if others else [],
         "seed": lineage.generations[0].seed["family_seed"],
         "hardware": lineage.generations[0].training["hardware"],
@@ -104,12 +107,14 @@ def _generation_row(record: Record, output_dir: Path) -> dict[str, Any]:
     return row
 
 
-def _ensembles(name: str, members: Sequence[Tensor], labels: Tensor) -> list[dict[str, Any]]:
-    """Rows of the ensembles of the first 2, 3, ... members' logits."""
+def _ensembles(
+    name: str, members: Sequence[Tensor], labels: Tensor, first: int = 1
+) -> list[dict[str, Any]]:
+    """Rows of the ensembles of the first 2, 3, ... members' logits, numbered from `first`."""
     return [
         {
-            "name": name.format(k=k),
-            "members": list(range(1, k + 1)),
+            "name": name.format(k=k, last=first + k - 1),
+            "members": list(range(first, first + k)),
             "test": _metrics(mean_logits(members[:k]), labels),
         }
         for k in range(2, len(members) + 1)

@@ -1,4 +1,4 @@
-"""What a record says of a run: its arguments, network, data, versions and machine, as plain JSON."""
+"""What a record says of a run: arguments, network, data, versions and machine, as plain JSON."""
 
 import hashlib
 import importlib.metadata
@@ -18,11 +18,22 @@ from ban_hf.lineage import sha256_of_json
 #: Arguments that do not change what is learnt: a run may be continued with others.
 INCIDENTAL = frozenset(
     "output_dir run_name project report_to disable_tqdm do_train do_eval do_predict use_cpu "
-    "resume_from_checkpoint eval_steps eval_delay eval_on_start per_device_eval_batch_size "
+    "resume_from_checkpoint eval_on_start per_device_eval_batch_size "
     "eval_accumulation_steps prediction_loss_only skip_memory_metrics torch_empty_cache_steps "
     "local_rank ddp_timeout ddp_backend".split()
 )
-INCIDENTAL_PREFIXES = ("logging_", "log_", "save_", "hub_", "push_to_hub", "dataloader_", "trackio_")
+INCIDENTAL_PREFIXES = (
+    "logging_",
+    "log_",
+    "save_",
+    "hub_",
+    "push_to_hub",
+    "dataloader_",
+    "trackio_",
+)
+#: What these prefixes cover, and yet decides: which samples are seen, and which checkpoint is best.
+DECIDING = frozenset({"dataloader_drop_last"})
+DECIDING_THE_BEST = frozenset({"save_strategy", "save_steps"})
 #: Fields of a config that a forward, a save or another release of transformers may change.
 TRANSIENT = frozenset(
     "problem_type dtype torch_dtype transformers_version _name_or_path architectures auto_map "
@@ -38,23 +49,30 @@ def plain_json(data: Any) -> Any:
 
 def canonical_arguments(args: TrainingArguments) -> dict[str, Any]:
     """The arguments that decide what is learnt, and the number of processes."""
+    deciding = DECIDING | (DECIDING_THE_BEST if args.load_best_model_at_end else frozenset())
     kept = {
         name: value
         for name, value in args.to_dict().items()
-        if name not in INCIDENTAL and not name.startswith(INCIDENTAL_PREFIXES)
+        if name in deciding or not (name in INCIDENTAL or name.startswith(INCIDENTAL_PREFIXES))
     }
     return plain_json(kept | {"world_size": args.world_size})
 
 
 def architecture(model: PreTrainedModel) -> dict[str, Any]:
     """Type, class, canonical config and size of a network."""
-    config = {k: v for k, v in model.config.to_dict().items() if k not in TRANSIENT}
     return {
         "model_type": model.config.model_type,
         "class": type(model).__name__,
-        "config_sha256": sha256_of_json(config),
+        "config_sha256": sha256_of_json(_canonical(model.config.to_dict())),
         "num_parameters": sum(p.numel() for p in model.parameters()),
     }
+
+
+def _canonical(config: Any) -> Any:
+    """A config without its transient fields, and those of the configs within it."""
+    if isinstance(config, dict):
+        return {k: _canonical(v) for k, v in config.items() if k not in TRANSIENT}
+    return [_canonical(v) for v in config] if isinstance(config, list) else config
 
 
 def weights_digest(model: nn.Module) -> str:

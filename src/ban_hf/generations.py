@@ -1,7 +1,7 @@
 """The sequence: generation 0 learns from labels, each further one from the one before it."""
 
+import contextlib
 import copy
-import json
 import os
 import shutil
 import time
@@ -13,7 +13,6 @@ import numpy as np
 from accelerate import PartialState
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from ban_hf.callbacks import GenerationProgress
 from ban_hf.data import ImageViews
@@ -27,22 +26,26 @@ from ban_hf.facts import (
     versions,
     weights_digest,
 )
-from ban_hf.heads import load_classifier
+from ban_hf.heads import check_loadable, load_classifier
 from ban_hf.lineage import (
+    CHECKPOINTS,
     RECORD,
     SCHEMA,
     Lineage,
     Record,
+    check_folders,
+    load_family,
+    read_json,
     reference,
+    refuse_another,
     sha256_of_json,
     write_json,
 )
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import BANTrainingArguments
 
-CHECKPOINTS = "checkpoints"
 LOG = "training_log.json"
-LOWER_IS_BETTER = ("loss", "error", "nll", "ece", "teacher_kl")
+LOWER_IS_BETTER = ("loss", "error", "nll", "ece", "teacher_kl", "perplexity")
 
 
 def train_generations(
@@ -76,7 +79,7 @@ def train_generations(
         eval_dataset: for validation while training; what a checkpoint may be chosen by.
         test_dataset: each generation is measured on it once, when it is finished.
         ensemble: whether to write the ensemble.
-        family: name of the sequence; by default that of the output directory.
+        family: name of the sequence; by default that of the output directory at the start.
         data: what the records say of the data (JSON), beside the fingerprints of `ImageViews`.
         trainer_kwargs: for `BANTrainer`: `data_collator`, `compute_metrics`, `processing_class`,
             `callbacks` and so on.
@@ -99,22 +102,16 @@ def train_generations(
     for generation in range(generations + 1):
         if not run.finished(generation):
             run.train(generation, test_dataset, trainer_kwargs)
-    if ensemble and generations:
-        members = range(1, generations + 1) if generations > 1 else range(2)
-        run.build_ensemble(members, trainer_kwargs.get("processing_class"))
+    last = len(load_family(run.output_dir).generations) - 1  # more than asked for may stand there
+    if ensemble and last:
+        run.build_ensemble(ensemble_members(last), trainer_kwargs.get("processing_class"))
+    run.remove_checkpoints()
     return load_family(run.output_dir)
 
 
-def load_family(output_dir: str | Path) -> Lineage:
-    """The records of the generations that stand finished under a directory, and of the ensemble."""
-    folder, generations = Path(output_dir), []
-    while (folder / f"generation-{len(generations)}" / RECORD).is_file():
-        generations.append(Record.read(folder / f"generation-{len(generations)}"))
-    if not generations:
-        raise ValueError(f"{folder} holds no finished generation.")
-    has_ensemble = (folder / "ensemble" / RECORD).is_file()
-    ensemble = Record.read(folder / "ensemble") if has_ensemble else None
-    return Lineage(generations[0].family, generations, ensemble)
+def ensemble_members(last: int) -> range:
+    """The generations in the ensemble of a family: the students, or both where there is but one."""
+    return range(1, last + 1) if last > 1 else range(last + 1)
 
 
 def generation_seed(seed: int, generation: int) -> int:
@@ -134,8 +131,13 @@ class Run:
         data: dict[str, Any],
     ) -> None:
         self.output_dir = Path(args.output_dir)
-        self.family = family or self.output_dir.resolve().name
-        self.model_init, self.args, self.generations, self.data = model_init, args, generations, data
+        self.family = family
+        self.model_init, self.args, self.generations, self.data = (
+            model_init,
+            args,
+            generations,
+            data,
+        )
 
     def folder(self, generation: int) -> Path:
         return self.output_dir / f"generation-{generation}"
@@ -150,17 +152,23 @@ class Run:
             ValueError: naming every argument that differs.
         """
         set_seed(generation_seed(self.args.seed, 0))
+        model = self.model_init(0)
+        check_loadable(model)
         facts = plain_json(
             {
                 "arguments": canonical_arguments(self.args),
                 "data": self.data,
-                "model": architecture(self.model_init(0)),
+                "model": architecture(model),
             }
         )
         path = self.output_dir / RECORD
-        if path.is_file():
-            _refuse_another(self.output_dir, json.loads(path.read_text("utf-8")), facts)
-        elif self.args.should_save:
+        standing = read_json(path) if path.is_file() else None
+        if standing is not None:
+            refuse_another(self.output_dir, standing, {"family": self.family, "run": facts})
+            self.family = standing["family"]
+        check_folders(self.output_dir, is_ours=standing is not None)
+        self.family = self.family or self.output_dir.resolve().name
+        if standing is None and self.args.should_save:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             head = {"schema": SCHEMA, "kind": "family", "family": self.family}
             write_json(path, head | {"run": facts})
@@ -194,21 +202,25 @@ class Run:
     def _teacher(self, generation: int, record: Record) -> PreTrainedModel:
         """Load the teacher from the folder it was saved to, and note it in the student's record."""
         folder = self.folder(generation - 1)
-        if Record.read(folder).seed["init_sha256"] == record.seed["init_sha256"]:
+        teacher = load_classifier(folder)
+        known = (Record.read(folder).seed["init_sha256"], weights_digest(teacher))
+        if record.seed["init_sha256"] in known:
             raise ValueError(
-                f"model_init({generation}) gave the same initial weights as the generation before: "
-                "draw them from torch's global generator, which is seeded for each generation."
+                f"model_init({generation}) gave the weights that the generation before it had, "
+                "fresh or trained: build a new model each time, with weights drawn from torch's "
+                "global generator, which is seeded for each generation."
             )
         record.teacher = reference(folder, self.folder(generation))
         names = ("temperature", "teacher_weight", "label_weight")
         record.objective = {"name": self.args.objective} | {
             name: getattr(self.args, name) for name in names
         }
-        return load_classifier(folder)
+        return teacher
 
     def _finish(self, generation: int, record: Record, trainer: BANTrainer) -> None:
         checkpoints = Path(trainer.args.output_dir)
         partial = checkpoints / "finished"
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
         trainer.save_model(str(partial))
         if trainer.args.should_save:
             # A pickle of the arguments, with paths of this machine; the record has them in JSON.
@@ -224,26 +236,33 @@ class Run:
     def build_ensemble(self, members: Sequence[int], processing_class: Any) -> None:
         """Write the ensemble of some generations, unless it stands there already."""
         folder = self.output_dir / "ensemble"
-        if self.args.should_save and not _is_ensemble_of(folder, members):
+        references = [reference(self.folder(i), folder) for i in members]
+        stands = (folder / RECORD).is_file() and Record.read(folder).members == references
+        if self.args.should_save and not stands:
             partial = self.output_dir / CHECKPOINTS / "ensemble"
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
             models = [load_classifier(self.folder(i)) for i in members]
             model = BornAgainEnsemble.from_members(models)  # type: ignore[arg-type]
             model.save_pretrained(partial)
             if processing_class is not None:
                 processing_class.save_pretrained(partial)
             record = Record("ensemble", self.family, data=self.data, code=versions())
-            record.members = [reference(self.folder(i), folder) for i in members]
+            record.members = references
             record.architecture = architecture(model)
             record.write(partial)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(partial, folder)
         PartialState().wait_for_everyone()
 
-
-def _is_ensemble_of(folder: Path, members: Sequence[int]) -> bool:
-    if not (folder / RECORD).is_file():
-        return False
-    return [member["generation"] for member in Record.read(folder).members] == list(members)
+    def remove_checkpoints(self) -> None:
+        """Remove what a run left behind that was killed just after it had finished a folder."""
+        if self.args.should_save:
+            for folder in (self.output_dir / CHECKPOINTS).glob("*"):
+                if (self.output_dir / folder.name / RECORD).is_file():
+                    shutil.rmtree(folder)
+            with contextlib.suppress(OSError):  # a later generation's, of a run of more
+                (self.output_dir / CHECKPOINTS).rmdir()
+        PartialState().wait_for_everyone()
 
 
 def _show_progress(trainer: BANTrainer, generation: int, generations: int) -> None:
@@ -255,18 +274,29 @@ def _show_progress(trainer: BANTrainer, generation: int, generations: int) -> No
 
 def _train(trainer: BANTrainer) -> dict[str, Any]:
     """Train, from the last checkpoint if there is one; what the record says of it."""
-    folder = trainer.args.output_dir
-    checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    args = trainer.args
+    # Without the optimizer's state a checkpoint is no place to go on from.
+    checkpoint = None if args.save_only_model else _last_checkpoint(Path(args.output_dir))
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     return {
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "world_size": trainer.args.world_size,
+        "world_size": args.world_size,
         "hardware": hardware(),
         "seconds": round(time.monotonic() - started, 1),
-        "resumed_from": Path(checkpoint).name if checkpoint else None,
+        "resumed_from": checkpoint.name if checkpoint else None,
     }
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that is whole: its `trainer_state.json` is what `Trainer` writes last."""
+    for step in sorted((int(f.name[11:]) for f in folder.glob("checkpoint-[0-9]*")), reverse=True):
+        checkpoint = folder / f"checkpoint-{step}"
+        with contextlib.suppress(OSError, ValueError):
+            read_json(checkpoint / "trainer_state.json")
+            return checkpoint
+    return None
 
 
 def _test(trainer: BANTrainer, test_dataset: Dataset | None) -> list[dict[str, Any]]:
@@ -286,20 +316,3 @@ def _test(trainer: BANTrainer, test_dataset: Dataset | None) -> list[dict[str, A
         for name, value in values.items()
         if name.startswith("test_") and not name.endswith(timing)
     ]
-
-
-def _refuse_another(output_dir: Path, standing: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Hold that the run that stands under a directory is the one that is asked for."""
-    if "run" not in standing:
-        raise ValueError(f"output_dir={output_dir} does not hold a run of this program.")
-    differences = [
-        f"{name}: {before!r} there, {now[name]!r} here"
-        for part, now in facts.items()
-        for name, before in standing["run"][part].items()
-        if name in now and now[name] != before
-    ]
-    if differences:
-        raise ValueError(
-            f"output_dir={output_dir} holds a run of other arguments; it stays as it is. Give "
-            "another output_dir, or the arguments that started it: " + "; ".join(differences)
-        )

@@ -1,7 +1,10 @@
-"""Which Auto class a classifier belongs to, and how it is loaded by it."""
+"""Which Auto class a classifier belongs to, and how it is loaded."""
 
+import copy
 from pathlib import Path
 
+from safetensors import safe_open
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -9,12 +12,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
+    TimmWrapperConfig,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 TASKS = {
     AutoModelForImageClassification: MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
@@ -29,14 +34,30 @@ def auto_class(config: PretrainedConfig):
     Raises:
         ValueError: if it has no head for image or sequence classification or language modelling.
     """
+    named = config.architectures or []
+    if isinstance(config, TimmWrapperConfig) and not named:  # as timm itself writes it on the Hub
+        named = ["TimmWrapperForImageClassification"]
     for auto, mapping in TASKS.items():
-        head = mapping.get(type(config), None)
-        if head is not None and head.__name__ in (config.architectures or []):
+        heads = mapping.get(type(config), ())  # a class, or several (DeiT)
+        heads = heads if isinstance(heads, tuple) else (heads,)
+        if any(head.__name__ in named for head in heads):
             return auto
     raise ValueError(
-        f"{', '.join(config.architectures or ['a model without a head'])} cannot be distilled: "
-        "there must be a head for image or sequence classification, or a causal language model."
+        f"{', '.join(named or ['a model without a head'])} cannot be distilled: there must be a "
+        "head for image or sequence classification, or a causal language model, and the model must "
+        "be known to the Auto classes (`AutoModelForImageClassification.register`)."
     )
+
+
+def check_loadable(model: PreTrainedModel) -> None:
+    """Hold that a model, once saved, can be loaded again: better asked before it is trained.
+
+    Raises:
+        ValueError: if `load_classifier` will not know its class.
+    """
+    config = copy.copy(model.config)
+    config.architectures = [type(model).__name__]
+    auto_class(config)
 
 
 def build_classifier(config: PretrainedConfig) -> PreTrainedModel:
@@ -65,3 +86,20 @@ def load_classifier(name: str | Path) -> PreTrainedModel:
             f"a Hub id such as 'ns/name@revision'. ({error})"
         ) from error
     return auto_class(config).from_pretrained(where, **kwargs)
+
+
+def load_renamed_weights(model: nn.Module, checkpoint: str | Path) -> bool:
+    """Load a checkpoint whose weights have other names than the model's; say whether it was one.
+
+    `save_pretrained` writes some architectures (ViT is one) under the names of their first release.
+    `Trainer` resumes without the way back, with a warning and random weights in their place
+    (https://github.com/huggingface/transformers/issues/43701).
+    """
+    file = Path(checkpoint) / SAFE_WEIGHTS_NAME
+    if not isinstance(model, PreTrainedModel) or not file.is_file():
+        return False
+    with safe_open(file, "pt") as weights:
+        if set(weights.keys()) <= model.state_dict().keys():
+            return False
+    model.load_state_dict(type(model).from_pretrained(checkpoint).state_dict())
+    return True

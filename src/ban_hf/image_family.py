@@ -1,6 +1,7 @@
 """A family of image classifiers from data to report: what `recipes/ban_cifar.py` runs."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ban_hf.models import create_classifier, image_processor
 from ban_hf.report import write_report
 from ban_hf.training_args import BANTrainingArguments
 
-CONTROL = "control"  # folder of the label-trained networks; and what their seeds are drawn with
+CONTROL = "control"  # folder of the label-trained networks
+CONTROL_SEEDS = 1_000_000  # beyond every generation's
 
 
 def run_image_family(
@@ -36,7 +38,7 @@ def run_image_family(
     label-trained networks, so that with generation 0 there are as many as the ensemble has members.
 
     Args:
-        splits: from `load_images`.
+        splits: from `load_images`; moved to the device of `args`.
         args: of every generation.
         model_name: see `create_classifier`.
         model_args: of the network.
@@ -47,12 +49,38 @@ def run_image_family(
     args = copy.copy(args)
     # ImageViews gives ready batches, on the device: there are no columns, and nothing to pin.
     args.remove_unused_columns = args.dataloader_pin_memory = False
-    train = splits.train.to(args.device)
-    for split in (splits.validation, splits.test):
+    train = partial(train_generations, **_family(splits, args, model_name, model_args or {}))
+    lineage = train(args=args, generations=generations)
+    controls = [_alone(args, number) for number in range(1, generations if control else 1)]
+    for alone in controls:
+        train(args=alone, generations=0)
+    if PartialState().is_main_process:
+        folders = [alone.output_dir for alone in controls]
+        results = measure_family(args.output_dir, splits.test, controls=folders)
+        name = Path(str(splits.source["id"])).name
+        write_report(
+            results
+            | {
+                "title": f"{model_name} on {name}",
+                "command": command,
+                "dataset": splits.source | {"name": name, "train_samples": len(splits.train)},
+            },
+            args.output_dir,
+        )
+        print((Path(args.output_dir) / "results.md").read_text("utf-8"))
+    PartialState().wait_for_everyone()
+    return lineage
+
+
+def _family(
+    splits: ImageSplits, args: BANTrainingArguments, model_name: str, model_args: dict[str, Any]
+) -> dict[str, Any]:
+    """What all calls of `train_generations` have in common."""
+    for split in (splits.train, splits.validation, splits.test):
         if split is not None:
             split.to(args.device)
-    mean, std = train.mean.tolist(), train.std.tolist()
-    size = train.images.shape[-1]
+    train = splits.train
+    mean, std, size = train.mean.tolist(), train.std.tolist(), train.images.shape[-1]
 
     def model_init(generation: int) -> PreTrainedModel:
         return create_classifier(
@@ -61,10 +89,11 @@ def run_image_family(
             image_size=size,
             image_mean=mean,
             image_std=std,
-            **model_args or {},
+            **model_args,
         )
 
-    family = {
+    return {
+        "model_init": model_init,
         "train_dataset": train,
         "eval_dataset": splits.validation,
         "test_dataset": splits.test,
@@ -73,34 +102,11 @@ def run_image_family(
         "processing_class": image_processor(size, mean, std),
         "data": {"source": splits.source},
     }
-    lineage = train_generations(model_init, args, generations=generations, **family)
-    controls = []
-    for number in range(1, generations if control else 1):
-        alone = _alone(args, number)
-        train_generations(model_init, alone, generations=0, **family)
-        controls.append(alone.output_dir)
-    if PartialState().is_main_process:
-        results = measure_family(args.output_dir, splits.test, controls=controls)
-        results |= {
-            "title": f"{model_name} on {Path(str(splits.source['id'])).name}",
-            "command": command,
-            "dataset": splits.source | {"name": splits.source["id"], "train_samples": len(train)},
-        }
-        write_report(results, args.output_dir)
-        print_results(Path(args.output_dir))
-    PartialState().wait_for_everyone()
-    return lineage
 
 
 def _alone(args: BANTrainingArguments, number: int) -> BANTrainingArguments:
     """Arguments of the n-th label-trained network of another seed."""
     alone = copy.copy(args)
     alone.output_dir = str(Path(args.output_dir) / CONTROL / str(number))
-    alone.seed = generation_seed(args.seed, 1_000_000 + number)  # beyond every generation's
+    alone.seed = generation_seed(args.seed, CONTROL_SEEDS + number)
     return alone
-
-
-def print_results(output_dir: Path) -> None:
-    """Print the table, and where the rest lies."""
-    print((output_dir / "results.md").read_text("utf-8"))
-    print(f"{output_dir}: generations, ensemble, results.json, results.md, results.png")

@@ -16,6 +16,7 @@ from typing import Any
 
 SCHEMA = "ban_hf.lineage/1"
 RECORD = "lineage.json"
+CHECKPOINTS = "checkpoints"  # beside the generations, while one is in training
 
 
 @dataclass
@@ -26,7 +27,8 @@ class Record:
         kind: `generation` or `ensemble`.
         family: name of the sequence.
         generation: 0 for the network trained on labels alone; None for an ensemble.
-        teacher: None for generation 0; else `path`, `generation`, `lineage_sha256`, `weights_sha256`.
+        teacher: None for generation 0; else `path` (relative), `generation`, `lineage_sha256`,
+            `weights_sha256`.
         members: of an ensemble, each as `teacher` is given; else empty.
         objective: `name`, `temperature`, `teacher_weight`, `label_weight`; None for generation 0.
         architecture: `model_type`, `class`, `config_sha256`, `num_parameters`.
@@ -67,9 +69,15 @@ class Record:
         Raises:
             ValueError: if it is no record of this schema.
         """
-        data = json.loads((folder / RECORD).read_text("utf-8"))
-        if data.get("schema") != SCHEMA or "kind" not in data:
-            raise ValueError(f"{folder / RECORD} is not a record of schema {SCHEMA}.")
+        data = read_json(folder / RECORD)
+        if data.get("schema") != SCHEMA or data.get("kind") not in ("generation", "ensemble"):
+            raise ValueError(
+                f"{folder / RECORD} is not a generation's or an ensemble's record of schema "
+                f"{SCHEMA}: it has schema {data.get('schema')!r} and kind {data.get('kind')!r}."
+            )
+        unknown = data.keys() - cls.__dataclass_fields__.keys()
+        if unknown:
+            raise ValueError(f"{folder / RECORD} has unknown fields: {', '.join(sorted(unknown))}.")
         return cls(**data)
 
     def metric(self, name: str, split: str) -> float | None:
@@ -92,11 +100,90 @@ def reference(folder: Path, base: Path) -> dict[str, Any]:
     record = Record.read(folder)
     weights = [f["sha256"] for f in record.files if f["path"].endswith(".safetensors")]
     return {
-        "path": os.path.relpath(folder, base),
+        "path": Path(os.path.relpath(folder, base)).as_posix(),
         "generation": record.generation,
         "lineage_sha256": sha256_of_file(folder / RECORD),
         "weights_sha256": weights,
     }
+
+
+def load_family(output_dir: str | Path) -> Lineage:
+    """The records of the generations that stand finished under a directory, and of the ensemble."""
+    folder, generations = Path(output_dir), []
+    while (folder / f"generation-{len(generations)}" / RECORD).is_file():
+        generations.append(Record.read(folder / f"generation-{len(generations)}"))
+    if not generations:
+        raise ValueError(f"{folder} holds no finished generation.")
+    has_ensemble = (folder / "ensemble" / RECORD).is_file()
+    ensemble = Record.read(folder / "ensemble") if has_ensemble else None
+    return Lineage(generations[0].family, generations, ensemble)
+
+
+def refuse_another(output_dir: Path, standing: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Hold that the run that is noted under a directory is the one that is asked for.
+
+    Raises:
+        ValueError: naming all that differs, with both values.
+    """
+    if (standing.get("schema"), standing.get("kind")) != (SCHEMA, "family"):
+        raise ValueError(
+            f"output_dir={output_dir} holds a {RECORD} that is not a run's. Nothing was changed: "
+            "give another output_dir."
+        )
+    differences = []
+    if asked["family"] not in (None, standing["family"]):
+        differences.append(f"family: {standing['family']!r} there, {asked['family']!r} here")
+    for part, now in asked["run"].items():
+        before = standing["run"][part]
+        # Another release of transformers has other arguments; data and model have the same facts.
+        names = before.keys() & now.keys() if part == "arguments" else before.keys() | now.keys()
+        differences += [
+            f"{name}: {before.get(name)!r} there, {now.get(name)!r} here"
+            for name in sorted(names)
+            if before.get(name) != now.get(name)
+        ]
+    if differences:
+        raise ValueError(
+            f"output_dir={output_dir} holds a run of other arguments; it stays as it is. Give "
+            "another output_dir, or the arguments that started it: " + "; ".join(differences)
+        )
+
+
+def check_folders(output_dir: Path, is_ours: bool) -> None:
+    """Hold that the folders of a family were written by its run, each whole and after its teacher.
+
+    Args:
+        output_dir: of the family.
+        is_ours: whether a run is noted there; otherwise nothing may stand in its way.
+
+    Raises:
+        ValueError: naming the folder.
+    """
+    folders = sorted(output_dir.glob("generation-[0-9]*"))
+    found = [f for f in (*folders, output_dir / "ensemble") if f.exists()]
+    strays = [f.name for f in found if not (is_ours and (f / RECORD).is_file())]
+    if not is_ours and (output_dir / CHECKPOINTS).exists():
+        strays.append(CHECKPOINTS)
+    if strays:
+        raise ValueError(
+            f"output_dir={output_dir} holds {', '.join(strays)}, which no run that is noted in its "
+            f"{RECORD} has finished. Nothing was changed: move that away, or give another "
+            "output_dir."
+        )
+    for folder in folders:
+        teacher = Record.read(folder).teacher
+        if teacher is not None and not _is_there(teacher, folder):
+            raise ValueError(
+                f"{folder} had another teacher than the generation-{teacher['generation']} that "
+                "stands there now, or that is gone. Nothing was changed: put it back, or move "
+                f"{folder.name} and the generations after it away, to train them again."
+            )
+
+
+def _is_there(named: dict[str, Any], base: Path) -> bool:
+    """Whether the folder that a record names, relative to its own, is still the one it names."""
+    folder = base / named["path"]
+    return (folder / RECORD).is_file() and reference(folder, base) == named
 
 
 def describe_files(folder: Path) -> list[dict[str, Any]]:
@@ -121,11 +208,29 @@ def sha256_of_file(path: Path) -> str:
 
 def sha256_of_json(data: Any) -> str:
     """Hex digest of plain data, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
+    plain = json.loads(json.dumps(data, default=str))  # keys as strings: 10 sorts before 2
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping of a JSON file.
+
+    Raises:
+        ValueError: naming the file, if it holds none.
+    """
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds no mapping, so that it is none of ours.")
+    return data
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON with sorted keys, whole or not at all."""
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+    partial.write_text(
+        json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8"
+    )
     os.replace(partial, path)

@@ -22,16 +22,16 @@ AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "text-generation": "AutoModelForCausalLM",
 }
-METRIC_LABELS = {
+METRIC_LABELS = {  # the metrics that a card shows
     "error": "Error (%)",
     "nll": "Negative log-likelihood",
     "ece": "Expected calibration error (%)",
     "perplexity": "Perplexity",
     "teacher_agreement": "Agreement with the teacher (%)",
+    "teacher_kl": "KL divergence from the teacher",
 }
 TRAINING_ARGUMENTS = (
     "num_train_epochs",
-    "max_steps",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "optim",
@@ -83,6 +83,8 @@ def render_card(
             lineage=lineage,
             objective=_objective(lineage),
             arguments=_training_arguments(lineage),
+            metrics=_metrics(lineage),
+            metric_labels=METRIC_LABELS,
             data=_source(lineage),
             data_name=_data_name(_source(lineage)),
             load_from=repo_id or f"path/to/{_name(lineage)}",
@@ -108,7 +110,7 @@ def _metadata(
         eval_results=_eval_results(lineage, pipeline_tag),
         library_name="transformers",
         license=license,
-        metrics=list(dict.fromkeys(metric["name"] for metric in lineage["metrics"])) or None,
+        metrics=list(dict.fromkeys(metric["name"] for metric in _metrics(lineage))) or None,
         model_name=repo_id.split("/")[-1] if repo_id else _name(lineage),
         pipeline_tag=pipeline_tag,
         tags=["ban_hf", "born-again-networks", "knowledge-distillation", position],
@@ -119,7 +121,7 @@ def _metadata(
 def _eval_results(lineage: Mapping[str, Any], task: str) -> list[EvalResult] | None:
     data = _source(lineage)
     name = _data_name(data)
-    if not name or not lineage["metrics"]:
+    if not name or not _metrics(lineage):
         return None  # a result of unknown data says nothing, and an empty list is no model-index
     return [
         EvalResult(
@@ -130,11 +132,15 @@ def _eval_results(lineage: Mapping[str, Any], task: str) -> list[EvalResult] | N
             dataset_split=metric["split"],
             dataset_revision=data.get("revision"),
             metric_type=metric["name"],
-            metric_name=f"{metric['split'].capitalize()} {_metric_label(metric['name']).lower()}",
+            metric_name=f"{METRIC_LABELS[metric['name']]}, {metric['split']}",
             metric_value=metric["value"],
         )
-        for metric in lineage["metrics"]
+        for metric in _metrics(lineage)
     ]
+
+
+def _metrics(lineage: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [metric for metric in lineage["metrics"] if metric["name"] in METRIC_LABELS]
 
 
 def _name(lineage: Mapping[str, Any]) -> str:
@@ -172,7 +178,10 @@ def _objective(lineage: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _training_arguments(lineage: Mapping[str, Any]) -> dict[str, Any]:
     given = lineage["training"].get("arguments", {})
-    return {key: given[key] for key in TRAINING_ARGUMENTS if given.get(key) not in (None, "")}
+    shown = {key: given[key] for key in TRAINING_ARGUMENTS if given.get(key) not in (None, "")}
+    if "lr_milestones" in shown:
+        shown.pop("lr_scheduler_type", None)  # the milestones take its place
+    return shown
 
 
 def _environment() -> jinja2.Environment:
@@ -184,7 +193,6 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "reference": _reference,
-        "metric_label": _metric_label,
         "metric_value": _metric_value,
     }
     return environment
@@ -200,10 +208,6 @@ def _reference(source: Mapping[str, Any]) -> str:
         return f"`generation-{source['generation']}`"
     repo_id, revision = source["repo_id"], source["revision"]
     return f"[{repo_id}](https://huggingface.co/{repo_id}/tree/{revision})"
-
-
-def _metric_label(name: str) -> str:
-    return METRIC_LABELS.get(name, name)
 
 
 def _metric_value(metric: Mapping[str, Any]) -> str:

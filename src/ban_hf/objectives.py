@@ -114,9 +114,9 @@ def dkd(
 ) -> Tensor:
     """Decoupled knowledge distillation: `kd` with its two halves weighted apart.
 
-    Formula: T^2 (target_weight KL(b || b') + non_target_weight KL(p^ || q^)), where b = (p_*, 1 - p_*)
-    and b' = (q_*, 1 - q_*) tell target from non-target, and p^, q^ are p, q without the target,
-    renormalised; all of them at temperature T.
+    Formula: T^2 (target_weight KL(b || b') + non_target_weight KL(p^ || q^)), where
+    b = (p_*, 1 - p_*) and b' = (q_*, 1 - q_*) tell target from non-target, and p^, q^ are p, q
+    without the target, renormalised; all of them at temperature T.
     Gradient: with respect to z_*, at T = 1, target_weight (q_* - p_*); with respect to z_i, i != *,
     target_weight (p_* - q_*) q^_i + non_target_weight (q^_i - p^_i).
     Shapes: logits `(N, C)`, labels `(N,)`; result `(N,)`.
@@ -144,7 +144,7 @@ OBJECTIVES: dict[str, Objective] = {"kd": kd, "cwtm": cwtm, "dkpp": dkpp, "dkd":
 
 
 def confidence(teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """The teacher's maximum probability, max_j softmax(t / T)_j: `(N, C)` to `(N,)`, no gradient."""
+    """The teacher's maximum probability, max_j softmax(t / T)_j: `(N, C)` to `(N,)`."""
     return _log_softmax(teacher_logits.detach(), temperature).amax(1).exp()  # (N,)
 
 
@@ -178,7 +178,7 @@ def permute_dark_knowledge(
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """log softmax(logits / T) in at least float32, finite for all logits that the dtype holds.
+    """Give log softmax(logits / T) in at least float32, finite for all logits that the dtype holds.
 
     The difference of two huge logits can overflow, and 0 * inf is not a number; so the value, not
     the gradient, is clipped at a size (3e32 in float32) at which the softmax has long saturated.

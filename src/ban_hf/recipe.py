@@ -22,21 +22,21 @@ def parse_recipe(
     parser = HfArgumentParser(
         dataclasses, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    config = argparse.ArgumentParser(add_help=False)
-    config.add_argument("config", nargs="?", type=Path, default=None)
-    given = [Path(argv[0])] if argv and not argv[0].startswith("-") else []
     parser.usage = "%(prog)s [CONFIG.yaml] [--flag value ...]"
-    path = given[0] if given else quickstart
+    given = [Path(argv[0])] if argv and not argv[0].startswith("-") else []
+    known = {action.dest for action in parser._actions} - {"help"}
     try:
-        values = read_config(path, known={action.dest for action in parser._actions})
-        parser.set_defaults(**values)
+        values = read_config(given[0] if given else quickstart, known)
+        # As flags, ahead of those given, so that the file's values are checked as theirs are.
+        flags = [word for name, value in values.items() for word in as_flag(name, value)]
         *parsed, rest = parser.parse_args_into_dataclasses(
-            list(argv[len(given) :]), return_remaining_strings=True
+            [*flags, *argv[len(given) :]], return_remaining_strings=True, look_for_args_file=False
         )
         if rest:
-            flags = [option for action in parser._actions for option in action.option_strings]
-            raise ValueError(f"unknown argument {rest[0]!r}.{did_you_mean(rest[0], flags)}")
-    except (ValueError, OSError) as error:
+            options = [option for action in parser._actions for option in action.option_strings]
+            name = rest[0].partition("=")[0]
+            raise ValueError(f"unknown argument {name!r}.{did_you_mean(name, options)}")
+    except (ValueError, TypeError, OSError) as error:
         parser.error(str(error))
     return tuple(parsed)
 
@@ -49,7 +49,7 @@ def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold 'name: value' lines, one for each argument.")
@@ -57,7 +57,16 @@ def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
     for key in values:
         if key not in known:
             raise ValueError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), known)}")
-    return {k: json.dumps(v) if isinstance(v, dict) else v for k, v in values.items()}
+    return values
+
+
+def as_flag(name: str, value: Any) -> list[str]:
+    """A value of a file as it would be given on the command line; nothing for null."""
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -40,8 +40,8 @@ def _check_labels(teacher_config: PretrainedConfig, student_config: PretrainedCo
         if teacher_labels[i] != label:
             raise ValueError(
                 f"teacher and model name their classes differently: class {i} is "
-                f"{teacher_labels[i]!r} to the teacher and {label!r} to the model. Build the student "
-                "with the teacher's id2label and order the labels of the data by it."
+                f"{teacher_labels[i]!r} to the teacher and {label!r} to the model. Build the "
+                "student with the teacher's id2label and order the labels of the data by it."
             )
 
 
@@ -55,4 +55,11 @@ def teacher_logits(teacher: nn.Module, inputs: dict) -> Tensor:
     if teacher.training:  # somebody's callback or evaluation switched it: BatchNorm would move
         teacher.eval()
     with torch.no_grad():
-        return teacher(**{k: v for k, v in inputs.items() if k != "labels"}).logits
+        outputs = teacher(**{k: v for k, v in inputs.items() if k != "labels"})
+    logits = getattr(outputs, "logits", None)
+    if logits is None:
+        raise ValueError(
+            f"teacher gives no logits, but {type(outputs).__name__}: it must have a head, as "
+            "AutoModelForImageClassification and AutoModelForSequenceClassification give it."
+        )
+    return logits

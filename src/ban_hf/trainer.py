@@ -1,31 +1,26 @@
 """One generation: a `transformers.Trainer` whose student learns from a frozen teacher."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ban_hf.callbacks import FiniteLossGuard
 from ban_hf.data import SetEpoch
 from ban_hf.diagnosis import LossParts, StepStatistics
-from ban_hf.heads import load_classifier
+from ban_hf.heads import load_classifier, load_renamed_weights
 from ban_hf.objectives import OBJECTIVES, item_weights, kd
 from ban_hf.teacher import check_teacher, freeze, teacher_logits
 from ban_hf.training_args import BANTrainingArguments
 
 TEACHER = "teacher"  # what get_batch_samples adds to a batch: (teacher's logits, first item)
-
-
-def label_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the labels, the mean over the items of the batch or of the whole step."""
-    total = F.cross_entropy(outputs.logits.float(), labels, reduction="sum")
-    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
 class BANTrainer(Trainer):
@@ -74,7 +69,7 @@ class BANTrainer(Trainer):
             if trainer_kwargs.get("compute_loss_func") is not None:
                 raise ValueError("compute_loss_func and teacher exclude each other: see objective.")
             # Where this is set, Trainer takes a loss as already scaled for gradient accumulation.
-            trainer_kwargs["compute_loss_func"] = label_loss
+            trainer_kwargs["compute_loss_func"] = self._label_losses
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         self.finite_loss_guard = FiniteLossGuard(self.accelerator.gather)
         self.add_callback(self.finite_loss_guard)
@@ -89,8 +84,22 @@ class BANTrainer(Trainer):
         teacher = self.accelerator.prepare_model(freeze(teacher), evaluation_mode=True)
         # Left in the accelerator's list, it would pass for the prepared student in an evaluation
         # before training, which then runs without autocast.
-        self.accelerator._models.remove(teacher)
+        self.accelerator._models.pop()
         return teacher
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        self.loss_parts = LossParts()  # nothing of a training that was broken off
+        return super().train(*args, **kwargs)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        if not load_renamed_weights(self.model, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not load_renamed_weights(self.model, self.state.best_model_checkpoint):
+            super()._load_best_model()
 
     # The loss of an optimizer step
 
@@ -123,24 +132,24 @@ class BANTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """This process's and micro-batch's share of the step's loss; in evaluation the label loss."""
+        """This micro-batch's share of the loss of the step; in evaluation the label loss."""
         if self.teacher is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if TEACHER not in inputs:
-            return self._evaluation_loss(model, inputs, return_outputs, num_items_in_batch)
+            return self._evaluation_loss(model, inputs, return_outputs)
         teacher, first_item = inputs.pop(TEACHER)
         labels = inputs.pop("labels", None)
         outputs = model(**inputs)
-        loss = self._share(outputs.logits, teacher, labels, first_item)
+        loss = self._share(outputs, teacher, labels, first_item)
         # DDP averages gradients over the processes; the shares are to be summed.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def _share(
-        self, student: Tensor, teacher: Tensor, labels: Tensor | None, first_item: int
+        self, outputs: Any, teacher: Tensor, labels: Tensor | None, first_item: int
     ) -> Tensor:
         """What these items `(N, C)` add to the loss of the optimizer step."""
-        args = self.args
+        args, student = self.args, outputs.logits
         terms = OBJECTIVES[args.objective](
             student,
             teacher,
@@ -152,7 +161,7 @@ class BANTrainer(Trainer):
         teacher_loss = terms.mean() * mass / self._step.mass
         loss, label_term = args.teacher_weight * teacher_loss, None
         if labels is not None:
-            label_term = F.cross_entropy(student.float(), labels, reduction="sum") / self._step.items
+            label_term = self._label_losses(outputs, labels).sum() / self._step.items
         if args.label_weight:
             if label_term is None:
                 raise ValueError(
@@ -163,6 +172,11 @@ class BANTrainer(Trainer):
         self.loss_parts.add(teacher_loss, label_term, student, teacher, labels, self._step.items)
         return loss
 
+    def _label_losses(self, outputs: Any, labels: Tensor, **_: Any) -> Tensor:
+        """The label cross-entropy of each item, `(N,)`."""
+        logits, smoothing = outputs.logits.float(), self.args.label_smoothing_factor
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+
     def _generator(self, first_item: int, num_classes: int) -> torch.Generator | None:
         """Noise for `dkpp` that depends on the seed, the step, and an item's place in the step.
 
@@ -171,8 +185,10 @@ class BANTrainer(Trainer):
         """
         if self.args.objective != "dkpp":
             return None
-        generator = torch.Generator()  # on the CPU, whose stream does not depend on how it is cut
-        generator.manual_seed((self.args.seed << 32) + self.state.global_step)
+        # On the CPU, whose stream does not depend on how it is cut; it heeds 32 bits of a seed.
+        generator = torch.Generator()
+        seed = np.random.SeedSequence([self.args.seed, self.state.global_step])
+        generator.manual_seed(int(seed.generate_state(1)[0]))
         torch.rand(first_item, num_classes - 1, generator=generator)
         return generator
 
@@ -183,19 +199,20 @@ class BANTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self.finite_loss_guard.note(loss, self.state.global_step + 1)
+        self.finite_loss_guard.note(loss.isfinite().all(), self.state.global_step + 1)
         return loss
 
     # Evaluation and logs
 
-    def _evaluation_loss(self, model, inputs, return_outputs, num_items_in_batch):
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+    def _evaluation_loss(self, model, inputs, return_outputs):
+        losses, outputs = super().compute_loss(model, inputs, return_outputs=True)  # (N,)
         teacher = teacher_logits(self.teacher, inputs)  # (N, C)
-        agree = (outputs.logits.argmax(1) == teacher.argmax(1)).float()  # (N,)
-        compared = torch.stack([100 * agree, kd(outputs.logits, teacher).float()], 1)  # (N, 2)
-        # The padding that makes the last batch even over the processes is dropped.
-        self._evaluated.append(self.accelerator.gather_for_metrics(compared))
-        return (loss, outputs) if return_outputs else loss
+        agree = 100 * (outputs.logits.argmax(1) == teacher.argmax(1)).float()  # (N,)
+        divergence = kd(outputs.logits, teacher).float()  # (N,)
+        # Item by item: those that fill up the last batch for all processes are dropped.
+        evaluated = torch.stack([losses, agree, divergence], 1)  # (N, 3)
+        self._evaluated.append(self.accelerator.gather_for_metrics(evaluated))
+        return (losses.mean(), outputs) if return_outputs else losses.mean()
 
     def evaluation_loop(
         self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
@@ -205,9 +222,10 @@ class BANTrainer(Trainer):
         self._evaluated = []
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self._evaluated:
-            agreement, divergence = torch.cat(self._evaluated).mean(0).tolist()
-            output.metrics[f"{metric_key_prefix}_teacher_agreement"] = agreement
-            output.metrics[f"{metric_key_prefix}_teacher_kl"] = divergence
+            means = torch.cat(self._evaluated).mean(0).tolist()
+            names = ("loss", "teacher_agreement", "teacher_kl")
+            keys = [f"{metric_key_prefix}_{name}" for name in names]
+            output.metrics.update(zip(keys, means, strict=True))
         return output
 
     def _broadcast_buffers(self) -> None:
@@ -236,11 +254,8 @@ class BANTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The parameters with weight decay, by `decay_norms_and_biases`."""
-        if self.args.decay_norms_and_biases is None:
+        decay_all = self.args.decay_norms_and_biases
+        if decay_all is None:
             return super().get_decay_parameter_names(model)
-        return list(_decayed(model, self.args.decay_norms_and_biases))
-
-
-def _decayed(model: nn.Module, norms_and_biases: bool) -> Iterable[str]:
-    """Names of parameters: all, or those of two axes and more, which norms and biases lack."""
-    return (name for name, p in model.named_parameters() if norms_and_biases or p.ndim > 1)
+        # Norms and biases are the parameters of a single axis.
+        return [name for name, p in model.named_parameters() if decay_all or p.ndim > 1]

@@ -48,9 +48,9 @@ class BANTrainingArguments(TrainingArguments):
     decay_norms_and_biases: bool | None = field(
         default=None,
         metadata={
-            "help": "Weight decay on the biases and the parameters of normalisation layers: true as "
-            "in the paper, false for none; by default as transformers.Trainer does, which knows a "
-            "BatchNorm by its name only."
+            "help": "Weight decay on the biases and the parameters of normalisation layers: true "
+            "as in the paper, false for none; by default as transformers.Trainer does, which knows "
+            "a BatchNorm by its name only."
         },
     )
 
