@@ -103,7 +103,7 @@ def main() -> None:
         f"{torch.get_num_threads()} threads · inference, float32, median of {args.repeats} calls, "
         "interleaved. A ratio above 1: stacked is slower.",
         "",
-        "| network | batch | in turn, ms | stacked, ms | ratio of medians | of quartiles | difference |",
+        "| network | batch | in turn, ms | stacked, ms | ratio of medians | quartiles | difference |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Born-again image classifiers: a teacher, k generations of students, and their ensemble.
+r"""Born-again image classifiers: a teacher, k generations of students, and their ensemble.
 
 Without arguments: three generations of a small Wide-ResNet on scikit-learn's handwritten digits,
 about two minutes on two CPU cores, no download.
@@ -9,7 +9,7 @@ The real thing (Furlanello et al. 2018, Tables 1 to 3), a file of recipes/config
 
 Flags override the file's values; any argument of BANTrainingArguments is a flag:
 
-    accelerate launch recipes/ban_cifar.py recipes/configs/cifar100_cpu.yaml \\
+    accelerate launch recipes/ban_cifar.py recipes/configs/cifar100_cpu.yaml \
         --dataset_name path/to/cifar100 --seed 1 --control
 
 A Hub id, a local folder or a file of images will do as --dataset_name, and any model of timm as
@@ -64,6 +64,10 @@ class ImageArguments:
     control: bool = field(
         default=False,
         metadata={"help": "Train label-trained networks too, as many as the ensemble has members."},
+    )
+    control_from: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Output directories of other seeds: take their teachers as controls."},
     )
     smoke: bool = field(default=False, metadata={"help": "Shrink the run to seconds, on digits."})
 
@@ -124,6 +128,7 @@ def main(argv: list[str]) -> None:
         model_args=json.loads(image.model_args),
         generations=image.generations,
         control=image.control,
+        control_from=image.control_from,
         command=shlex.join(["accelerate", "launch", "recipes/ban_cifar.py", *argv]),
     )
 

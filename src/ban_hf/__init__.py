@@ -4,9 +4,9 @@ from importlib.metadata import version
 
 from ban_hf.data import ImageSplits, ImageViews, collate, load_images
 from ban_hf.ensemble import BornAgainEnsemble, BornAgainEnsembleConfig
-from ban_hf.generations import load_family, train_generations
+from ban_hf.generations import train_generations
 from ban_hf.image_family import run_image_family
-from ban_hf.lineage import Lineage, Record
+from ban_hf.lineage import Lineage, Record, load_family
 from ban_hf.metrics import compute_classification_metrics
 from ban_hf.models import (
     CifarNetConfig,

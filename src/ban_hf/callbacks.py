@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,20 +36,26 @@ class FiniteLossGuard(TrainerCallback):
         earlier = bad_step if self.first_bad_step is None else self.first_bad_step
         self.first_bad_step = torch.minimum(earlier, bad_step)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.first_bad_step = None
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         if control.should_log or control.should_evaluate or control.should_save:
             self._check(args, state, model if control.should_save else None)
 
-    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+    def on_epoch_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         self._check(args, state, model if control.should_save else None)
 
-    def on_train_end(self, args, state, control, model=None, **kwargs):
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         self._check(args, state, model)
 
-    def _check(self, args, state, model) -> None:
+    def _check(self, args: Any, state: Any, model: nn.Module | None) -> None:
         if self.first_bad_step is None:
             return
         if model is not None and not _is_finite(model):
@@ -77,22 +84,26 @@ class GenerationProgress(ProgressCallback):
         super().__init__()
         self.generation, self.generations = generation, generations
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.started, self.first_step = time.monotonic(), state.global_step
         if not args.disable_tqdm:
             super().on_train_begin(args, state, control, **kwargs)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not args.disable_tqdm:
             super().on_step_end(args, state, control, **kwargs)
 
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
         """No bar: evaluations are short, and the line follows."""
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Nothing: the dictionaries are in the generation's log."""
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
+    ) -> None:
         metrics = metrics or {}
         if not state.is_world_process_zero or "eval_loss" not in metrics:
             return
@@ -105,7 +116,7 @@ class GenerationProgress(ProgressCallback):
             f"epoch {state.epoch:g}/{state.num_train_epochs:g} · {result}{self._time_left(state)}"
         )
 
-    def _time_left(self, state) -> str:
+    def _time_left(self, state: Any) -> str:
         """Of this generation and of the sequence, by the steps of this call so far."""
         done = state.global_step - self.first_step
         if not done:
@@ -115,7 +126,7 @@ class GenerationProgress(ProgressCallback):
         later = step * state.max_steps * (self.generations - self.generation)
         return f" · {_duration(here)} left ({_duration(here + later)} for all generations)"
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not args.disable_tqdm:
             super().on_train_end(args, state, control, **kwargs)
 

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from torch import nn
@@ -28,7 +29,7 @@ TASKS = {
 }
 
 
-def auto_class(config: PretrainedConfig):
+def auto_class(config: PretrainedConfig) -> Any:
     """The Auto class of the model that a config was saved with.
 
     Raises:
@@ -85,7 +86,12 @@ def load_classifier(name: str | Path) -> PreTrainedModel:
             f"{str(name)!r} cannot be loaded: it must be a folder written by save_pretrained, or "
             f"a Hub id such as 'ns/name@revision'. ({error})"
         ) from error
-    return auto_class(config).from_pretrained(where, **kwargs)
+    model = auto_class(config).from_pretrained(where, **kwargs)
+    # Out of the mapped file, where they lie at odd addresses: a convolution's last bit depends on
+    # that, and so would a student on whether its teacher was loaded or stayed in memory.
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model
 
 
 def load_renamed_weights(model: nn.Module, checkpoint: str | Path) -> bool:

@@ -1,6 +1,7 @@
 """A family of image classifiers from data to report: what `recipes/ban_cifar.py` runs."""
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def run_image_family(
     model_args: dict[str, Any] | None = None,
     generations: int = 3,
     control: bool = False,
+    control_from: Sequence[str] = (),
     command: str = "",
 ) -> Lineage:
     """Train a teacher and `generations` students, measure them on the test set, and report.
@@ -44,6 +46,8 @@ def run_image_family(
         model_args: of the network.
         generations: number of students.
         control: whether to train the controls.
+        control_from: output directories of runs of other seeds, whose generations 0 are controls
+            that cost nothing more.
         command: how the run was started, for the report.
     """
     args = copy.copy(args)
@@ -55,7 +59,7 @@ def run_image_family(
     for alone in controls:
         train(args=alone, generations=0)
     if PartialState().is_main_process:
-        folders = [alone.output_dir for alone in controls]
+        folders = [alone.output_dir for alone in controls] + list(control_from)
         results = measure_family(args.output_dir, splits.test, controls=folders)
         name = Path(str(splits.source["id"])).name
         write_report(

@@ -54,6 +54,8 @@ class BANTrainer(Trainer):
         FloatingPointError: from `train`, where the loss becomes NaN or infinite.
     """
 
+    lr_scheduler: LRScheduler | None
+
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
@@ -79,13 +81,13 @@ class BANTrainer(Trainer):
         self._evaluated: list[Tensor] = []
 
     def _prepare_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
-        teacher = teacher if isinstance(teacher, nn.Module) else load_classifier(teacher)
-        check_teacher(teacher, self.model)
-        teacher = self.accelerator.prepare_model(freeze(teacher), evaluation_mode=True)
+        module = teacher if isinstance(teacher, nn.Module) else load_classifier(teacher)
+        check_teacher(module, self.model)
+        prepared: nn.Module = self.accelerator.prepare_model(freeze(module), evaluation_mode=True)
         # Left in the accelerator's list, it would pass for the prepared student in an evaluation
         # before training, which then runs without autocast.
         self.accelerator._models.pop()
-        return teacher
+        return prepared
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.loss_parts = LossParts()  # nothing of a training that was broken off
@@ -109,15 +111,15 @@ class BANTrainer(Trainer):
         """Ask the teacher, here where all micro-batches of the optimizer step are in hand."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.teacher is not None and batches:
-            self._teach(batches)
+            self._teach(self.teacher, batches)
         return batches, num_items
 
-    def _teach(self, batches: list) -> None:
+    def _teach(self, teacher: nn.Module, batches: list) -> None:
         """Add the teacher's outputs to every micro-batch, and sum up the step over processes."""
         size, rank = self.args.train_batch_size, self.accelerator.process_index
         statistics = []
         for i, batch in enumerate(batches):
-            logits = teacher_logits(self.teacher, self._prepare_inputs(batch))  # (N, C)
+            logits = teacher_logits(teacher, self._prepare_inputs(batch))  # (N, C)
             batch[TEACHER] = (logits, (i * self.accelerator.num_processes + rank) * size)
             weights = item_weights(self.args.objective, logits, self.args.temperature)  # (N,)
             statistics.append(StepStatistics.sums(logits, weights))
@@ -136,7 +138,9 @@ class BANTrainer(Trainer):
         if self.teacher is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if TEACHER not in inputs:
-            return self._evaluation_loss(model, inputs, return_outputs)
+            losses, outputs = super().compute_loss(model, inputs, return_outputs=True)  # (N,)
+            self._compare(losses, outputs.logits, teacher_logits(self.teacher, inputs))
+            return (losses.mean(), outputs) if return_outputs else losses.mean()
         teacher, first_item = inputs.pop(TEACHER)
         labels = inputs.pop("labels", None)
         outputs = model(**inputs)
@@ -204,15 +208,13 @@ class BANTrainer(Trainer):
 
     # Evaluation and logs
 
-    def _evaluation_loss(self, model, inputs, return_outputs):
-        losses, outputs = super().compute_loss(model, inputs, return_outputs=True)  # (N,)
-        teacher = teacher_logits(self.teacher, inputs)  # (N, C)
-        agree = 100 * (outputs.logits.argmax(1) == teacher.argmax(1)).float()  # (N,)
-        divergence = kd(outputs.logits, teacher).float()  # (N,)
+    def _compare(self, losses: Tensor, student: Tensor, teacher: Tensor) -> None:
+        """Keep what an evaluation is about, of label losses `(N,)` and logits `(N, C)`."""
+        agree = 100 * (student.argmax(1) == teacher.argmax(1)).float()  # (N,)
+        divergence = kd(student, teacher).float()  # (N,)
         # Item by item: those that fill up the last batch for all processes are dropped.
         evaluated = torch.stack([losses, agree, divergence], 1)  # (N, 3)
         self._evaluated.append(self.accelerator.gather_for_metrics(evaluated))
-        return (losses.mean(), outputs) if return_outputs else losses.mean()
 
     def evaluation_loop(
         self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any

@@ -1,0 +1,53 @@
+"""Two processes train the network that one process trains from the same batches."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import vit, weights
+from train_on_ranks import CASES, main
+
+SCRIPT = Path(__file__).with_name("train_on_ranks.py")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[int, dict]:
+    """What one and two processes come to, by their number."""
+    folder = tmp_path_factory.mktemp("ranks")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*launch, str(SCRIPT), "2", str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    main(1, folder)
+    return {n: torch.load(folder / f"world-{n}.pt") for n in (1, 2)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_come_to_the_weights_of_one(case, results):
+    one, two, fresh = results[1][case]["weights"], results[2][case]["weights"], weights(vit(1))
+    assert max((one[k] - fresh[k]).abs().max() for k in one) > 1e-2
+    assert max((one[k] - two[k]).abs().max() for k in one) < 1e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_log_what_one_logs_in_training_and_evaluation(case, results):
+    one, two = (results[n][case]["history"] for n in (1, 2))
+    assert sum("teacher_loss" in line for line in one) == 5
+    assert sum("eval_teacher_kl" in line for line in one) >= 2
+    for line, expected in zip(two, one, strict=True):
+        assert line == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_network_that_is_evaluated_is_the_one_that_rank_0_saves(processes, results):
+    losses = results[processes]["BatchNorm"]
+    assert losses["logged"] == pytest.approx(losses["saved"], rel=1e-5)
