@@ -101,9 +101,9 @@ def main() -> None:
         "",
         f"`python benchmarks/stacked_ensemble.py --repeats {args.repeats}` · {hardware()}, "
         f"{torch.get_num_threads()} threads · inference, float32, median of {args.repeats} calls, "
-        "interleaved. A ratio above 1: stacked is slower.",
+        "interleaved; the ratio is that of the medians. A ratio above 1: stacked is slower.",
         "",
-        "| network | batch | in turn, ms | stacked, ms | ratio of medians | quartiles | difference |",
+        "| network | batch | in turn, ms | stacked, ms | ratio | its quartiles | difference |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     with torch.inference_mode():

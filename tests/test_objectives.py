@@ -92,7 +92,7 @@ def test_cwtm_holds_no_dark_knowledge(batch):
 
 
 def test_cwtm_weights_also_where_the_teacher_is_wrong(batch):
-    student, teacher, labels = batch
+    student, teacher, _ = batch
     wrong = (teacher.argmax(1) + 1) % C
     w = confidence(teacher)
     expected = w / w.mean() * F.cross_entropy(student, wrong, reduction="none")

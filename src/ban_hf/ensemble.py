@@ -90,8 +90,8 @@ class BornAgainEnsemble(PreTrainedModel):
         """Nothing: each member initialises itself."""
 
     @property
-    def main_input_name(self) -> str:  # type: ignore[override]
-        return self.members[0].main_input_name
+    def main_input_name(self) -> str:
+        return str(self.members[0].main_input_name)
 
     def forward(
         self,

@@ -131,7 +131,7 @@ class Run:
         data: dict[str, Any],
     ) -> None:
         self.output_dir = Path(args.output_dir)
-        self.family = family
+        self.asked_family, self.family = family, family or self.output_dir.resolve().name
         self.model_init, self.args, self.generations, self.data = (
             model_init,
             args,
@@ -164,10 +164,9 @@ class Run:
         path = self.output_dir / RECORD
         standing = read_json(path) if path.is_file() else None
         if standing is not None:
-            refuse_another(self.output_dir, standing, {"family": self.family, "run": facts})
+            refuse_another(self.output_dir, standing, {"family": self.asked_family, "run": facts})
             self.family = standing["family"]
         check_folders(self.output_dir, is_ours=standing is not None)
-        self.family = self.family or self.output_dir.resolve().name
         if standing is None and self.args.should_save:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             head = {"schema": SCHEMA, "kind": "family", "family": self.family}
@@ -242,7 +241,7 @@ class Run:
             partial = self.output_dir / CHECKPOINTS / "ensemble"
             shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
             models = [load_classifier(self.folder(i)) for i in members]
-            model = BornAgainEnsemble.from_members(models)  # type: ignore[arg-type]
+            model = BornAgainEnsemble.from_members(models)
             model.save_pretrained(partial)
             if processing_class is not None:
                 processing_class.save_pretrained(partial)
@@ -303,7 +302,7 @@ def _test(trainer: BANTrainer, test_dataset: Dataset | None) -> list[dict[str, A
     """The one look at the test set, as the record's metrics."""
     if test_dataset is None:
         return []
-    values = trainer.evaluate(test_dataset, metric_key_prefix="test")  # type: ignore[arg-type]
+    values = trainer.evaluate(test_dataset, metric_key_prefix="test")
     timing = ("runtime", "per_second", "preparation_time")
     return [
         {

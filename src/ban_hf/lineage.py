@@ -109,7 +109,8 @@ def reference(folder: Path, base: Path) -> dict[str, Any]:
 
 def load_family(output_dir: str | Path) -> Lineage:
     """The records of the generations that stand finished under a directory, and of the ensemble."""
-    folder, generations = Path(output_dir), []
+    folder = Path(output_dir)
+    generations: list[Record] = []
     while (folder / f"generation-{len(generations)}" / RECORD).is_file():
         generations.append(Record.read(folder / f"generation-{len(generations)}"))
     if not generations:
