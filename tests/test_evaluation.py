@@ -4,19 +4,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from family import train, views
+from family import network, train, views
 from transformers import AutoModelForImageClassification
 
 from ban_hf.evaluation import measure_family
+
+
+def decided(generation: int):
+    """A network that says many things, unlike one that has hardly been trained."""
+    model = network(generation)
+    torch.nn.init.normal_(model.classifier.weight, std=2)
+    return model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Generations 0 to 3, and two label-trained networks. Not to be changed."""
     folder = tmp_path_factory.mktemp("measured")
-    train(folder, 3)
+    few = {"model_init": decided, "learning_rate": 1e-4}
+    train(folder, 3, **few)
     for number in (1, 2):
-        train(folder / "control" / str(number), 0, seed=10 + number)
+        train(folder / "control" / str(number), 0, seed=10 + number, **few)
     return folder
 
 
@@ -47,6 +55,8 @@ def assert_measures(row: dict, mean: torch.Tensor) -> None:
 def test_each_generation_is_measured(folder):
     rows = measure_family(folder, TEST, batch_size=10)["generations"]
     assert [row["name"] for row in rows] == ["labels", "BAN-1", "BAN-2", "BAN-3"]
+    assert len({row["test"]["error"] for row in rows}) > 1
+    assert len({row["teacher_agreement"] for row in rows[1:]}) == 3
     for k, row in enumerate(rows):
         mine = probabilities(folder / f"generation-{k}")
         assert_measures(row["test"], mine)

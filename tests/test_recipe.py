@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from family import identities
 
 from ban_hf import BANTrainingArguments, load_images, parse_recipe
 from ban_hf.heads import load_classifier
-from ban_hf.recipe import read_config
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "ban_cifar.py"
@@ -140,7 +140,7 @@ def results_of(folder: Path) -> dict:
 def test_every_config_runs_from_end_to_end(recipe, tmp_path, path, capsys):
     recipe.main([str(path), "--smoke", "--use_cpu", "--output_dir", str(tmp_path)])
     first_line = capsys.readouterr().out.splitlines()[0]
-    assert read_config(path, ["model_name", *read_any(path)])["model_name"] in first_line
+    assert first_line.startswith(yaml.safe_load(path.read_text("utf-8"))["model_name"])
     folders = {"generation-0", "generation-1", "generation-2", "ensemble"}
     files = {"lineage.json", "results.json", "results.md", "results.png"}
     assert {entry.name for entry in tmp_path.iterdir()} == folders | files
@@ -150,10 +150,6 @@ def test_every_config_runs_from_end_to_end(recipe, tmp_path, path, capsys):
     assert str(path) in results["command"]
     assert "BAN-2" in (tmp_path / "results.md").read_text("utf-8")
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
-
-
-def read_any(path: Path) -> list[str]:
-    return [line.partition(":")[0] for line in path.read_text("utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +204,7 @@ def test_the_command_of_the_readme_runs(tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
         check=False,
     )
     assert run.returncode == 0, run.stderr

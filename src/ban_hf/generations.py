@@ -30,11 +30,11 @@ from ban_hf.heads import check_loadable, load_classifier
 from ban_hf.lineage import (
     CHECKPOINTS,
     RECORD,
-    SCHEMA,
     Lineage,
     Record,
     check_folders,
     load_family,
+    note_family,
     read_json,
     reference,
     refuse_another,
@@ -104,7 +104,7 @@ def train_generations(
             run.train(generation, test_dataset, trainer_kwargs)
     last = len(load_family(run.output_dir).generations) - 1  # more than asked for may stand there
     if ensemble and last:
-        run.build_ensemble(ensemble_members(last), trainer_kwargs.get("processing_class"))
+        run.build_ensemble(ensemble_members(last), test_dataset, trainer_kwargs)
     run.remove_checkpoints()
     return load_family(run.output_dir)
 
@@ -167,10 +167,10 @@ class Run:
             refuse_another(self.output_dir, standing, {"family": self.asked_family, "run": facts})
             self.family = standing["family"]
         check_folders(self.output_dir, is_ours=standing is not None)
+        self.facts = facts if standing is None else standing["run"]
         if standing is None and self.args.should_save:
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            head = {"schema": SCHEMA, "kind": "family", "family": self.family}
-            write_json(path, head | {"run": facts})
+            note_family(self.output_dir, self.family, self.facts)
 
     def train(
         self, generation: int, test_dataset: Dataset | None, trainer_kwargs: dict[str, Any]
@@ -229,29 +229,34 @@ class Run:
             record.code = versions()
             record.write(partial)
             os.replace(partial, self.folder(generation))
+            note_family(self.output_dir, self.family, self.facts)
             shutil.rmtree(checkpoints)
         trainer.accelerator.wait_for_everyone()
 
-    def build_ensemble(self, members: Sequence[int], processing_class: Any) -> None:
+    def build_ensemble(
+        self, members: Sequence[int], test_dataset: Dataset | None, trainer_kwargs: dict[str, Any]
+    ) -> None:
         """Write the ensemble of some generations, unless it stands there already."""
         folder = self.output_dir / "ensemble"
-        references = [reference(self.folder(i), folder) for i in members]
-        stands = (folder / RECORD).is_file() and Record.read(folder).members == references
-        if self.args.should_save and not stands:
-            partial = self.output_dir / CHECKPOINTS / "ensemble"
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-            models = [load_classifier(self.folder(i)) for i in members]
-            model = BornAgainEnsemble.from_members(models)
-            model.save_pretrained(partial)
-            if processing_class is not None:
-                processing_class.save_pretrained(partial)
-            record = Record("ensemble", self.family, data=self.data, code=versions())
-            record.members = references
-            record.architecture = architecture(model)
-            record.write(partial)
+        record = Record("ensemble", self.family, data=self.data, code=versions())
+        record.members = [reference(self.folder(i), folder) for i in members]
+        if (folder / RECORD).is_file() and Record.read(folder).members == record.members:
+            return
+        model = BornAgainEnsemble.from_members([load_classifier(self.folder(i)) for i in members])
+        args = copy.copy(self.args)
+        args.output_dir = str(self.output_dir / CHECKPOINTS / "ensemble")
+        shutil.rmtree(args.output_dir, ignore_errors=True)  # of a run that was killed here
+        trainer = BANTrainer(model, args, **trainer_kwargs)
+        record.metrics = _test(trainer, test_dataset)
+        record.architecture = architecture(model)
+        trainer.save_model(args.output_dir)
+        if args.should_save:
+            Path(args.output_dir, "training_args.bin").unlink()
+            record.write(Path(args.output_dir))
             shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-        PartialState().wait_for_everyone()
+            os.replace(args.output_dir, folder)
+            note_family(self.output_dir, self.family, self.facts)
+        trainer.accelerator.wait_for_everyone()
 
     def remove_checkpoints(self) -> None:
         """Remove what a run left behind that was killed just after it had finished a folder."""

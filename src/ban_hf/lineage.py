@@ -7,6 +7,7 @@ integrity, not authorship.
 """
 
 import hashlib
+import itertools
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -109,15 +110,39 @@ def reference(folder: Path, base: Path) -> dict[str, Any]:
 
 def load_family(output_dir: str | Path) -> Lineage:
     """The records of the generations that stand finished under a directory, and of the ensemble."""
-    folder = Path(output_dir)
-    generations: list[Record] = []
-    while (folder / f"generation-{len(generations)}" / RECORD).is_file():
-        generations.append(Record.read(folder / f"generation-{len(generations)}"))
+    generations = [Record.read(folder) for folder in finished_generations(Path(output_dir))]
     if not generations:
-        raise ValueError(f"{folder} holds no finished generation.")
-    has_ensemble = (folder / "ensemble" / RECORD).is_file()
-    ensemble = Record.read(folder / "ensemble") if has_ensemble else None
-    return Lineage(generations[0].family, generations, ensemble)
+        raise ValueError(f"{output_dir} holds no finished generation.")
+    ensemble = Path(output_dir) / "ensemble"
+    has_ensemble = (ensemble / RECORD).is_file()
+    return Lineage(
+        generations[0].family, generations, Record.read(ensemble) if has_ensemble else None
+    )
+
+
+def finished_generations(output_dir: Path) -> list[Path]:
+    """The folders of the generations that stand finished, from 0 upwards."""
+    folders = (output_dir / f"generation-{i}" for i in itertools.count())
+    return list(itertools.takewhile(lambda folder: (folder / RECORD).is_file(), folders))
+
+
+def note_family(output_dir: Path, family: str, run: dict[str, Any]) -> None:
+    """Write a family's own `lineage.json`: what its run is, and the folders that stand finished.
+
+    Its fields: `schema`, `kind` (family), `family`, `run` (what `refuse_another` compares),
+    `generations` and `ensemble` (null where there is none), each as a record names its teacher.
+    """
+    ensemble = output_dir / "ensemble"
+    has_ensemble = (ensemble / RECORD).is_file()
+    note = {
+        "schema": SCHEMA,
+        "kind": "family",
+        "family": family,
+        "run": run,
+        "generations": [reference(f, output_dir) for f in finished_generations(output_dir)],
+        "ensemble": reference(ensemble, output_dir) if has_ensemble else None,
+    }
+    write_json(output_dir / RECORD, note)
 
 
 def refuse_another(output_dir: Path, standing: dict[str, Any], asked: dict[str, Any]) -> None:
