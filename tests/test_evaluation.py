@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from family import network, train, views
 from transformers import AutoModelForImageClassification
@@ -12,9 +13,7 @@ from ban_hf.evaluation import measure_family
 
 def decided(generation: int):
     """A network that says many things, unlike one that has hardly been trained."""
-    model = network(generation)
-    torch.nn.init.normal_(model.classifier.weight, std=2)
-    return model
+    return tiny.confident(network(generation), scale=5)
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,23 @@ def test_the_ensemble_names_its_members_by_hash(folder, family):
         assert member["weights_sha256"] == [sha256(path / "model.safetensors")]
 
 
+def test_the_family_names_all_its_folders_by_hash(folder):
+    note = json.loads((folder / RECORD).read_text("utf-8"))
+    assert note.keys() == {"schema", "kind", "family", "run", "generations", "ensemble"}
+    assert (note["schema"], note["kind"], note["family"]) == (SCHEMA, "family", "été")
+    assert [named["generation"] for named in note["generations"]] == [0, 1, 2]
+    for named in (*note["generations"], note["ensemble"]):
+        path = folder / named["path"]
+        assert named["lineage_sha256"] == sha256(path / RECORD)
+        assert named["weights_sha256"] == [sha256(path / "model.safetensors")]
+
+
+def test_the_ensemble_is_measured_as_the_generations_are(family):
+    metrics = {metric["name"]: metric["value"] for metric in family.ensemble.metrics}
+    assert metrics.keys() == {"loss", "error", "nll", "ece"}
+    assert metrics["nll"] == pytest.approx(metrics["loss"], rel=1e-5)
+
+
 def test_the_files_are_those_on_disk(folder):
     for name in ("generation-0", "generation-1", "generation-2", "ensemble"):
         files = Record.read(folder / name).files

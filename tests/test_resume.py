@@ -11,7 +11,7 @@ from family import STEPS, KillAt, Killed, final_weights, identities, listing, tr
 from transformers import TrainerCallback
 
 from ban_hf import BornAgainEnsemble
-from ban_hf.lineage import RECORD, Record
+from ban_hf.lineage import RECORD, Record, read_json
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,11 @@ def test_killed_while_a_folder_is_written(
     assert {path: identities(path) for path in finished} == finished
     assert final_weights(tmp_path) == final_weights(never_killed)
     assert not (tmp_path / "checkpoints").exists()
+    family = read_json(tmp_path / RECORD)
+    assert [named["path"] for named in family["generations"]] == [
+        f"generation-{k}" for k in range(3)
+    ]
+    assert family["ensemble"]["path"] == "ensemble"
 
 
 def test_the_best_checkpoint_is_the_same_after_a_kill(tmp_path):

@@ -105,7 +105,7 @@ def train_generations(
     last = len(load_family(run.output_dir).generations) - 1  # more than asked for may stand there
     if ensemble and last:
         run.build_ensemble(ensemble_members(last), test_dataset, trainer_kwargs)
-    run.remove_checkpoints()
+    run.close()
     return load_family(run.output_dir)
 
 
@@ -240,13 +240,17 @@ class Run:
         folder = self.output_dir / "ensemble"
         record = Record("ensemble", self.family, data=self.data, code=versions())
         record.members = [reference(self.folder(i), folder) for i in members]
-        if (folder / RECORD).is_file() and Record.read(folder).members == record.members:
+        stands = (folder / RECORD).is_file() and Record.read(folder).members == record.members
+        PartialState().wait_for_everyone()  # all have looked before one of them writes
+        if stands:
             return
         model = BornAgainEnsemble.from_members([load_classifier(self.folder(i)) for i in members])
         args = copy.copy(self.args)
         args.output_dir = str(self.output_dir / CHECKPOINTS / "ensemble")
-        shutil.rmtree(args.output_dir, ignore_errors=True)  # of a run that was killed here
+        if args.should_save:
+            shutil.rmtree(args.output_dir, ignore_errors=True)  # of a run that was killed here
         trainer = BANTrainer(model, args, **trainer_kwargs)
+        _show_progress(trainer, members[-1], self.generations)
         record.metrics = _test(trainer, test_dataset)
         record.architecture = architecture(model)
         trainer.save_model(args.output_dir)
@@ -255,12 +259,12 @@ class Run:
             record.write(Path(args.output_dir))
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(args.output_dir, folder)
-            note_family(self.output_dir, self.family, self.facts)
         trainer.accelerator.wait_for_everyone()
 
-    def remove_checkpoints(self) -> None:
-        """Remove what a run left behind that was killed just after it had finished a folder."""
+    def close(self) -> None:
+        """Note all that is finished, and remove what a kill just after that left behind."""
         if self.args.should_save:
+            note_family(self.output_dir, self.family, self.facts)
             for folder in (self.output_dir / CHECKPOINTS).glob("*"):
                 if (self.output_dir / folder.name / RECORD).is_file():
                     shutil.rmtree(folder)
