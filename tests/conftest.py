@@ -9,9 +9,15 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
+import atexit
+import gc
+
 import pytest
 import torch
+import transformers  # noqa: F401: among what is frozen
 
+gc.freeze()  # every training begins with a gc.collect(), slow over all that is imported
+atexit.register(gc.unfreeze)
 torch.set_num_threads(1)  # several would make sums, and so whole runs, depend on the machine
 
 

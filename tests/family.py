@@ -1,8 +1,6 @@
 """A tiny family, and what its tests ask of the files that it leaves."""
 
-import atexit
 import copy
-import gc
 import hashlib
 from pathlib import Path
 
@@ -23,9 +21,6 @@ from ban_hf import (
     image_processor,
     train_generations,
 )
-
-gc.freeze()  # every training begins with a gc.collect(), slow over all that is imported
-atexit.register(gc.unfreeze)
 
 CONFIG = tiny.vit(hidden_dropout_prob=0.1).config
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

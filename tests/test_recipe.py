@@ -164,7 +164,7 @@ def test_the_results_are_those_of_the_saved_models(smoke):
     results = results_of(smoke)
     n = results["generations"][0]["test"]["n"]
     # Normalised by the statistics of the images that were trained on.
-    test = load_images("digits", train_samples=16).test.select(range(n), augment=False)
+    test = load_images("digits", image_size=8, train_samples=8).test.select(range(n), augment=False)
     batch = test.__getitems__(range(n))
     labels = batch.pop("labels")
     rows = [(f"generation-{k}", results["generations"][k]) for k in range(3)]
