@@ -17,6 +17,7 @@ A Hub id, a local folder or a file of images will do as --dataset_name, and any 
 """
 
 import json
+import logging
 import os
 import shlex
 import sys
@@ -71,6 +72,14 @@ class ImageArguments:
     )
     smoke: bool = field(default=False, metadata={"help": "Shrink the run to seconds, on digits."})
 
+    def __post_init__(self) -> None:
+        try:
+            self.network_args = json.loads(self.model_args)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"model_args={self.model_args!r} is not JSON: {error}") from error
+        if not isinstance(self.network_args, dict):
+            raise ValueError(f"model_args={self.model_args!r} must be a JSON object of names.")
+
 
 def shrink(image: ImageArguments, args: BANTrainingArguments) -> None:
     """Two generations of a step each, on eight digits of 8x8 pixels."""
@@ -106,6 +115,8 @@ def main(argv: list[str]) -> None:
     transformers.utils.logging.disable_progress_bar()  # of every load and save; training's stays
     if image.smoke:
         shrink(image, args)
+        if not any(word.startswith("--output_dir") for word in argv):
+            args.output_dir += "-smoke"
     print_first_line(image, args, argv)
     splits = ban_hf.load_images(
         image.dataset_name,
@@ -126,7 +137,7 @@ def main(argv: list[str]) -> None:
         splits,
         args,
         model_name=image.model_name,
-        model_args=json.loads(image.model_args),
+        model_args=image.network_args,
         generations=image.generations,
         control=image.control,
         control_from=image.control_from,
@@ -135,4 +146,8 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (ValueError, FloatingPointError) as error:
+        logging.getLogger("ban_hf").debug("", exc_info=True)
+        sys.exit(f"ban_cifar.py: error: {error}")

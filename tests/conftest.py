@@ -14,8 +14,9 @@ import gc
 
 import pytest
 import torch
-import transformers  # noqa: F401: among what is frozen
+import transformers
 
+transformers.logging.disable_progress_bar()
 gc.freeze()  # every training begins with a gc.collect(), slow over all that is imported
 atexit.register(gc.unfreeze)
 torch.set_num_threads(1)  # several would make sums, and so whole runs, depend on the machine

@@ -112,9 +112,13 @@ def _difference(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    results = json.loads(path.read_text(encoding="utf-8"))
-    if "generations" not in results:
-        raise ValueError(f"{path} is not the results.json of a run: it has no generations.")
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    for key in ("title", "command", "hardware", "dataset", "generations", "versions"):
+        if key not in results:
+            raise ValueError(f"{path} is not the results.json of a run: it has no {key}.")
     return dict(results)
 
 

@@ -61,6 +61,7 @@ class BornAgainEnsemble(PreTrainedModel):
         Raises:
             ValueError: if there are no members, or their classes or inputs differ.
         """
+        members = list(members)
         if not members:
             raise ValueError("members is empty: an ensemble needs at least one model.")
         first = members[0]

@@ -42,10 +42,9 @@ from ban_hf.lineage import (
     write_json,
 )
 from ban_hf.trainer import BANTrainer
-from ban_hf.training_args import BANTrainingArguments
+from ban_hf.training_args import LOWER_IS_BETTER, BANTrainingArguments
 
 LOG = "training_log.json"
-LOWER_IS_BETTER = ("loss", "error", "nll", "ece", "teacher_kl", "perplexity")
 
 
 def train_generations(
@@ -94,6 +93,8 @@ def train_generations(
     """
     if generations < 0:
         raise ValueError(f"generations={generations} must not be negative: it counts the students.")
+    if args.push_to_hub:
+        raise ValueError("push_to_hub: publishing a family is not there yet; leave the flag out.")
     splits = {"train": train_dataset, "validation": eval_dataset, "test": test_dataset}
     described = {name: describe_data(d) for name, d in splits.items() if d is not None}
     run = Run(model_init, args, generations, family, (data or {}) | described)
@@ -163,12 +164,16 @@ class Run:
         )
         path = self.output_dir / RECORD
         standing = read_json(path) if path.is_file() else None
+        first = self.output_dir / CHECKPOINTS / "generation-0"
+        begun = self.finished(0) or _last_checkpoint(first) is not None
         if standing is not None:
-            refuse_another(self.output_dir, standing, {"family": self.asked_family, "run": facts})
+            # A run that failed before it had anything to lose may be started with others.
+            asked = {"family": self.asked_family, "run": facts if begun else {}}
+            refuse_another(self.output_dir, standing, asked)
             self.family = standing["family"]
         check_folders(self.output_dir, is_ours=standing is not None)
-        self.facts = facts if standing is None else standing["run"]
-        if standing is None and self.args.should_save:
+        self.facts = standing["run"] if standing is not None and begun else facts
+        if not begun and self.args.should_save:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             note_family(self.output_dir, self.family, self.facts)
 
@@ -195,17 +200,17 @@ class Run:
         _show_progress(trainer, generation, self.generations)
         record.training = _train(trainer) | {"arguments": canonical_arguments(self.args)}
         record.training["arguments_sha256"] = sha256_of_json(record.training["arguments"])
-        record.metrics = _test(trainer, test_dataset)
-        self._finish(generation, record, trainer)
+        self._finish(generation, record, trainer, test_dataset)
 
     def _teacher(self, generation: int, record: Record) -> PreTrainedModel:
         """Load the teacher from the folder it was saved to, and note it in the student's record."""
         folder = self.folder(generation - 1)
         teacher = load_classifier(folder)
-        known = (Record.read(folder).seed["init_sha256"], weights_digest(teacher))
+        earlier = [Record.read(self.folder(i)).seed for i in range(generation)]
+        known = {seed[name] for seed in earlier for name in ("init_sha256", "trained_sha256")}
         if record.seed["init_sha256"] in known:
             raise ValueError(
-                f"model_init({generation}) gave the weights that the generation before it had, "
+                f"model_init({generation}) gave the weights that an earlier generation had, "
                 "fresh or trained: build a new model each time, with weights drawn from torch's "
                 "global generator, which is seeded for each generation."
             )
@@ -216,11 +221,16 @@ class Run:
         }
         return teacher
 
-    def _finish(self, generation: int, record: Record, trainer: BANTrainer) -> None:
+    def _finish(
+        self, generation: int, record: Record, trainer: BANTrainer, test_dataset: Dataset | None
+    ) -> None:
         checkpoints = Path(trainer.args.output_dir)
         partial = checkpoints / "finished"
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-        trainer.save_model(str(partial))
+        if trainer.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+        record.seed["trained_sha256"] = weights_digest(trainer.model)
+        trainer.save_model(str(partial))  # before the test, which may cast it (bf16_full_eval)
+        record.metrics = _test(trainer, test_dataset)
         if trainer.args.should_save:
             # A pickle of the arguments, with paths of this machine; the record has them in JSON.
             (partial / "training_args.bin").unlink(missing_ok=True)
@@ -287,6 +297,11 @@ def _train(trainer: BANTrainer) -> dict[str, Any]:
     checkpoint = None if args.save_only_model else _last_checkpoint(Path(args.output_dir))
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    if not trainer.state.global_step:
+        raise ValueError(
+            "Not one step was trained: look at num_train_epochs, max_steps, "
+            "per_device_train_batch_size and dataloader_drop_last."
+        )
     return {
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,

@@ -33,7 +33,8 @@ class Record:
         members: of an ensemble, each as `teacher` is given; else empty.
         objective: `name`, `temperature`, `teacher_weight`, `label_weight`; None for generation 0.
         architecture: `model_type`, `class`, `config_sha256`, `num_parameters`.
-        seed: `seed`, from which all else is drawn, and `init_sha256` of the fresh weights.
+        seed: `seed`, from which all else is drawn, `family_seed`, from which it is drawn itself,
+            `init_sha256` of the fresh and `trained_sha256` of the trained weights.
         data: what is known of the data: name, splits, fingerprints.
         training: canonical arguments, their sha256, `steps`, `epochs`, `world_size`, `seconds`.
         metrics: `name`, `value`, `split`, `n`, `higher_is_better` of each.
@@ -188,8 +189,9 @@ def check_folders(output_dir: Path, is_ours: bool) -> None:
     folders = sorted(output_dir.glob("generation-[0-9]*"))
     found = [f for f in (*folders, output_dir / "ensemble") if f.exists()]
     strays = [f.name for f in found if not (is_ours and (f / RECORD).is_file())]
-    if not is_ours and (output_dir / CHECKPOINTS).exists():
-        strays.append(CHECKPOINTS)
+    if not is_ours:
+        others = (CHECKPOINTS, "control", "results.json", "results.md", "results.png")
+        strays += [name for name in others if (output_dir / name).exists()]
     if strays:
         raise ValueError(
             f"output_dir={output_dir} holds {', '.join(strays)}, which no run that is noted in its "

@@ -221,6 +221,8 @@ def _check(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -
             f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}: flatten other axes "
             "into N, and give teacher and student the same classes."
         )
+    if student_logits.shape[1] < 2:
+        raise ValueError("logits must have at least two classes: of one there is nothing to learn.")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}; the paper uses 1.")
 

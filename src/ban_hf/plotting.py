@@ -15,6 +15,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 Results = Mapping[str, Any]
@@ -105,7 +106,7 @@ def _control_ensembles(results: Results) -> list[Series]:
         if entry["kind"] == "ensemble"
     ]
     look = (GREY, "D")
-    return [_series("Label-trained ensemble", look, entries, value_offset=(-10, -4), line=":")]
+    return [_series("Label-trained ensemble", look, entries, value_offset=(-6, -14), line=":")]
 
 
 def _series(
@@ -207,6 +208,7 @@ def _write(
         textcoords="offset points",
         color=colour,
         fontsize=10,
+        path_effects=[withStroke(linewidth=3, foreground="white")],  # legible on a line
         annotation_clip=False,
         **{"ha": "center", **style},
     )

@@ -35,11 +35,11 @@ def markdown_table(results: Results) -> str:
 
 def write_report(results: Results, output_dir: str | os.PathLike[str]) -> None:
     """Write `results.json`, `results.md` and `results.png`, each whole or not at all."""
-    folder = Path(output_dir)
+    folder, document = Path(output_dir), _document(results)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "results.json", results)
     partial = folder / "results.md.tmp"
-    partial.write_text(_document(results), encoding="utf-8")
+    partial.write_text(document, encoding="utf-8")
     partial.replace(folder / "results.md")
     plot_generations(results, folder / "results.png")
 

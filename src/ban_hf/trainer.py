@@ -154,6 +154,12 @@ class BANTrainer(Trainer):
     ) -> Tensor:
         """What these items `(N, C)` add to the loss of the optimizer step."""
         args, student = self.args, outputs.logits
+        if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+            raise ValueError(
+                f"labels must be class numbers of shape (N,), not {tuple(labels.shape)} of "
+                f"{labels.dtype}."
+            )
+        labels = None if labels is None else labels.long()
         terms = OBJECTIVES[args.objective](
             student,
             teacher,

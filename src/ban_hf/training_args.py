@@ -1,11 +1,15 @@
 """The arguments of one generation: those of `transformers`, and a handful more."""
 
 import difflib
+import math
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from ban_hf.objectives import OBJECTIVES
+
+#: Metrics whose best value is the lowest.
+LOWER_IS_BETTER = ("loss", "error", "nll", "ece", "teacher_kl", "perplexity")
 
 
 @dataclass
@@ -54,7 +58,18 @@ class BANTrainingArguments(TrainingArguments):
         },
     )
 
+    greater_is_better: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether metric_for_best_model is better when higher; by default not for a "
+            f"loss, nor for {', '.join(LOWER_IS_BETTER[1:])}."
+        },
+    )
+
     def __post_init__(self) -> None:
+        metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        if self.greater_is_better is None and metric in LOWER_IS_BETTER:
+            self.greater_is_better = False  # Trainer knows it of a loss only
         super().__post_init__()
         if self.objective not in OBJECTIVES:
             near = difflib.get_close_matches(self.objective, OBJECTIVES, n=1)
@@ -62,13 +77,17 @@ class BANTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"objective={self.objective!r} is unknown.{hint} There is {', '.join(OBJECTIVES)}."
             )
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} must be above 0; the paper uses 1.")
-        if not (self.teacher_weight >= 0 and self.label_weight >= 0):
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(
+                f"temperature={self.temperature} must be above 0 and finite; the paper uses 1."
+            )
+        if not (0 <= self.teacher_weight < math.inf and 0 <= self.label_weight < math.inf):
             raise ValueError(
                 f"teacher_weight={self.teacher_weight} and label_weight={self.label_weight} "
-                "must not be negative."
+                "must not be negative, and finite."
             )
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must not be negative.")
         if self.teacher_weight == self.label_weight == 0:
             raise ValueError(
                 "teacher_weight and label_weight are both 0: there is nothing to learn from. "
@@ -77,11 +96,14 @@ class BANTrainingArguments(TrainingArguments):
         self._check_milestones()
 
     def _check_milestones(self) -> None:
-        milestones = self.lr_milestones or []
+        milestones = list(self.lr_milestones or [])
         if milestones != sorted(set(milestones)) or not all(0 < m < 1 for m in milestones):
             raise ValueError(
                 f"lr_milestones={milestones} must be rising fractions of the training between 0 "
                 "and 1, such as 0.3 0.6 0.8 for epochs 60, 120, 160 of 200."
             )
-        if milestones and self.warmup_steps:
-            raise ValueError("lr_milestones has no warm-up: leave out warmup_steps, or milestones.")
+        if milestones and (self.warmup_steps or self.lr_scheduler_type != SchedulerType.LINEAR):
+            raise ValueError(
+                "lr_milestones is a schedule of its own, without warm-up: leave out warmup_steps "
+                "and lr_scheduler_type, or take lr_milestones out of the configuration."
+            )

@@ -128,7 +128,10 @@ def _pixels(
 
 def _read(value: Any, split: str, row: int) -> Image.Image:
     try:
-        return datasets.Image(mode="RGB").decode_example(value or {"path": None, "bytes": None})
+        image = datasets.Image().decode_example(value or {"path": None, "bytes": None})
+        if image.mode.startswith("I"):  # 16 bits of grey, which a conversion would cut off at 255
+            image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+        return image.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken file
         where = (value or {}).get("path") or "no path"
         raise ValueError(f"{split} row {row} ({where}): unreadable image: {error}") from error

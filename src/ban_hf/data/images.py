@@ -154,6 +154,11 @@ def _split(
                 "training images that are left beside validation and test"
             )
         rows["train"], _ = stratified(rows["train"], labels, train_samples, seed)
+    for split, part in rows.items():
+        if not len(part):
+            raise ValueError(
+                f"validation={validation} leaves nothing for {split} of {len(labels)} images"
+            )
     return rows
 
 

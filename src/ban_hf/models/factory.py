@@ -51,12 +51,15 @@ def create_classifier(
     """
     labels = _label_fields(num_labels, label_names)
     images = _image_fields(image_size, num_channels, image_mean, image_std)
-    if is_cifar_name(name):
+    if not is_cifar_name(name) and not timm.is_model(name):
+        raise ValueError(_unknown(name))
+    try:
+        if not is_cifar_name(name):
+            return _timm_classifier(name, model_args, images, labels)
         config = CifarNetConfig(architecture=name, model_args=model_args, **images, **labels)
         return CifarNetForImageClassification(config)
-    if timm.is_model(name):
-        return _timm_classifier(name, model_args, images, labels)
-    raise ValueError(_unknown(name))
+    except TypeError as error:  # an unexpected keyword
+        raise ValueError(f"model_args={model_args} are not taken by {name}: {error}") from error
 
 
 def image_processor(
