@@ -1,6 +1,8 @@
 """What holds for every test: no network, one thread, real data only where it is."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 # Read when the libraries are imported, so set before any of them is.
@@ -43,3 +45,14 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data at {root}: set BAN_HF_DATA to a folder that holds cifar100/")
     return root
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    """The module `recipes/ban_cifar.py`."""
+    path = Path(__file__).parents[1] / "recipes" / "ban_cifar.py"
+    spec = importlib.util.spec_from_file_location("ban_cifar", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ban_cifar"] = module  # its dataclasses look their types up there
+    spec.loader.exec_module(module)
+    return module

@@ -1,6 +1,5 @@
 """The recipe: its files and flags are checked, and it runs from end to end."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -121,15 +120,6 @@ def test_help_is_printed(tmp_path, capsys):
 
 
 # ban_cifar
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    spec = importlib.util.spec_from_file_location("ban_cifar", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ban_cifar"] = module  # its dataclasses look their types up there
-    spec.loader.exec_module(module)
-    return module
 
 
 def results_of(folder: Path) -> dict:
