@@ -41,7 +41,9 @@ class BornAgainEnsemble(PreTrainedModel):
     Reference: Furlanello et al. 2018, section 3.1.
 
     Members may differ in architecture; they must agree on the classes and on their inputs. The
-    ensemble saves to one folder, loads with the Auto classes, and serves as a teacher.
+    ensemble saves to one folder, loads with the Auto classes, and serves as a teacher. Its members
+    run one after another: stacked by `torch.func` they are slower on a CPU, by 1.1 to 3.1 times
+    (`benchmarks/stacked_ensemble.py`).
     """
 
     config_class = BornAgainEnsembleConfig
