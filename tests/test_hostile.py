@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from ban_hf import OBJECTIVES, BANTrainer, create_classifier, load_images
@@ -69,6 +70,16 @@ def test_a_strangers_results_are_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match=r"holds results\.json"):
         family.train(tmp_path)
     assert (tmp_path / "results.json").read_text() == "MINE"
+
+
+def test_two_runs_do_not_write_into_one_directory(tmp_path):
+    family.train(tmp_path, generations=0)
+    before = family.listing(tmp_path)
+    refused = pytest.raises(ValueError, match=r"output_dir=.* is being written by another run")
+    with FileLock(tmp_path / ".lock"), refused:
+        family.train(tmp_path, generations=1)
+    (tmp_path / ".lock").unlink(missing_ok=True)
+    assert family.listing(tmp_path) == before
 
 
 def test_publishing_is_refused_as_long_as_it_is_not_there(tmp_path):

@@ -5,12 +5,13 @@ import copy
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
@@ -100,13 +101,16 @@ def train_generations(
     run = Run(model_init, args, generations, family, (data or {}) | described)
     run.open()
     trainer_kwargs |= {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-    for generation in range(generations + 1):
-        if not run.finished(generation):
-            run.train(generation, test_dataset, trainer_kwargs)
-    last = len(load_family(run.output_dir).generations) - 1  # more than asked for may stand there
-    if ensemble and last:
-        run.build_ensemble(ensemble_members(last), test_dataset, trainer_kwargs)
-    run.close()
+    with run.alone():
+        for generation in range(generations + 1):
+            if not run.finished(generation):
+                run.train(generation, test_dataset, trainer_kwargs)
+        last = (
+            len(load_family(run.output_dir).generations) - 1
+        )  # more than asked for may stand there
+        if ensemble and last:
+            run.build_ensemble(ensemble_members(last), test_dataset, trainer_kwargs)
+        run.close()
     return load_family(run.output_dir)
 
 
@@ -176,6 +180,30 @@ class Run:
         if not begun and self.args.should_save:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             note_family(self.output_dir, self.family, self.facts)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the directory, so that no other run writes into it.
+
+        Raises:
+            ValueError: if another run holds it.
+        """
+        if not self.args.should_save:
+            yield
+            return
+        lock = FileLock(self.output_dir / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"output_dir={self.output_dir} is being written by another run: wait for it, or "
+                "give another output_dir."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+            (self.output_dir / ".lock").unlink(missing_ok=True)
 
     def train(
         self, generation: int, test_dataset: Dataset | None, trainer_kwargs: dict[str, Any]
