@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ os.environ["MPLBACKEND"] = "Agg"
 import atexit
 import gc
 
+import family
 import pytest
 import torch
 import transformers
@@ -56,3 +58,17 @@ def recipe():
     sys.modules["ban_cifar"] = module  # its dataclasses look their types up there
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def never_killed(tmp_path_factory) -> Path:
+    """Generations 0, 1 and 2 and their ensemble, in one go. Not to be changed."""
+    folder = tmp_path_factory.mktemp("family")
+    family.train(folder)
+    return folder
+
+
+@pytest.fixture
+def run(never_killed, tmp_path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(never_killed, tmp_path / "run"))

@@ -1,8 +1,6 @@
 """The sequence: counted right, taught by the right one, and the same after any interruption."""
 
 import copy
-import shutil
-from pathlib import Path
 
 import pytest
 import tiny
@@ -22,20 +20,6 @@ from transformers import (
 from ban_hf import BornAgainEnsemble, generations
 from ban_hf.generations import generation_seed
 from ban_hf.lineage import RECORD, Record
-
-
-@pytest.fixture(scope="module")
-def never_killed(tmp_path_factory) -> Path:
-    """Generations 0, 1 and 2 and their ensemble, in one go. Not to be changed."""
-    folder = tmp_path_factory.mktemp("family")
-    train(folder)
-    return folder
-
-
-@pytest.fixture
-def run(never_killed, tmp_path) -> Path:
-    """A copy of it, to be changed."""
-    return Path(shutil.copytree(never_killed, tmp_path / "run"))
 
 
 def test_two_students_make_three_networks_and_an_ensemble(never_killed):

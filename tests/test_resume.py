@@ -14,20 +14,6 @@ from ban_hf import BornAgainEnsemble
 from ban_hf.lineage import RECORD, Record, read_json
 
 
-@pytest.fixture(scope="module")
-def never_killed(tmp_path_factory) -> Path:
-    """Generations 0, 1 and 2 and their ensemble, in one go. Not to be changed."""
-    folder = tmp_path_factory.mktemp("family")
-    train(folder)
-    return folder
-
-
-@pytest.fixture
-def run(never_killed, tmp_path) -> Path:
-    """A copy of it, to be changed."""
-    return Path(shutil.copytree(never_killed, tmp_path / "run"))
-
-
 @pytest.mark.parametrize(("generation", "step"), [(0, 1), (1, 0), (1, 3), (1, 4), (2, STEPS - 1)])
 def test_a_killed_run_ends_as_if_it_had_never_been(never_killed, tmp_path, generation, step):
     with pytest.raises(Killed):

@@ -34,6 +34,7 @@ from ban_hf.lineage import (
     Lineage,
     Record,
     check_folders,
+    finished_generations,
     load_family,
     note_family,
     read_json,
@@ -105,9 +106,7 @@ def train_generations(
         for generation in range(generations + 1):
             if not run.finished(generation):
                 run.train(generation, test_dataset, trainer_kwargs)
-        last = (
-            len(load_family(run.output_dir).generations) - 1
-        )  # more than asked for may stand there
+        last = len(finished_generations(run.output_dir)) - 1  # may be more than asked for
         if ensemble and last:
             run.build_ensemble(ensemble_members(last), test_dataset, trainer_kwargs)
         run.close()
@@ -137,12 +136,8 @@ class Run:
     ) -> None:
         self.output_dir = Path(args.output_dir)
         self.asked_family, self.family = family, family or self.output_dir.resolve().name
-        self.model_init, self.args, self.generations, self.data = (
-            model_init,
-            args,
-            generations,
-            data,
-        )
+        self.model_init, self.args = model_init, args
+        self.generations, self.data = generations, data
 
     def folder(self, generation: int) -> Path:
         return self.output_dir / f"generation-{generation}"
