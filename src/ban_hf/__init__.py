@@ -2,16 +2,29 @@
 
 from importlib.metadata import version
 
-from ban_hf.data import ImageSplits, ImageViews, collate, load_images
+from ban_hf.data import (
+    ImageSplits,
+    ImageViews,
+    TextSplits,
+    TokenWindows,
+    collate,
+    load_images,
+    load_text,
+)
 from ban_hf.ensemble import BornAgainEnsemble, BornAgainEnsembleConfig
 from ban_hf.generations import train_generations
 from ban_hf.image_family import run_image_family
 from ban_hf.lineage import Lineage, Record, load_family
 from ban_hf.metrics import compute_classification_metrics
 from ban_hf.models import (
+    CharCNNLSTMConfig,
+    CharCNNLSTMForCausalLM,
     CifarNetConfig,
     CifarNetForImageClassification,
+    LSTMConfig,
+    LSTMForCausalLM,
     create_classifier,
+    create_language_model,
     image_processor,
 )
 from ban_hf.objectives import OBJECTIVES
@@ -27,18 +40,26 @@ __all__ = [
     "BANTrainingArguments",
     "BornAgainEnsemble",
     "BornAgainEnsembleConfig",
+    "CharCNNLSTMConfig",
+    "CharCNNLSTMForCausalLM",
     "CifarNetConfig",
     "CifarNetForImageClassification",
     "ImageSplits",
     "ImageViews",
+    "LSTMConfig",
+    "LSTMForCausalLM",
     "Lineage",
     "Record",
+    "TextSplits",
+    "TokenWindows",
     "collate",
     "compute_classification_metrics",
     "create_classifier",
+    "create_language_model",
     "image_processor",
     "load_family",
     "load_images",
+    "load_text",
     "parse_recipe",
     "run_image_family",
     "train_generations",
