@@ -40,9 +40,15 @@ def test_a_line_is_the_mean_over_its_steps(tmp_path):
         history(trained(vit(1), tmp_path, confident(vit(2)), logging_steps=n)) for n in (1, 2)
     )
     assert len(second) == 2
-    for name in second[1].keys() - {"grad_norm", "learning_rate", "step"}:
+    names = second[1].keys() - {"grad_norm", "learning_rate", "step", "effective_sample_size"}
+    for name in names:
         mean = (every[2][name] + every[3][name]) / 2
         assert second[1][name] == pytest.approx(mean, rel=1e-4, abs=1e-6), name
+    # n (mean w)^2 / mean w^2 over the items of both steps; of one step n / size = mean w^2.
+    steps = [(s["teacher_confidence"], s["effective_sample_size"]) for s in (every[2], every[3])]
+    squares = sum(mean**2 / size for mean, size in steps) / 2
+    size = second[1]["teacher_confidence"] ** 2 / squares
+    assert second[1]["effective_sample_size"] == pytest.approx(size, rel=1e-4)
 
 
 @pytest.mark.parametrize("objective", ["kd", "cwtm"])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import vit, weights
-from train_on_ranks import CASES, main
+from tiny import lstm, vit, weights
+from train_on_ranks import CASES, READERS, main
 
 SCRIPT = Path(__file__).with_name("train_on_ranks.py")
 
@@ -45,6 +45,17 @@ def test_two_processes_log_what_one_logs_in_training_and_evaluation(case, result
     assert sum("eval_teacher_kl" in line for line in one) >= 2
     for line, expected in zip(two, one, strict=True):
         assert line == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("case", READERS)
+def test_two_processes_read_a_text_as_one_does(case, results):
+    one, two = (results[n][f"LSTM, {case}"] for n in (1, 2))
+    fresh = weights(lstm(1))
+    assert max((one["weights"][k] - fresh[k]).abs().max() for k in fresh) > 5e-2
+    assert max((one["weights"][k] - two["weights"][k]).abs().max() for k in fresh) < 1e-6
+    assert sum("eval_perplexity" in line for line in one["history"]) == 2
+    for line, expected in zip(two["history"], one["history"], strict=True):
+        assert line == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -6,14 +6,25 @@ from torch.utils.data import Dataset
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
     PreTrainedModel,
     ViTConfig,
     ViTForImageClassification,
+    default_data_collator,
 )
 
-from ban_hf import BANTrainer, BANTrainingArguments, create_classifier
+from ban_hf import (
+    BANTrainer,
+    BANTrainingArguments,
+    LSTMConfig,
+    LSTMForCausalLM,
+    TokenWindows,
+    create_classifier,
+)
 
 CLASSES = 5
+VOCABULARY = 17
 
 
 def vit(seed: int = 0, **overrides) -> ViTForImageClassification:
@@ -60,6 +71,34 @@ def bert(seed: int = 0) -> BertForSequenceClassification:
     return BertForSequenceClassification(config)
 
 
+def lstm(seed: int = 0, **overrides) -> LSTMForCausalLM:
+    """A recurrent language model of some 1,500 parameters: two layers, no dropout."""
+    torch.manual_seed(seed)
+    config = dict(vocab_size=VOCABULARY, hidden_size=8, dropout=0.0, initializer_range=0.3)
+    return LSTMForCausalLM(LSTMConfig(**config | overrides))
+
+
+def gpt2(seed: int = 0, **overrides) -> GPT2LMHeadModel:
+    """A transformer language model of some 4,000 parameters, no dropout."""
+    torch.manual_seed(seed)
+    config = dict(vocab_size=VOCABULARY, n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    special = dict(bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(GPT2Config(**config | dropout | special | overrides))
+
+
+def text(n: int = 400, seed: int = 0) -> torch.Tensor:
+    """Random words `(n,)`, each of them likely to be followed by the next number."""
+    rng = torch.Generator().manual_seed(seed)
+    steps = torch.randint(1, 4, (n,), generator=rng).clamp(max=2)  # (n,)
+    return steps.cumsum(0) % VOCABULARY
+
+
+def windows(n: int = 400, columns: int = 4, seed: int = 0, **overrides) -> TokenWindows:
+    """A short text in windows of 7 words."""
+    return TokenWindows(text(n, seed), columns, **dict(window=7) | overrides)
+
+
 def confident(model: nn.Module, scale: float = 2.0) -> nn.Module:
     """Spread a fresh ViT's logits: classes and confidences then differ from item to item."""
     with torch.no_grad():
@@ -103,6 +142,30 @@ def arguments(output_dir, **overrides) -> BANTrainingArguments:
         seed=3,
     )
     return BANTrainingArguments(**defaults | overrides)
+
+
+def reader(student, output_dir, teacher=None, data=None, evaluation=None, **overrides):
+    """A trainer of a language model on a short text, four columns at a time."""
+    options = dict(
+        per_device_train_batch_size=4,
+        per_device_eval_batch_size=4,
+        lr_scheduler_type="constant",
+        learning_rate=1.0,
+        max_grad_norm=0.25,
+        label_weight=1.0,
+        max_steps=-1,
+        num_train_epochs=2,
+    )
+    extra = {name: overrides.pop(name) for name in ("callbacks", "processing_class") & overrides.keys()}
+    return BANTrainer(
+        student,
+        arguments(output_dir, **options | overrides),
+        teacher=teacher,
+        train_dataset=windows() if data is None else data,
+        eval_dataset=windows(200, seed=1, warmup=14) if evaluation is None else evaluation,
+        data_collator=default_data_collator,
+        **extra,
+    )
 
 
 def trained(

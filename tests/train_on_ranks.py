@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tiny import Images, cifar, confident, history, trained, vit, weights
+from tiny import Images, cifar, confident, history, lstm, reader, trained, vit, weights
 
 CASES = {
     "kd": dict(objective="kd", temperature=2.0),
@@ -17,6 +17,7 @@ CASES = {
     "cwtm, accumulated": dict(objective="cwtm", gradient_accumulation_steps=2, label_weight=0.5),
     "dkpp, accumulated": dict(objective="dkpp", gradient_accumulation_steps=2, label_weight=0.5),
 }
+READERS = ("taught", "labels")
 
 
 def train(world_size: int, folder: Path, **case) -> dict:
@@ -37,6 +38,20 @@ def train(world_size: int, folder: Path, **case) -> dict:
     return {"weights": weights(trainer.model), "history": history(trainer)}
 
 
+def read(world_size: int, folder: Path, teacher: bool) -> dict:
+    """Two epochs of a text, each process with its own columns of it."""
+    trainer = reader(
+        lstm(1),
+        folder,
+        lstm(2) if teacher else None,
+        per_device_train_batch_size=4 // world_size,
+        per_device_eval_batch_size=4 // world_size,
+        eval_strategy="epoch",
+    )
+    trainer.train()
+    return {"weights": weights(trainer.model), "history": history(trainer)}
+
+
 def evaluate_batch_norm(world_size: int, folder: Path) -> dict[str, float]:
     """The label loss that is logged, and that of the network that rank 0 would save."""
     data = Images(24, 32)
@@ -50,6 +65,7 @@ def evaluate_batch_norm(world_size: int, folder: Path) -> dict[str, float]:
 
 def main(world_size: int, folder: Path) -> None:
     results = {name: train(world_size, folder, **case) for name, case in CASES.items()}
+    results |= {f"LSTM, {name}": read(world_size, folder, name == "taught") for name in READERS}
     results["BatchNorm"] = evaluate_batch_norm(world_size, folder)
     found = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     assert found == world_size, f"{found} processes, not {world_size}"

@@ -109,6 +109,8 @@ class GenerationProgress(ProgressCallback):
             return
         if "eval_error" in metrics:
             result = f"validation error {metrics['eval_error']:.2f} %"
+        elif "eval_perplexity" in metrics:
+            result = f"validation perplexity {metrics['eval_perplexity']:.2f}"
         else:
             result = f"validation loss {metrics['eval_loss']:.4f}"
         tqdm.write(

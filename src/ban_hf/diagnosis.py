@@ -9,7 +9,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ban_hf.objectives import confidence
+from ban_hf.comparison import (
+    AGREEMENT,
+    CONFIDENCE,
+    DARK_KNOWLEDGE,
+    GROUND_TRUTH,
+    SQUARED_CONFIDENCE,
+)
 
 
 class StepStatistics(NamedTuple):
@@ -17,15 +23,6 @@ class StepStatistics(NamedTuple):
 
     items: Tensor
     mass: Tensor  # of the objective's item weights
-    confidence: Tensor
-    squared_confidence: Tensor
-
-    @staticmethod
-    def sums(teacher_logits: Tensor, weights: Tensor) -> Tensor:
-        """The statistics of some of the step's items, for adding up: `(N, C)`, `(N,)` to `(4,)`."""
-        c = confidence(teacher_logits).float()  # (N,)
-        items = torch.full_like(c[0], len(c))
-        return torch.stack([items, weights.float().sum(), c.sum(), c.square().sum()])
 
 
 class LossParts:
@@ -40,57 +37,52 @@ class LossParts:
     - `teacher_agreement`: % of items with the same argmax;
     - `teacher_confidence`: max_j p_j;
 
-    and `effective_sample_size`, (sum w)^2 / sum w^2 with w = max_j p_j, in items per step: what is
-    left of the batch when items count by their teacher's confidence (eq. 9, 10).
+    and `effective_sample_size`, n (mean w)^2 / mean w^2 with w = max_j p_j and n the items of a
+    step: what is left of the batch when items count by their teacher's confidence (eq. 9, 10).
     """
-
-    NAMES = ("teacher_loss", "teacher_agreement")
-    LABEL_NAMES = ("label_loss", "ground_truth_term", "dark_knowledge_term")
-    STEP_NAMES = ("teacher_confidence", "effective_sample_size")
 
     def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
         self.steps = 0
-        self.step_sums: Tensor | None = None  # (2,), the same on every process
-        self.item_sums: Tensor | None = None  # (2,) or with labels (5,), shares of each process
+        self.items: Tensor | None = None  # (), of all steps, the same on every process
+        self.sums: Tensor | None = None  # (2 + COLUMNS,), shares of each process
+        self.has_labels = False
 
     def add_step(self, step: StepStatistics) -> None:
-        """Add an optimizer step's teacher statistics."""
-        mean_confidence = step.confidence / step.items
-        sample_size = step.confidence**2 / step.squared_confidence
-        sums = torch.stack([mean_confidence, sample_size])  # (2,)
-        self.step_sums = sums if self.step_sums is None else self.step_sums + sums
+        """Add an optimizer step."""
+        self.items = step.items if self.items is None else self.items + step.items
         self.steps += 1
 
     @torch.no_grad()
     def add(
-        self,
-        teacher_loss: Tensor,
-        label_loss: Tensor | None,
-        student_logits: Tensor,
-        teacher_logits: Tensor,
-        labels: Tensor | None,
-        items: Tensor,
+        self, teacher_loss: Tensor, label_loss: Tensor, shares: Tensor, *, has_labels: bool
     ) -> None:
-        """Add a micro-batch's share of a step of `items` items."""
-        agree = (student_logits.argmax(1) == teacher_logits.argmax(1)).sum() * 100 / items
-        parts = [teacher_loss.detach(), agree]
-        if labels is not None and label_loss is not None:
-            gap = student_logits.float().softmax(1) - teacher_logits.float().softmax(1)  # (N, C)
-            at_label = gap.gather(1, labels[:, None])  # (N, 1)
-            off_label = gap.abs().sum() - at_label.abs().sum()
-            parts += [label_loss.detach(), at_label.sum() / items, off_label / items]
-        sums = torch.stack([part.float() for part in parts])
-        self.item_sums = sums if self.item_sums is None else self.item_sums + sums
+        """Add a micro-batch: what it adds to the step's means, of `comparison` `(COLUMNS,)`."""
+        losses = torch.stack([teacher_loss.detach(), label_loss.detach()])  # (2,)
+        sums = torch.cat([losses.float(), shares.float()])  # (2 + COLUMNS,)
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.has_labels = has_labels
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """The means since the last call, over all processes."""
-        if self.step_sums is None or self.item_sums is None:
+        if self.sums is None or self.items is None:
             return {}
-        item_sums = accelerator.reduce(self.item_sums, reduction="sum")
-        values = torch.cat([item_sums, self.step_sums]) / self.steps
-        names = self.NAMES + (self.LABEL_NAMES if len(item_sums) > 2 else ()) + self.STEP_NAMES
+        sums = torch.cat([accelerator.reduce(self.sums, reduction="sum"), self.items.reshape(1)])
+        teacher_loss, label_loss, *columns, items = (sums / self.steps).tolist()
+        confidence, squared = columns[CONFIDENCE], max(1e-30, columns[SQUARED_CONFIDENCE])
+        means = {
+            "teacher_loss": teacher_loss,
+            "teacher_agreement": 100 * columns[AGREEMENT],
+            "teacher_confidence": confidence,
+            "effective_sample_size": items * confidence**2 / squared,
+        }
+        if self.has_labels:
+            means |= {
+                "label_loss": label_loss,
+                "ground_truth_term": columns[GROUND_TRUTH],
+                "dark_knowledge_term": columns[DARK_KNOWLEDGE],
+            }
         self._reset()
-        return dict(zip(names, values.tolist(), strict=True))
+        return means

@@ -2,8 +2,10 @@
 
 import copy
 import functools
+import inspect
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,20 +14,36 @@ from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    GenerationMixin,
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.utils import ModelOutput
 
 from ban_hf.heads import build_classifier
+
+#: What members must agree on, where their configs have it.
+WORDS = ("vocab_size", "vocabulary_sha256", "bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass
+class EnsembleOutput(ModelOutput):
+    """`loss` `()`, `logits` `(N, C)` or `(B, T, V)`, `state`: the members' states, if recurrent."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    state: tuple[Any, ...] | None = None
 
 
 class BornAgainEnsembleConfig(PretrainedConfig):
     """The configs of an ensemble's members, in order."""
 
     model_type = "born_again_ensemble"
+    keys_to_ignore_at_inference = ["state"]  # noqa: RUF012
 
     def __init__(self, members: Sequence[dict[str, Any]] = (), **kwargs: Any) -> None:
         self.members = [dict(member) for member in members]
@@ -33,11 +51,12 @@ class BornAgainEnsembleConfig(PretrainedConfig):
 
 
 class BornAgainEnsemble(PreTrainedModel):
-    """The mean of K classifiers' probabilities.
+    """The mean of K networks' probabilities, of a language model's token by token.
 
     Formula: logits = log(1/K sum_k softmax(z_k)), so that softmax(logits) is the mean of the
     members' probabilities and cross-entropy of the logits is its negative log-likelihood.
-    Shapes: each member's logits and the ensemble's are `(N, C)`.
+    Shapes: each member's logits and the ensemble's are `(N, C)`, or `(B, T, V)`; `state` is a tuple
+    of the members' states, None for members that have none.
     Reference: Furlanello et al. 2018, section 3.1.
 
     Members may differ in architecture; they must agree on the classes and on their inputs. The
@@ -53,6 +72,9 @@ class BornAgainEnsemble(PreTrainedModel):
         super().__init__(config)
         self.members = nn.ModuleList(_build_member(member) for member in config.members)
         self.post_init()
+        # transformers looks for them in direct children only; without, a member whose softmax is
+        # tied to its embedding would load with random weights in it.
+        self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(all_submodels=True)
 
     @classmethod
     def from_members(cls, members: Sequence[PreTrainedModel]) -> "BornAgainEnsemble":
@@ -72,6 +94,11 @@ class BornAgainEnsemble(PreTrainedModel):
                 raise ValueError(
                     f"members[{i}] has other classes, or another order, than members[0]."
                 )
+            if _words(member) != _words(first):
+                raise ValueError(
+                    f"members[{i}] has another vocabulary than members[0]: {_words(member)}, but "
+                    f"{_words(first)}."
+                )
             if member.main_input_name != first.main_input_name:
                 raise ValueError(
                     f"members[{i}] takes {member.main_input_name}, but members[0] takes "
@@ -83,7 +110,7 @@ class BornAgainEnsemble(PreTrainedModel):
             for member in members
         ]
         labels = {"id2label": first.config.id2label, "label2id": first.config.label2id}
-        ensemble = cls(BornAgainEnsembleConfig(configs, **labels))
+        ensemble = cls(BornAgainEnsembleConfig(configs, **labels, **_words(first)))
         for ours, member in zip(ensemble.members, members, strict=True):
             ours.load_state_dict(member.state_dict())
         dtype = functools.reduce(torch.promote_types, (member.dtype for member in members))
@@ -103,9 +130,13 @@ class BornAgainEnsemble(PreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        state: tuple[Any, ...] | None = None,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput:
-        """The members' mean prediction, and with labels its negative log-likelihood."""
+    ) -> EnsembleOutput:
+        """The members' mean prediction, and with labels its negative log-likelihood.
+
+        Labels of a language model are shifted, once; `shift_labels`, as a keyword, are not.
+        """
         inputs = {
             "pixel_values": pixel_values,
             "input_ids": input_ids,
@@ -113,9 +144,41 @@ class BornAgainEnsemble(PreTrainedModel):
             "token_type_ids": token_type_ids,
         }
         given = {name: value for name, value in inputs.items() if value is not None}
-        logits = mean_logits([member(**given).logits for member in self.members])  # (N, C)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        states = state or (None,) * len(self.members)
+        outputs = [
+            member(**given, **({"state": own} if is_recurrent(member) else {}))
+            for member, own in zip(self.members, states, strict=True)
+        ]
+        logits = mean_logits([output.logits for output in outputs])  # (N, C) or (B, T, V)
+        loss = None
+        if logits.ndim == 3 and (labels is not None or kwargs.get("shift_labels") is not None):
+            loss = ForCausalLMLoss(logits, labels, logits.shape[-1], **kwargs)
+        elif labels is not None:
+            loss = F.cross_entropy(logits, labels)
+        pairs = zip(self.members, outputs, strict=True)
+        states = tuple(o.state if is_recurrent(member) else None for member, o in pairs)
+        return EnsembleOutput(loss, logits, states if is_recurrent(self) else None)
+
+
+def is_recurrent(model: nn.Module) -> bool:
+    """Whether a model takes a `state` and gives one, or an ensemble has such a member."""
+    if isinstance(model, BornAgainEnsemble):
+        return any(is_recurrent(member) for member in model.members)
+    return "state" in inspect.signature(model.forward).parameters
+
+
+def is_language_model(model: nn.Module) -> bool:
+    """Whether a model is a causal language model, or an ensemble of such."""
+    if isinstance(model, BornAgainEnsemble):
+        return all(is_language_model(member) for member in model.members)
+    return isinstance(model, GenerationMixin)
+
+
+def _words(model: PreTrainedModel) -> dict[str, Any]:
+    """What the config of a language model says of its words."""
+    if not is_language_model(model):
+        return {}
+    return {name: value for name, value in model.config.to_dict().items() if name in WORDS}
 
 
 def _build_member(config: dict[str, Any]) -> PreTrainedModel:
@@ -135,3 +198,4 @@ def mean_logits(members: Sequence[Tensor]) -> Tensor:
 AutoConfig.register(BornAgainEnsembleConfig.model_type, BornAgainEnsembleConfig)
 AutoModelForImageClassification.register(BornAgainEnsembleConfig, BornAgainEnsemble)
 AutoModelForSequenceClassification.register(BornAgainEnsembleConfig, BornAgainEnsemble)
+AutoModelForCausalLM.register(BornAgainEnsembleConfig, BornAgainEnsemble)

@@ -17,10 +17,11 @@ from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set
 
 from ban_hf.callbacks import GenerationProgress
 from ban_hf.data import ImageViews
-from ban_hf.ensemble import BornAgainEnsemble
+from ban_hf.ensemble import BornAgainEnsemble, is_language_model
 from ban_hf.facts import (
     architecture,
     canonical_arguments,
+    count_items,
     describe_data,
     hardware,
     plain_json,
@@ -73,6 +74,7 @@ def train_generations(
     Args:
         model_init: gives a fresh network for a generation; torch is seeded for it beforehand.
         args: of every generation. `seed` is the family's: each generation draws its own from it.
+            Language models learn with labels, too, unless `label_weight` is given (BAN+L).
             With `load_best_model_at_end` a generation is its best checkpoint on `eval_dataset`,
             otherwise its last state, as in the paper.
         generations: number of students, k; 0 trains the label network alone.
@@ -97,6 +99,7 @@ def train_generations(
         raise ValueError(f"generations={generations} must not be negative: it counts the students.")
     if args.push_to_hub:
         raise ValueError("push_to_hub: publishing a family is not there yet; leave the flag out.")
+    args = copy.copy(args)
     splits = {"train": train_dataset, "validation": eval_dataset, "test": test_dataset}
     described = {name: describe_data(d) for name, d in splits.items() if d is not None}
     run = Run(model_init, args, generations, family, (data or {}) | described)
@@ -154,6 +157,8 @@ class Run:
         set_seed(generation_seed(self.args.seed, 0))
         model = self.model_init(0)
         check_loadable(model)
+        if self.args.label_weight_is_default and is_language_model(model):
+            self.args.label_weight = 1.0
         facts = plain_json(
             {
                 "arguments": canonical_arguments(self.args),
@@ -356,7 +361,7 @@ def _test(trainer: BANTrainer, test_dataset: Dataset | None) -> list[dict[str, A
             "name": name.removeprefix("test_"),
             "value": value,
             "split": "test",
-            "n": len(test_dataset),  # type: ignore[arg-type]
+            "n": count_items(test_dataset),
             "higher_is_better": name.removeprefix("test_") not in LOWER_IS_BETTER,
         }
         for name, value in values.items()

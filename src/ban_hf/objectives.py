@@ -43,7 +43,7 @@ def kd(
     tends to |(z - mean z) - (t - mean t)|^2 / (2 C).
     Reference: Furlanello et al. 2018, eq. 2-4; Hinton et al. 2015 for the factor T^2.
     """
-    _check(student_logits, teacher_logits, temperature)
+    check_logits(student_logits, teacher_logits, temperature)
     student_logp = _log_softmax(student_logits, temperature)  # (N, C)
     teacher_logp = _log_softmax(teacher_logits.detach(), temperature)  # (N, C)
     return temperature**2 * _kl(teacher_logp, student_logp)
@@ -70,7 +70,7 @@ def cwtm(
     tends to it as T -> infinity; does not change when the teacher's other classes are permuted.
     Reference: Furlanello et al. 2018, eq. 9-10.
     """
-    _check(student_logits, teacher_logits, temperature)
+    check_logits(student_logits, teacher_logits, temperature)
     item_confidence = confidence(teacher_logits, temperature)  # (N,)
     weights = item_confidence / item_confidence.mean()  # (N,): N w_s
     student_logp = _log_softmax(student_logits, 1.0)  # (N, C)
@@ -97,7 +97,7 @@ def dkpp(
     equals `kd` for two classes, and where the teacher is uniform off its argmax.
     Reference: Furlanello et al. 2018, eq. 11.
     """
-    _check(student_logits, teacher_logits, temperature)
+    check_logits(student_logits, teacher_logits, temperature)
     permuted_logits = permute_dark_knowledge(teacher_logits.detach(), generator)  # (N, C)
     return kd(student_logits, permuted_logits, temperature=temperature)
 
@@ -126,7 +126,7 @@ def dkd(
     non_target_weight = 1 - p_*; for two classes the non-target half is zero and it equals `kd`.
     Reference: Zhao et al., *Decoupled Knowledge Distillation*, CVPR 2022, eq. 7.
     """
-    _check(student_logits, teacher_logits, temperature)
+    check_logits(student_logits, teacher_logits, temperature)
     labels = _required(labels, "dkd")
     rest = _all_but(labels, student_logits.shape[1])  # (N, C-1)
     target_kl, non_target_kl = (
@@ -214,7 +214,10 @@ def _decouple(
     return torch.cat([target_logp, rest_logp.logsumexp(1, keepdim=True)], 1), rest_logp
 
 
-def _check(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> None:
+def check_logits(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
+) -> None:
+    """Hold that logits are two of the same shape `(N, C)` with C >= 2, and temperature above 0."""
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
         raise ValueError(
             "student_logits and teacher_logits must have the same shape (N, C), but have "

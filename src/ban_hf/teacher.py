@@ -1,8 +1,18 @@
-"""The teacher: checked against its student, frozen, and asked for logits."""
+"""The teacher: checked against its student, frozen, and asked."""
+
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import (
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ban_hf.ensemble import is_language_model
 
 
 def freeze(teacher: nn.Module) -> nn.Module:
@@ -10,12 +20,17 @@ def freeze(teacher: nn.Module) -> nn.Module:
     return teacher.eval().requires_grad_(False)
 
 
-def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
+def check_teacher(teacher: nn.Module, student: nn.Module, tokenizer: Any = None) -> None:
     """Hold that a teacher can teach a student.
+
+    Args:
+        teacher: a model; where it was loaded from a folder with a tokenizer, that is looked at too.
+        student: a model.
+        tokenizer: of the student, if it has one.
 
     Raises:
         ValueError: if they are the same object or share weights that are to be trained, or have
-            another number of classes or another order of labels.
+            another number of classes or words, or another order of them.
     """
     taught = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
     if teacher is student or any(id(parameter) in taught for parameter in teacher.parameters()):
@@ -25,6 +40,38 @@ def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
         )
     if isinstance(teacher, PreTrainedModel) and isinstance(student, PreTrainedModel):
         _check_labels(teacher.config, student.config)
+        if is_language_model(student):
+            _check_words(teacher.config, student.config)
+            if isinstance(tokenizer, PreTrainedTokenizerBase):
+                _check_tokenizer(Path(teacher.config.name_or_path), tokenizer)
+
+
+def _check_words(teacher_config: PretrainedConfig, student_config: PretrainedConfig) -> None:
+    sizes = teacher_config.get_text_config().vocab_size, student_config.get_text_config().vocab_size
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"teacher has a vocabulary of {sizes[0]} and model one of {sizes[1]}: build the "
+            "student with the teacher's vocabulary, or choose another teacher."
+        )
+    digests = [getattr(c, "vocabulary_sha256", None) for c in (teacher_config, student_config)]
+    if None not in digests and digests[0] != digests[1]:
+        raise ValueError(
+            "teacher and model have other words, or the same in another order: encode the text "
+            "with the teacher's tokenizer and build the student from its words."
+        )
+
+
+def _check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not (folder / "tokenizer_config.json").is_file():
+        return
+    theirs, ours = AutoTokenizer.from_pretrained(folder).get_vocab(), tokenizer.get_vocab()
+    for word, index in sorted(ours.items(), key=lambda item: item[1]):
+        if theirs.get(word) != index:
+            raise ValueError(
+                f"teacher and processing_class number their words differently: {word!r} is "
+                f"{index} here and {theirs.get(word)} in {folder}. Use the teacher's tokenizer: "
+                f"AutoTokenizer.from_pretrained({str(folder)!r})."
+            )
 
 
 def _check_labels(teacher_config: PretrainedConfig, student_config: PretrainedConfig) -> None:
@@ -50,16 +97,19 @@ def _unnamed(id2label: dict[int, str]) -> bool:
     return all(name == f"LABEL_{i}" for i, name in id2label.items())
 
 
-def teacher_logits(teacher: nn.Module, inputs: dict) -> Tensor:
-    """The teacher's logits `(N, C)` for a batch, in evaluation mode and without a graph."""
+def ask_teacher(teacher: nn.Module, inputs: dict[str, Any]) -> Any:
+    """The teacher's outputs for a batch without labels, in evaluation mode and without a graph.
+
+    Raises:
+        ValueError: if they have no logits.
+    """
     if teacher.training:  # somebody's callback or evaluation switched it: BatchNorm would move
         teacher.eval()
     with torch.no_grad():
-        outputs = teacher(**{k: v for k, v in inputs.items() if k != "labels"})
-    logits = getattr(outputs, "logits", None)
-    if logits is None:
+        outputs = teacher(**inputs)
+    if getattr(outputs, "logits", None) is None:
         raise ValueError(
             f"teacher gives no logits, but {type(outputs).__name__}: it must have a head, as "
-            "AutoModelForImageClassification and AutoModelForSequenceClassification give it."
+            "AutoModelForImageClassification and AutoModelForCausalLM give it."
         )
-    return logits
+    return outputs

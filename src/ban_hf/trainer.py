@@ -1,6 +1,8 @@
 """One generation: a `transformers.Trainer` whose student learns from a frozen teacher."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +11,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ban_hf.callbacks import FiniteLossGuard
+from ban_hf.comparison import (
+    AGREEMENT,
+    LABEL_LOSS,
+    TEACHER_KL,
+    compare,
+    mixed_cross_entropy,
+)
 from ban_hf.data import SetEpoch
+from ban_hf.data.windows import TokenWindows
 from ban_hf.diagnosis import LossParts, StepStatistics
+from ban_hf.ensemble import is_language_model
 from ban_hf.heads import load_classifier, load_renamed_weights
-from ban_hf.objectives import OBJECTIVES, item_weights, kd
-from ban_hf.teacher import check_teacher, freeze, teacher_logits
+from ban_hf.items import counted, item_labels, item_logits, without_labels
+from ban_hf.objectives import OBJECTIVES, item_weights
+from ban_hf.recurrence import CarriedState, check_accumulation, check_windows
+from ban_hf.teacher import ask_teacher, check_teacher, freeze
 from ban_hf.training_args import BANTrainingArguments
 
-TEACHER = "teacher"  # what get_batch_samples adds to a batch: (teacher's logits, first item)
+TEACHER = "teacher"  # what get_batch_samples adds to a batch
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the teacher says of a micro-batch."""
+
+    logits: Tensor  # (N, C)
+    labels: Tensor | None  # (N,)
+    first_item: int  # the first one's place in the optimizer step
 
 
 class BANTrainer(Trainer):
@@ -32,17 +55,24 @@ class BANTrainer(Trainer):
 
     over all items of all micro-batches of all processes of that step, where l_i is the objective
     and d_i what the item counts for (`objectives.item_weights`): the same under gradient
-    accumulation and on several processes as in one large batch.
+    accumulation and on several processes as in one large batch. An item is an image or a sentence;
+    of a causal language model it is a word, whose label is the next one. Items with the label -100
+    do not count.
+
+    On `TokenWindows`, a text in reading order, recurrent students and teachers go on from their
+    state after the window before, in training (truncated back-propagation through time) and in
+    evaluation. On other data each sequence starts from nothing.
 
     Logs, beside those of `Trainer`, means over the steps since the last line: `teacher_loss` (the
     objective) and `label_loss`, the parts of `loss` without their weights; `teacher_agreement` (%
     of items with the same argmax); the paper's diagnosis: `ground_truth_term` and
     `dark_knowledge_term` of the gradient (eq. 7), `teacher_confidence` and
-    `effective_sample_size` (see `diagnosis`). Evaluations give the label loss as `eval_loss`, and
+    `effective_sample_size` (see `diagnosis`). Evaluations give the label loss as `eval_loss`, of a
+    language model the mean over words, with its exponential, `eval_perplexity`; with a teacher also
     `eval_teacher_agreement` (%) and `eval_teacher_kl` (nats).
 
     Args:
-        model: the student; its output has `.logits` of shape `(N, C)`.
+        model: the student; its output has `.logits` of shape `(N, C)`, or `(B, T, V)`.
         args: a `BANTrainingArguments`.
         teacher: a model whose output has `.logits`, a local folder, a Hub id (`ns/name@revision`),
             or None. A model is frozen and put into evaluation mode, in place; it stays outside the
@@ -50,7 +80,8 @@ class BANTrainer(Trainer):
         trainer_kwargs: everything else, as for `Trainer`.
 
     Raises:
-        ValueError: for a teacher that cannot teach this student (see `teacher.check_teacher`).
+        ValueError: for a teacher that cannot teach this student (see `teacher.check_teacher`), for
+            `TokenWindows` of another batch size, and for gradient accumulation on them.
         FloatingPointError: from `train`, where the loss becomes NaN or infinite.
     """
 
@@ -76,13 +107,18 @@ class BANTrainer(Trainer):
         self.finite_loss_guard = FiniteLossGuard(self.accelerator.gather)
         self.add_callback(self.finite_loss_guard)
         self.add_callback(SetEpoch())  # the views of ImageViews, where they are what is trained on
+        self.carried = CarriedState(isinstance(self.train_dataset, TokenWindows))
+        self.add_callback(self.carried)
+        self.carried.add("student", self.model)
         self.teacher = None if teacher is None else self._prepare_teacher(teacher)
         self.loss_parts = LossParts()
-        self._evaluated: list[Tensor] = []
+        self._evaluating = False
+        self._evaluated: list[Tensor] = []  # sums of rows, (B, 4) each
 
     def _prepare_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
         module = teacher if isinstance(teacher, nn.Module) else load_classifier(teacher)
-        check_teacher(module, self.model)
+        check_teacher(module, self.model, self.processing_class)
+        self.carried.add("teacher", module)
         prepared: nn.Module = self.accelerator.prepare_model(freeze(module), evaluation_mode=True)
         # Left in the accelerator's list, it would pass for the prepared student in an evaluation
         # before training, which then runs without autocast.
@@ -98,10 +134,48 @@ class BANTrainer(Trainer):
     ) -> None:
         if not load_renamed_weights(self.model, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.carried.load(resume_from_checkpoint, self.args.process_index, self.args.device)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """With the hidden states, which as much belong to the middle of an epoch."""
+        super()._save_rng_state(output_dir)
+        self.carried.save(output_dir, self.args.process_index)
 
     def _load_best_model(self) -> None:
         if not load_renamed_weights(self.model, self.state.best_model_checkpoint):
             super()._load_best_model()
+
+    # Texts, read in order
+
+    def get_train_dataloader(self) -> DataLoader:
+        if isinstance(self.train_dataset, TokenWindows):
+            check_windows(self.train_dataset, self.args.train_batch_size, self.args)
+            if "student" in self.carried.recurrent:
+                check_accumulation(self.args)
+        return super().get_train_dataloader()
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(dataset, TokenWindows):
+            return SequentialSampler(dataset)
+        return super()._get_train_sampler(train_dataset)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if "shift_labels" not in self._signature_columns:  # language models take it as a keyword
+            self._signature_columns.append("shift_labels")
+
+    def _run_student(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+        """The student's outputs, from the state that the last window left it in."""
+        outputs = model(**without_labels(inputs), **self.carried.give("student"))
+        self.carried.keep("student", outputs)
+        return outputs
+
+    def _ask_teacher(self, teacher: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """The teacher's logits `(N, C)` or `(B, T, V)`, likewise."""
+        outputs = ask_teacher(teacher, without_labels(inputs) | self.carried.give("teacher"))
+        self.carried.keep("teacher", outputs)
+        return outputs.logits
 
     # The loss of an optimizer step
 
@@ -119,12 +193,16 @@ class BANTrainer(Trainer):
         size, rank = self.args.train_batch_size, self.accelerator.process_index
         statistics = []
         for i, batch in enumerate(batches):
-            logits = teacher_logits(teacher, self._prepare_inputs(batch))  # (N, C)
-            batch[TEACHER] = (logits, (i * self.accelerator.num_processes + rank) * size)
+            inputs = self._prepare_inputs(batch)
+            outputs = self._ask_teacher(teacher, inputs)  # (N, C) or (B, T, V)
+            labels, logits = item_labels(inputs, outputs), item_logits(outputs)  # (N,), (N, C)
+            first_row = (i * self.accelerator.num_processes + rank) * size
+            batch[TEACHER] = Taught(logits, labels, first_row * outputs[0, ..., 0].numel())
+            counts = counted(labels, logits)  # (N,)
             weights = item_weights(self.args.objective, logits, self.args.temperature)  # (N,)
-            statistics.append(StepStatistics.sums(logits, weights))
+            statistics.append(torch.stack([counts.sum(), (counts * weights).sum()]))
         total = self.accelerator.reduce(torch.stack(statistics).sum(0), reduction="sum")
-        self._step = StepStatistics(*total.unbind())
+        self._step = StepStatistics(*total.clamp(min=1e-9).unbind())
         self.loss_parts.add_step(self._step)
 
     def compute_loss(
@@ -135,57 +213,67 @@ class BANTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """This micro-batch's share of the loss of the step; in evaluation the label loss."""
-        if self.teacher is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if TEACHER not in inputs:
-            losses, outputs = super().compute_loss(model, inputs, return_outputs=True)  # (N,)
-            self._compare(losses, outputs.logits, teacher_logits(self.teacher, inputs))
-            return (losses.mean(), outputs) if return_outputs else losses.mean()
-        teacher, first_item = inputs.pop(TEACHER)
-        labels = inputs.pop("labels", None)
-        outputs = model(**inputs)
-        loss = self._share(outputs, teacher, labels, first_item)
-        # DDP averages gradients over the processes; the shares are to be summed.
-        loss = loss * self.accelerator.num_processes
+        taught = inputs.pop(TEACHER, None)
+        if taught is not None:
+            outputs = self._run_student(model, inputs)
+            # DDP averages gradients over the processes; the shares are to be summed.
+            loss = self._share(outputs.logits, taught) * self.accelerator.num_processes
+        elif self.teacher is not None or (self._evaluating and is_language_model(self.model)):
+            outputs = self._run_student(model, inputs)
+            loss = self._measure(outputs.logits, inputs)
+        else:
+            inputs = inputs | self.carried.give("student")
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            self.carried.keep("student", outputs)
         return (loss, outputs) if return_outputs else loss
 
-    def _share(
-        self, outputs: Any, teacher: Tensor, labels: Tensor | None, first_item: int
-    ) -> Tensor:
-        """What these items `(N, C)` add to the loss of the optimizer step."""
-        args, student = self.args, outputs.logits
-        if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+    def _share(self, logits: Tensor, taught: Taught) -> Tensor:
+        """What these items add to the loss of the optimizer step."""
+        args, student = self.args, item_logits(logits)  # (N, C)
+        if args.label_weight and taught.labels is None:
             raise ValueError(
-                f"labels must be class numbers of shape (N,), not {tuple(labels.shape)} of "
-                f"{labels.dtype}."
+                f"label_weight={args.label_weight} needs labels, but train_dataset has none: "
+                "add a 'labels' column, or set label_weight=0 (BAN)."
             )
-        labels = None if labels is None else labels.long()
-        terms = OBJECTIVES[args.objective](
-            student,
-            teacher,
-            labels,
-            temperature=args.temperature,
-            generator=self._generator(first_item, teacher.shape[1]),
-        )  # (N,)
-        mass = item_weights(args.objective, teacher, args.temperature).sum()
-        teacher_loss = terms.mean() * mass / self._step.mass
-        loss, label_term = args.teacher_weight * teacher_loss, None
-        if labels is not None:
-            label_term = self._label_losses(outputs, labels).sum() / self._step.items
-        if args.label_weight:
-            if label_term is None:
-                raise ValueError(
-                    f"label_weight={args.label_weight} needs labels, but train_dataset has none: "
-                    "add a 'labels' column, or set label_weight=0 (BAN)."
-                )
-            loss = loss + args.label_weight * label_term
-        self.loss_parts.add(teacher_loss, label_term, student, teacher, labels, self._step.items)
+        if args.objective == "kd" and args.temperature == 1 and not args.label_smoothing_factor:
+            total, items = mixed_cross_entropy(
+                student,
+                taught.logits,
+                taught.labels,
+                teacher_weight=args.teacher_weight,
+                label_weight=args.label_weight,
+            )  # (), (N, COLUMNS)
+            loss, shares = total / self._step.items, items.sum(0) / self._step.items
+            terms = shares[TEACHER_KL], shares[LABEL_LOSS]
+        else:
+            terms = self._terms(student, taught)
+            loss = args.teacher_weight * terms[0] + args.label_weight * terms[1]
+            items = compare(student, taught.logits, taught.labels)  # (N, COLUMNS)
+            shares = items.sum(0) / self._step.items  # (COLUMNS,)
+        self.loss_parts.add(*terms, shares, has_labels=taught.labels is not None)
         return loss
 
-    def _label_losses(self, outputs: Any, labels: Tensor, **_: Any) -> Tensor:
-        """The label cross-entropy of each item, `(N,)`."""
-        logits, smoothing = outputs.logits.float(), self.args.label_smoothing_factor
-        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    def _terms(self, student: Tensor, taught: Taught) -> tuple[Tensor, Tensor]:
+        """The shares of the objective and of the label cross-entropy in the step's means."""
+        args, counts = self.args, counted(taught.labels, student)  # (N,)
+        losses = OBJECTIVES[args.objective](
+            student,
+            taught.logits,
+            None if taught.labels is None else taught.labels.clamp(min=0),
+            temperature=args.temperature,
+            generator=self._generator(taught.first_item, student.shape[1]),
+        )  # (N,)
+        # The objective is a mean over these items, the ignored ones too, by their weights.
+        mass = item_weights(args.objective, taught.logits, args.temperature).mean()
+        teacher_loss = (losses * counts).sum() * mass / self._step.mass
+        if taught.labels is None:
+            return teacher_loss, torch.zeros_like(teacher_loss)
+        return teacher_loss, self._label_losses(student, taught.labels).sum() / self._step.items
+
+    def _label_losses(self, logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
+        """The label cross-entropy of each item, zero where it does not count: `(N,)`."""
+        smoothing = self.args.label_smoothing_factor
+        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
 
     def _generator(self, first_item: int, num_classes: int) -> torch.Generator | None:
         """Noise for `dkpp` that depends on the seed, the step, and an item's place in the step.
@@ -214,27 +302,53 @@ class BANTrainer(Trainer):
 
     # Evaluation and logs
 
-    def _compare(self, losses: Tensor, student: Tensor, teacher: Tensor) -> None:
-        """Keep what an evaluation is about, of label losses `(N,)` and logits `(N, C)`."""
-        agree = 100 * (student.argmax(1) == teacher.argmax(1)).float()  # (N,)
-        divergence = kd(student, teacher).float()  # (N,)
-        # Item by item: those that fill up the last batch for all processes are dropped.
-        evaluated = torch.stack([losses, agree, divergence], 1)  # (N, 3)
-        self._evaluated.append(self.accelerator.gather_for_metrics(evaluated))
+    def _measure(self, logits: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """The label loss of an evaluation's batch; what else is measured is kept."""
+        labels, student = item_labels(inputs, logits), item_logits(logits)  # (N,), (N, C)
+        teacher = None
+        if self.teacher is not None:
+            teacher = item_logits(self._ask_teacher(self.teacher, inputs))  # (N, C)
+        items = compare(student, teacher, labels)  # (N, COLUMNS)
+        if self.args.label_smoothing_factor and logits.ndim == 2 and labels is not None:
+            items[:, LABEL_LOSS] = self._label_losses(student, labels)  # as Trainer measures it
+        columns = items[:, [LABEL_LOSS, AGREEMENT, TEACHER_KL]].float()  # (N, 3)
+        measured = torch.cat([columns, counted(labels, student)[:, None]], 1)  # (N, 4)
+        # Row by row: those that fill up the last batch for all processes are dropped.
+        rows = measured.view(len(logits), -1, 4).sum(1)  # (B, 4)
+        self._evaluated.append(self.accelerator.gather_for_metrics(rows))
+        return rows[:, 0].sum() / rows[:, 3].sum().clamp(min=1)
 
     def evaluation_loop(
-        self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+        self,
+        dataloader: DataLoader,
+        *args: Any,
+        metric_key_prefix: str = "eval",
+        **kwargs: Any,
     ) -> EvalLoopOutput:
         """As in `Trainer`, with one set of BatchNorm statistics, and compared with the teacher."""
+        check_windows(dataloader.dataset, self.args.eval_batch_size, self.args)
         self._broadcast_buffers()
-        self._evaluated = []
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self._evaluating, self._evaluated = True, []
+        with self.carried.another_text(isinstance(dataloader.dataset, TokenWindows)):
+            output = super().evaluation_loop(
+                dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
+            )
+        self._evaluating = False
         if self._evaluated:
-            means = torch.cat(self._evaluated).mean(0).tolist()
-            names = ("loss", "teacher_agreement", "teacher_kl")
-            keys = [f"{metric_key_prefix}_{name}" for name in names]
-            output.metrics.update(zip(keys, means, strict=True))
+            measured = {f"{metric_key_prefix}_{k}": v for k, v in self._means().items()}
+            output.metrics.update(measured)
         return output
+
+    def _means(self) -> dict[str, float]:
+        """The means over all items of an evaluation."""
+        *sums, items = torch.cat(self._evaluated).double().sum(0).tolist()
+        loss, agreement, divergence = (total / max(1, items) for total in sums)
+        means = {"loss": loss}
+        if is_language_model(self.model):
+            means["perplexity"] = math.exp(loss)
+        if self.teacher is not None:
+            means |= {"teacher_agreement": 100 * agreement, "teacher_kl": divergence}
+        return means
 
     def _broadcast_buffers(self) -> None:
         """Rank 0's BatchNorm statistics, which are those that get saved, for every process."""

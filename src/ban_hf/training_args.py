@@ -17,7 +17,8 @@ class BANTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` with what distillation adds.
 
     The loss is `teacher_weight * objective + label_weight * label cross-entropy`: BAN is
-    (kd, 1, 0), the defaults; BAN+L is (kd, 1, 1). Without a teacher none of the first four matters.
+    (kd, 1, 0), the defaults; BAN+L is (kd, 1, 1), the default of `train_generations` for language
+    models. Without a teacher none of the first four matters.
 
     Raises:
         ValueError: for an unknown objective, a temperature that is not above 0, a negative weight,
@@ -35,9 +36,12 @@ class BANTrainingArguments(TrainingArguments):
     teacher_weight: float = field(
         default=1.0, metadata={"help": "Weight of the objective in the loss."}
     )
-    label_weight: float = field(
-        default=0.0,
-        metadata={"help": "Weight of the label cross-entropy in the loss: 0 is BAN, 1 is BAN+L."},
+    label_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the label cross-entropy in the loss: 0 is BAN, 1 is BAN+L. By "
+            "default 0; in a sequence of language models, which BAN does not train, 1."
+        },
     )
     lr_milestones: list[float] | None = field(
         default=None,
@@ -71,6 +75,8 @@ class BANTrainingArguments(TrainingArguments):
         if self.greater_is_better is None and metric in LOWER_IS_BETTER:
             self.greater_is_better = False  # Trainer knows it of a loss only
         super().__post_init__()
+        self.label_weight_is_default = self.label_weight is None
+        self.label_weight: float = 0.0 if self.label_weight is None else self.label_weight
         if self.objective not in OBJECTIVES:
             near = difflib.get_close_matches(self.objective, OBJECTIVES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,158 @@
+"""Student and teacher side by side, in chunks that stay in the cache: losses and their diagnosis.
+
+For a vocabulary of 10,000 words the logits of a step are as large as the network. What is computed
+from them is computed a few rows at a time, in one pass: the losses of label and teacher as one
+cross-entropy against the mixed target, its gradient, and what `BANTrainer` logs.
+
+Notation as in `objectives`: z, t logits, q = softmax(z), p = softmax(t), `*` the label's index.
+Labels are `IGNORED` (-100) where an item does not count.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ban_hf.data.windows import IGNORED
+from ban_hf.objectives import check_logits
+
+CHUNK = 2**19  # logits at a time: 2 MB in float32
+
+#: The columns of what is compared: without a teacher the first only, without labels the last four.
+LABEL_LOSS = 0  # -log q_*
+GROUND_TRUTH = 1  # q_* - p_*
+DARK_KNOWLEDGE = 2  # sum_{i != *} |q_i - p_i|
+TEACHER_KL = 3  # KL(p || q)
+AGREEMENT = 4  # whether the argmax is the same
+CONFIDENCE = 5  # max_j p_j
+SQUARED_CONFIDENCE = 6
+COLUMNS = 7
+
+
+def mixed_cross_entropy(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None,
+    *,
+    teacher_weight: float,
+    label_weight: float,
+) -> tuple[Tensor, Tensor]:
+    """The loss of BAN and BAN+L, summed over the items that count, in one pass.
+
+    Formula: sum_s teacher_weight KL(p_s || q_s) - label_weight log q_{*,s}, which is, up to the
+    teacher's entropy, a cross-entropy against the target teacher_weight p + label_weight onehot(y).
+    Gradient: of an item with respect to z, teacher_weight (q - p) + label_weight (q - onehot(y)).
+    Shapes: logits `(N, C)`, labels `(N,)`; result `()` and the items' comparison `(N, COLUMNS)`,
+    which is `compare`'s.
+    Requires: labels, unless label_weight is 0.
+    Relations: equals `kd` and the label cross-entropy, weighted, summed and masked; the gradient is
+    computed with the loss and takes the memory that autograd would need for it.
+    Reference: Furlanello et al. 2018, eq. 2-4.
+    """
+    loss, items = _MixedCrossEntropy.apply(
+        student_logits, teacher_logits.detach(), labels, teacher_weight, label_weight
+    )
+    return loss, items
+
+
+@torch.no_grad()
+def compare(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor | None) -> Tensor:
+    """What is logged of each item, the columns above: `(N, C)`, `(N, C)`, `(N,)` to `(N, COLUMNS)`.
+
+    Rows of items that do not count are zero; so are columns that need a teacher or labels where
+    there are none.
+    """
+    parts = []
+    for z, t, y in _chunks(student_logits, teacher_logits, labels):
+        logq = _log_softmax(z)  # (n, C)
+        if t is None:
+            parts.append(_label_columns(logq, y))
+        else:
+            logp = _log_softmax(t)  # (n, C)
+            parts.append(_compare_rows(logq, logp, logq.exp(), logp.exp(), y))
+    return torch.cat(parts)
+
+
+class _MixedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None,
+        teacher_weight: float,
+        label_weight: float,
+    ) -> tuple[Tensor, Tensor]:
+        check_logits(student_logits, teacher_logits)
+        gradients, parts = torch.empty_like(student_logits), []  # (N, C)
+        for z, t, y, gradient in _chunks(student_logits, teacher_logits, labels, gradients):
+            logq, logp = _log_softmax(z), _log_softmax(t)  # (n, C), (n, C)
+            q, p = logq.exp(), logp.exp()  # (n, C), (n, C)
+            parts.append(_compare_rows(logq, logp, q, p, y))
+            q.mul_(teacher_weight + label_weight).sub_(p, alpha=teacher_weight)
+            if y is None:
+                gradient.copy_(q)
+                continue
+            at = y.clamp(min=0)[:, None]  # (n, 1)
+            q.scatter_add_(1, at, q.new_full(at.shape, -label_weight))
+            torch.mul(q, (y != IGNORED)[:, None], out=gradient)
+        items = torch.cat(parts)  # (N, COLUMNS)
+        ctx.save_for_backward(gradients)
+        ctx.mark_non_differentiable(items)
+        columns = items.sum(0)  # (COLUMNS,)
+        return teacher_weight * columns[TEACHER_KL] + label_weight * columns[LABEL_LOSS], items
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        (gradients,) = ctx.saved_tensors
+        return gradients * grad_loss.to(gradients.dtype), None, None, None, None
+
+
+def _chunks(student_logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Matching rows of all tensors, `CHUNK` logits at a time; None stays None."""
+    n, c = student_logits.shape
+    rows = max(1, CHUNK // c)
+    for start in range(0, max(n, 1), rows):  # one chunk of nothing, where there is nothing
+        part = slice(start, start + rows)
+        yield student_logits[part], *(x if x is None else x[part] for x in others)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """As in `objectives`: in float32 at least, finite for every finite logit; without a graph."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    limit = torch.finfo(logits.dtype).max * 2**-20
+    return logits.clamp(-limit, limit).log_softmax(1)
+
+
+def _compare_rows(
+    logq: Tensor, logp: Tensor, q: Tensor, p: Tensor, labels: Tensor | None
+) -> Tensor:
+    """The columns of some rows, of both networks' probabilities: `(n, C)` each, to `(n, COLUMNS)`.
+
+    (Given with their logarithms, since the caller has both.)
+    """
+    columns = _label_columns(logq, labels)  # (n, COLUMNS)
+    best, argmax = logp.max(1)  # (n,), (n,)
+    counts = 1 if labels is None else labels != IGNORED
+    columns[:, TEACHER_KL] = torch.linalg.vecdot(p, logp - logq) * counts
+    columns[:, AGREEMENT] = (argmax == logq.argmax(1)) * counts
+    columns[:, CONFIDENCE] = best.exp() * counts
+    columns[:, SQUARED_CONFIDENCE] = (2 * best).exp() * counts
+    if labels is not None:
+        gap = q - p  # (n, C)
+        at_label = gap.gather(1, labels.clamp(min=0)[:, None])[:, 0]  # (n,)
+        columns[:, GROUND_TRUTH] = at_label * counts
+        columns[:, DARK_KNOWLEDGE] = (gap.abs_().sum(1) - at_label.abs()) * counts
+    return columns
+
+
+def _label_columns(logq: Tensor, labels: Tensor | None) -> Tensor:
+    """The columns of some rows with the label loss alone: `(n, C)`, `(n,)` to `(n, COLUMNS)`."""
+    columns = logq.new_zeros(len(logq), COLUMNS)  # (n, COLUMNS)
+    if labels is not None:
+        at_label = logq.gather(1, labels.clamp(min=0)[:, None])[:, 0]  # (n,)
+        columns[:, LABEL_LOSS] = -at_label * (labels != IGNORED)
+    return columns
