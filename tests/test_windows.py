@@ -100,3 +100,8 @@ def test_fingerprint_is_of_the_words_in_order():
     assert TokenWindows(words, 2, window=5).fingerprint == expected
     assert TokenWindows(words.int(), 4, window=3, warmup=2).fingerprint == expected
     assert TokenWindows(words.flip(0), 2, window=5).fingerprint != expected
+
+
+def test_a_text_that_is_all_warm_up_is_refused():
+    with pytest.raises(ValueError, match="too few for 4 columns"):
+        TokenWindows(torch.arange(10), 4, window=5, warmup=20)

@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 
 from ban_hf.data.decode import near
-from ban_hf.data.images import _FILE_BUILDERS, _VALIDATION_NAMES
+from ban_hf.data.images import FILE_BUILDERS, VALIDATION_NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def read_corpus(
 def _text_files(path: Path) -> dict[str, Path]:
     """The text file of each split; none where `path` is, or holds, something for `datasets`."""
     if path.is_file():
-        return {} if path.suffix in _FILE_BUILDERS else {"train": path}
+        return {} if path.suffix in FILE_BUILDERS else {"train": path}
     if not path.is_dir():
         return {}
     files = sorted(file for file in path.iterdir() if file.suffix in _TEXT_FILES)
@@ -69,7 +69,7 @@ def _text_files(path: Path) -> dict[str, Path]:
     if set(ptb.values()) <= set(files):  # there may be ptb.char.train.txt, too
         return ptb
     found = {s: [f for f in files if any(n in f.name for n in _SPLITS[s])] for s in _SPLITS}
-    if not any(found.values()) and any(f.suffix in _FILE_BUILDERS for f in path.rglob("*")):
+    if not any(found.values()) and any(f.suffix in FILE_BUILDERS for f in path.rglob("*")):
         return {}
     for split, matches in found.items():
         if len(matches) != 1:
@@ -100,7 +100,7 @@ def _load(
 ) -> dict[str, datasets.Dataset]:
     try:
         if path.is_file():
-            data = datasets.load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path))
+            data = datasets.load_dataset(FILE_BUILDERS[path.suffix], data_files=str(path))
         elif path.is_dir():
             data = datasets.load_dataset(str(path), config)
         else:
@@ -112,7 +112,7 @@ def _load(
             "Hub id. Without a network, grammar needs none, and a folder with ptb.train.txt, "
             "ptb.valid.txt and ptb.test.txt can be given, or as BAN_HF_DATA the folder above ptb/."
         ) from error
-    return {"validation" if s in _VALIDATION_NAMES else s: part for s, part in data.items()}
+    return {"validation" if s in VALIDATION_NAMES else s: part for s, part in data.items()}
 
 
 def _join(data: datasets.Dataset, split: str, column: str | None) -> str:

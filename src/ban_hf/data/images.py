@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 TEST_FRACTION = 0.2
 """Held out of the training images of a dataset that has no test split, the same for every seed."""
-_VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-_FILE_BUILDERS = {
+VALIDATION_NAMES = ("validation", "valid", "val", "dev")
+FILE_BUILDERS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".csv": "csv",
@@ -230,8 +230,8 @@ def _load(name: str, config: str | None, revision: str | None) -> dict[str, data
         hub_id = str(BUILT_IN[name].hub_id)
         path = Path(os.environ.get("BAN_HF_DATA") or os.devnull, name)
     try:
-        if path.suffix in _FILE_BUILDERS and path.is_file():
-            data = datasets.load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path))
+        if path.suffix in FILE_BUILDERS and path.is_file():
+            data = datasets.load_dataset(FILE_BUILDERS[path.suffix], data_files=str(path))
         elif path.is_dir():
             data = datasets.load_dataset(str(path), config)
         else:
@@ -240,10 +240,10 @@ def _load(name: str, config: str | None, revision: str | None) -> dict[str, data
         raise ValueError(
             f"--dataset_name {name} cannot be loaded ({error}).{near(name, BUILT_IN)} It takes a "
             f"built-in name ({', '.join(BUILT_IN)}), a local folder, a file "
-            f"({', '.join(_FILE_BUILDERS)}) or a Hub id. Without a network, digits needs none, and "
+            f"({', '.join(FILE_BUILDERS)}) or a Hub id. Without a network, digits needs none, and "
             "BAN_HF_DATA can name a folder that holds cifar10/ and cifar100/."
         ) from error
-    splits = {"validation" if s in _VALIDATION_NAMES else s: part for s, part in data.items()}
+    splits = {"validation" if s in VALIDATION_NAMES else s: part for s, part in data.items()}
     if "train" not in splits:
         raise ValueError(f"--dataset_name {name}: no train split; there is {', '.join(splits)}")
     return {split: splits[split] for split in ("train", "validation", "test") if split in splits}

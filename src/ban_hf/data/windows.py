@@ -55,7 +55,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         inputs = self._lay_out_all() if warmup else self._lay_out_whole_rows()
         self.input_ids, self.targets = inputs  # (columns, L), (columns, L)
         self.length = self.input_ids.shape[1]
-        if self.length < window:
+        if self.length < window or len(self.input_ids) < columns:  # too few to begin each column
             raise ValueError(
                 f"The text has {len(tokens):,} words: too few for {columns} columns of a window "
                 f"of {window}. Give a longer text, fewer columns (the batch size) or a shorter "
