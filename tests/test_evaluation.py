@@ -1,13 +1,21 @@
 """The measurement: every row is what the saved models give by hand."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from family import network, train, views
-from transformers import AutoModelForImageClassification
+from transformers import (
+    AutoModelForImageClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
 
+from ban_hf import BornAgainEnsemble, TokenWindows, create_language_model
 from ban_hf.evaluation import measure_family
+from ban_hf.measurement import TextTest
 
 TEST = views(33, seed=2, augment=False)
 PIXELS = TEST.__getitems__(range(33))["pixel_values"]
@@ -122,3 +130,79 @@ def test_no_controls_give_no_rows(folder):
     assert results["seed"] == 3
     assert results["hardware"]
     assert "torch" in results["versions"]
+
+
+# Texts
+
+
+def language_model(kind: str, seed: int) -> PreTrainedModel:
+    """A network whose predictions are far from uniform: an LSTM, or a transformer."""
+    torch.manual_seed(seed)
+    if kind == "lstm":
+        return create_language_model(
+            "lstm_200", vocab_size=WORDS, hidden_size=6, initializer_range=1.0
+        ).eval()
+    sizes = {"vocab_size": WORDS, "n_positions": 64, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    config = GPT2Config(**sizes, initializer_range=0.5)
+    return GPT2LMHeadModel(config).eval()
+
+
+WORDS = 11
+TEXT = torch.randint(0, WORDS, (311,), generator=torch.Generator().manual_seed(7))
+
+
+def text_test(columns: int, window: int = 7, **changes) -> TextTest:
+    return TextTest(TokenWindows(TEXT, columns, window=window, warmup=3 * window), **changes)
+
+
+def read_whole(model: PreTrainedModel) -> torch.Tensor:
+    """Probabilities `(N, V)` of what follows each word but the last, read at once."""
+    with torch.no_grad():
+        return model(input_ids=TEXT[None, :-1]).logits[0].double().softmax(-1)
+
+
+def test_perplexity_is_that_of_one_pass():
+    model, test = language_model("lstm", 0), text_test(columns=1, entropy=1.5)
+    reading, expected = test.predict(model), read_whole(model)
+    metrics = test.metrics([reading])
+    nll = sum(-math.log(p[y]) for p, y in zip(expected, TEXT[1:], strict=True)) / 310
+    assert metrics["nll"] == pytest.approx(nll, rel=1e-6)
+    assert metrics["perplexity"] == pytest.approx(math.exp(nll), rel=1e-6)
+    assert metrics["above_entropy"] == pytest.approx(nll - 1.5, rel=1e-6)
+    assert metrics["n"] == 310
+    assert torch.equal(reading.predicted, expected.argmax(1))
+
+
+def test_perplexity_does_not_depend_on_the_columns():
+    model = language_model("lstm", 0)
+    found = [text_test(c).metrics([text_test(c).predict(model)]) for c in (1, 2, 5, 9)]
+    assert {metrics["n"] for metrics in found} == {310}
+    for metrics in found:
+        assert metrics["perplexity"] == pytest.approx(found[0]["perplexity"], rel=1e-3)
+
+
+def test_an_ensemble_of_language_models_mixes_probabilities():
+    models, test = [language_model("lstm", seed) for seed in (0, 1, 2)], text_test(columns=1)
+    mean = sum(read_whole(model) for model in models) / 3
+    nll = -mean.gather(1, TEXT[1:, None]).log().mean().item()
+    metrics = test.metrics([test.predict(model) for model in models])
+    assert metrics["nll"] == pytest.approx(nll, rel=1e-6)
+    assert "above_entropy" not in metrics
+    together = test.metrics([test.predict(BornAgainEnsemble.from_members(models))])
+    assert together["nll"] == pytest.approx(nll, rel=1e-5)
+
+
+def test_a_transformer_reads_each_window_for_itself():
+    model, test = language_model("gpt2", 0), text_test(columns=1, window=31)
+    with torch.no_grad():
+        logits = model(input_ids=TEXT[:-1].view(10, 31)).logits.flatten(0, 1)  # (N, V)
+    nll = torch.nn.functional.cross_entropy(logits, TEXT[1:]).item()
+    assert test.metrics([test.predict(model)])["nll"] == pytest.approx(nll, rel=1e-5)
+
+
+def test_agreement_of_readings_is_that_of_the_most_likely_words():
+    test = text_test(columns=1)
+    first, second = (test.predict(language_model("lstm", seed)) for seed in (0, 1))
+    assert test.agreement(first, first) == 100
+    same = sum(int(a == b) for a, b in zip(first.predicted, second.predicted, strict=True))
+    assert test.agreement(first, second) == pytest.approx(100 * same / 310)

@@ -101,13 +101,15 @@ def test_a_generation_writes_text_from_its_folder(trained):
 def test_another_text_is_refused_and_nothing_is_lost(trained):
     folder, _ = trained
     before = final_weights(folder)
-    with pytest.raises(ValueError, match="holds a run of other arguments.*train"):
+    with pytest.raises(ValueError, match=r"holds a run of other arguments.*train"):
         family(folder, train=windows(seed=9))
     assert final_weights(folder) == before
 
 
 def test_a_text_is_described_by_its_words_and_not_by_its_columns():
-    assert describe_data(windows(columns=4, warmup=7)) == describe_data(windows(columns=2, warmup=7))
+    assert describe_data(windows(columns=4, warmup=7)) == describe_data(
+        windows(columns=2, warmup=7)
+    )
     assert describe_data(windows()) != describe_data(windows(window=5))
     assert describe_data(windows()) != describe_data(windows(seed=1))
 

@@ -17,7 +17,11 @@ from ban_hf.heads import load_classifier
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "ban_cifar.py"
-CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+CONFIGS = [
+    path
+    for pattern in ("cifar*.yaml", "digits.yaml")
+    for path in sorted((ROOT / "recipes" / "configs").glob(pattern))
+]
 
 
 @dataclass

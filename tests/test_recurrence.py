@@ -127,7 +127,9 @@ class KillAt(TrainerCallback):
 
 
 @pytest.mark.parametrize("teacher", [None, lstm], ids=["labels", "teacher"])
-@pytest.mark.parametrize("save_steps", [4, 15, 18], ids=["mid-epoch", "epoch's end", "second epoch"])
+@pytest.mark.parametrize(
+    "save_steps", [4, 15, 18], ids=["mid-epoch", "epoch's end", "second epoch"]
+)
 def test_a_training_that_was_killed_half_way_goes_on_bit_for_bit(teacher, save_steps, tmp_path):
     def make(folder, **options):
         student = lstm(1, dropout=0.3)
@@ -164,7 +166,11 @@ def char_cnn(seed: int) -> CharCNNLSTMForCausalLM:
     torch.manual_seed(seed)
     words = ["<eos>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 2))]
     return create_language_model(
-        "char_cnn_lstm_small", words=words, hidden_size=8, filter_widths=(1, 2), filter_counts=(4, 4)
+        "char_cnn_lstm_small",
+        words=words,
+        hidden_size=8,
+        filter_widths=(1, 2),
+        filter_counts=(4, 4),
     )
 
 
@@ -210,7 +216,7 @@ def test_a_window_trains_every_target_of_a_transformer_too(tmp_path):
 
 def test_gradient_accumulation_is_refused_and_explained(tmp_path):
     trainer = reader(lstm(1), tmp_path, lstm(2), gradient_accumulation_steps=2)
-    with pytest.raises(ValueError, match="would not mean a larger batch.*per_device_train_batch"):
+    with pytest.raises(ValueError, match=r"would not mean a larger batch.*per_device_train_batch"):
         trainer.train()
 
 
@@ -222,7 +228,7 @@ def test_columns_that_a_batch_does_not_hold_are_refused(tmp_path):
     with pytest.raises(ValueError, match="4 columns, but a batch has 8 items on each of 1 process"):
         reader(lstm(1), tmp_path, per_device_train_batch_size=8).train()
     trainer = reader(lstm(1), tmp_path)
-    with pytest.raises(ValueError, match="TokenWindows.tokens, columns=4"):
+    with pytest.raises(ValueError, match=r"TokenWindows\(tokens, columns=4\)"):
         trainer.evaluate(windows(columns=3))
 
 

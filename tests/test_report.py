@@ -2,12 +2,18 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ban_hf.aggregate import aggregate, main
 from ban_hf.report import markdown_table, plot_generations, write_report
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+COMMITTED = [path.parent for path in sorted((ROOT / "results").glob("*/results.json"))]
 
 
 def run(seed: int, errors=(20.0, 18.0, 17.0), *, control=15.5) -> dict:
@@ -53,6 +59,71 @@ def run(seed: int, errors=(20.0, 18.0, 17.0), *, control=15.5) -> dict:
     }
 
 
+def language_run(seed: int, perplexities=(21.0, 19.2, 18.7), *, entropy: float | None = 2.75):
+    """Results of two language models, their ensemble and a control."""
+
+    def test(perplexity: float) -> dict:
+        nll = math.log(perplexity)
+        known = {} if entropy is None else {"above_entropy": nll - entropy}
+        return {"perplexity": perplexity, "nll": nll, "n": 19999} | known
+
+    dataset = {"name": "grammar"} | ({} if entropy is None else {"test_entropy": entropy})
+    return {
+        "title": "lstm_200 on grammar",
+        "command": f"accelerate launch recipes/ban_ptb.py --seed {seed}",
+        "hardware": "2 CPU cores",
+        "metric": "perplexity",
+        "seed": seed,
+        "dataset": dataset,
+        "generations": [
+            {
+                "generation": k,
+                "name": f"BAN-{k}" if k else "labels",
+                "seed": 100 * seed + k,
+                "test": test(perplexity),
+                "validation": {"perplexity": perplexity + 1},
+                "best_validation": {"perplexity": perplexity + 0.5, "epoch": 4.0},
+                "train_loss": 2.5,
+                "seconds": 31.2,
+            }
+            | ({"teacher_agreement": 80.0 + k} if k else {})
+            for k, perplexity in enumerate(perplexities)
+        ],
+        "ensembles": [{"members": [1, 2], "name": "Ens*2 of generations 1-2", "test": test(18.1)}],
+        "controls": [
+            {
+                "name": "labels again, network 2",
+                "kind": "network",
+                "size": 1,
+                "test": test(20.7),
+            },
+            {
+                "name": "Ens*2 of label-trained networks",
+                "kind": "ensemble",
+                "size": 2,
+                "test": test(19.1),
+            },
+        ],
+        "versions": {"torch": "2.15.0"},
+    }
+
+
+def texts_of_the_picture(results: dict, monkeypatch, folder: Path) -> str:
+    """All that is written in the picture, a line each."""
+    figures = []
+    save = Figure.savefig
+
+    def keep(figure, *args, **kwargs):
+        figures.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    plot_generations(results, folder / "results.png")
+    axes = figures[-1].axes[0]
+    texts = [text.get_text() for text in (*figures[-1].texts, *axes.texts)]
+    return "\n".join([*texts, axes.get_ylabel()])
+
+
 def test_the_table_of_one_run():
     assert markdown_table(run(1)) == "\n".join(
         [
@@ -91,7 +162,64 @@ def test_differences_are_paired_by_seed():
     assert ensembles["error"]["values"] == [0.5, 0.5, 0.5]
 
 
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_results_are_what_the_code_makes_of_their_seeds(folder, tmp_path):
+    seeds = sorted(folder.glob("seed-*.json"))
+    main([str(tmp_path), *map(str, seeds or [folder / "results.json"])])
+    for name in ("results.json", "results.md"):
+        assert (tmp_path / name).read_text("utf-8") == (folder / name).read_text("utf-8"), name
+
+
+def test_the_document_of_a_language_model(tmp_path):
+    runs = [language_run(1), language_run(2, (21.5, 19.1, 18.9))]
+    write_report(aggregate(runs), tmp_path)
+    expected = (GOLDEN / "language-results.md").read_text("utf-8")
+    assert (tmp_path / "results.md").read_text("utf-8") == expected
+    assert json.loads((tmp_path / "results.json").read_text("utf-8"))["metric"] == "perplexity"
+
+
+def test_a_text_of_unknown_entropy_has_no_column_for_it():
+    results = language_run(1, entropy=None)
+    heading = "| generation | test perplexity | nats per word | agreement with its teacher % |"
+    assert markdown_table(results).splitlines()[0] == heading
+
+
+def test_perplexities_are_paired_by_seed():
+    runs = [language_run(1), language_run(2, (21.5, 22.0, 18.0))]
+    first, _, ensembles = aggregate(runs)["differences"]
+    assert first["perplexity"]["values"] == pytest.approx([-1.8, 0.5])
+    assert first["nll"]["mean"] == pytest.approx(math.log(19.2 * 22 / 21 / 21.5) / 2)
+    assert (first["perplexity"]["negative"], first["nll"]["positive"]) == (1, 1)
+    assert ensembles["perplexity"]["values"] == pytest.approx([-1.0, -1.0])
+
+
+def test_the_picture_says_what_it_shows(tmp_path, monkeypatch):
+    images = texts_of_the_picture(run(1), monkeypatch, tmp_path)
+    assert "Test error (%)" in images
+    assert "1,000 test items" in images
+    assert "Best possible" not in images
+    texts = texts_of_the_picture(language_run(1), monkeypatch, tmp_path)
+    assert texts.endswith("\nTest perplexity")
+    assert "19,999 test words" in texts
+    assert "\nBest possible: 15.64" in texts
+
+
+def test_what_is_far_off_the_scale_is_told_beside_the_picture(tmp_path, monkeypatch):
+    texts = texts_of_the_picture(language_run(1, entropy=1.0), monkeypatch, tmp_path)
+    assert "one seed (1) · best possible: 2.72" in texts
+    assert "Best possible" not in texts
+    alone = language_run(1, (21.0,)) | {"ensembles": [], "controls": []}
+    assert "\nBest possible: 15.64" in texts_of_the_picture(alone, monkeypatch, tmp_path)
+
+
+def test_an_unknown_metric_is_named():
+    with pytest.raises(ValueError, match="metric='bleu' of the results must be one of error, perp"):
+        markdown_table(run(1) | {"metric": "bleu"})
+
+
 def test_runs_that_do_not_belong_together_are_refused():
+    with pytest.raises(ValueError, match="by different metrics: error, perplexity"):
+        aggregate([run(1), language_run(2) | {"dataset": {"name": "digits"}}])
     with pytest.raises(ValueError, match="comes twice"):
         aggregate([run(1), run(1)])
     with pytest.raises(ValueError, match="different data: digits, cifar10"):
@@ -122,8 +250,17 @@ def test_a_report_is_three_files_and_no_left_over(tmp_path):
         aggregate([run(1), run(2, (21.0, 18.5, 17.5))]),
         run(1, (20.0,)) | {"ensembles": [], "controls": []},
         run(1, (0.0, 0.0, None)),
+        language_run(1),
+        language_run(1, (math.inf, 19.2, 18.7)),
     ],
-    ids=["one run", "aggregated", "generation 0 alone", "nothing wrong, one missing"],
+    ids=[
+        "one run",
+        "aggregated",
+        "generation 0 alone",
+        "nothing wrong, one missing",
+        "language",
+        "an infinite perplexity",
+    ],
 )
 def test_the_picture_is_fit_for_a_slide(results, tmp_path):
     plot_generations(results, tmp_path / "results.png")

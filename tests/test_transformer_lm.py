@@ -136,7 +136,7 @@ def test_a_teacher_with_another_tokenizer_is_refused(tmp_path):
     word_tokenizer(words).save_pretrained(tmp_path / "teacher")
     load = dict(teacher=tmp_path / "teacher")
     distil(tmp_path, processing_class=word_tokenizer(words), **load)
-    with pytest.raises(ValueError, match="'w2' is 1 here and 2 in .*teacher"):
+    with pytest.raises(ValueError, match=r"'w2' is 1 here and 2 in .*teacher"):
         distil(tmp_path, processing_class=word_tokenizer(swapped), **load)
 
 

@@ -144,7 +144,9 @@ def arguments(output_dir, **overrides) -> BANTrainingArguments:
     return BANTrainingArguments(**defaults | overrides)
 
 
-def reader(student, output_dir, teacher=None, data=None, evaluation=None, **overrides):
+def reader(
+    student, output_dir, teacher=None, data=None, evaluation=None, callbacks=None, **overrides
+) -> BANTrainer:
     """A trainer of a language model on a short text, four columns at a time."""
     options = dict(
         per_device_train_batch_size=4,
@@ -156,7 +158,6 @@ def reader(student, output_dir, teacher=None, data=None, evaluation=None, **over
         max_steps=-1,
         num_train_epochs=2,
     )
-    extra = {name: overrides.pop(name) for name in ("callbacks", "processing_class") & overrides.keys()}
     return BANTrainer(
         student,
         arguments(output_dir, **options | overrides),
@@ -164,7 +165,7 @@ def reader(student, output_dir, teacher=None, data=None, evaluation=None, **over
         train_dataset=windows() if data is None else data,
         eval_dataset=windows(200, seed=1, warmup=14) if evaluation is None else evaluation,
         data_collator=default_data_collator,
-        **extra,
+        callbacks=callbacks,
     )
 
 

@@ -14,6 +14,7 @@ from ban_hf.data import (
 from ban_hf.ensemble import BornAgainEnsemble, BornAgainEnsembleConfig
 from ban_hf.generations import train_generations
 from ban_hf.image_family import run_image_family
+from ban_hf.language_family import run_language_family
 from ban_hf.lineage import Lineage, Record, load_family
 from ban_hf.metrics import compute_classification_metrics
 from ban_hf.models import (
@@ -28,7 +29,7 @@ from ban_hf.models import (
     image_processor,
 )
 from ban_hf.objectives import OBJECTIVES
-from ban_hf.recipe import parse_recipe
+from ban_hf.recipe import FamilyArguments, begin_recipe, parse_recipe, run_recipe
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import BANTrainingArguments
 
@@ -44,6 +45,7 @@ __all__ = [
     "CharCNNLSTMForCausalLM",
     "CifarNetConfig",
     "CifarNetForImageClassification",
+    "FamilyArguments",
     "ImageSplits",
     "ImageViews",
     "LSTMConfig",
@@ -52,6 +54,7 @@ __all__ = [
     "Record",
     "TextSplits",
     "TokenWindows",
+    "begin_recipe",
     "collate",
     "compute_classification_metrics",
     "create_classifier",
@@ -62,5 +65,7 @@ __all__ = [
     "load_text",
     "parse_recipe",
     "run_image_family",
+    "run_language_family",
+    "run_recipe",
     "train_generations",
 ]

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ban_hf.plotting import Results
-from ban_hf.report import entries_of, write_report
+from ban_hf.report import write_report
+from ban_hf.results import Results, entries_of, measure_of
 
 
 def aggregate(runs: Sequence[Results]) -> dict[str, Any]:
@@ -39,6 +39,7 @@ def aggregate(runs: Sequence[Results]) -> dict[str, Any]:
         raise ValueError(f"runs hold seeds {seeds}: one comes twice, which is no further evidence.")
     _check_same_job(runs)
     pooled = {key: runs[0].get(key) for key in ("title", "command", "hardware", "dataset")}
+    pooled |= {"metric": runs[0]["metric"]} if "metric" in runs[0] else {}
     for part in ("generations", "ensembles", "controls"):
         columns = zip(*(run.get(part) or [] for run in runs), strict=True)
         pooled[part] = [_pool(entries) for entries in columns]
@@ -53,6 +54,9 @@ def _check_same_job(runs: Sequence[Results]) -> None:
         data = [one["dataset"]["name"] for one in (runs[0], run)]
         if data[0] != data[1]:
             raise ValueError(f"runs are on different data: {data[0]}, {data[1]}.")
+        metrics = [measure_of(one).leading.name for one in (runs[0], run)]
+        if metrics[0] != metrics[1]:
+            raise ValueError(f"runs are measured by different metrics: {', '.join(metrics)}.")
         names = [[entry["name"] for entry in entries_of(one)] for one in (runs[0], run)]
         if names[0] != names[1]:
             raise ValueError(f"runs measured different things: {names[0]}, {names[1]}.")
@@ -101,7 +105,7 @@ def _difference(
 ) -> dict[str, Any]:
     names = runs[0][part][index]["name"], runs[0][base_part][base_index]["name"]
     difference: dict[str, Any] = {"name": f"{names[0]} minus {names[1]}"}
-    for metric in ("error", "nll"):
+    for metric in (metric.name for metric in measure_of(runs[0]).metrics[:2]):
         values = [
             run[part][index]["test"][metric] - run[base_part][base_index]["test"][metric]
             for run in runs

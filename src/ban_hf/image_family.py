@@ -2,25 +2,17 @@
 
 import copy
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from ban_hf.data import ImageSplits, collate
-from ban_hf.evaluation import measure_family
-from ban_hf.facts import architecture, describe_data
-from ban_hf.generations import generation_seed, train_generations
-from ban_hf.lineage import Lineage, Record
+from ban_hf.family import run_family
+from ban_hf.lineage import Lineage
 from ban_hf.metrics import compute_classification_metrics
 from ban_hf.models import create_classifier, image_processor
-from ban_hf.report import write_report
 from ban_hf.training_args import BANTrainingArguments
-
-CONTROL = "control"  # folder of the label-trained networks
-CONTROL_SEEDS = 1_000_000  # beyond every generation's
 
 
 def run_image_family(
@@ -54,31 +46,19 @@ def run_image_family(
     args = copy.copy(args)
     # ImageViews gives ready batches, on the device: there are no columns, and nothing to pin.
     args.remove_unused_columns = args.dataloader_pin_memory = False
-    family = _family(splits, args, model_name, model_args or {})
-    for folder in control_from:
-        _check_control(Path(folder), args, splits, architecture(family["model_init"](0)))
-    train = partial(train_generations, **family)
-    lineage = train(args=args, generations=generations)
-    members = max(2, generations) if control and generations else 1  # of the ensemble
-    controls = [_alone(args, number) for number in range(1, members)]
-    for alone in controls:
-        train(args=alone, generations=0)
-    if PartialState().is_main_process:
-        folders = [alone.output_dir for alone in controls] + list(control_from)
-        results = measure_family(args.output_dir, splits.test, controls=folders)
-        name = Path(str(splits.source["id"])).name
-        write_report(
-            results
-            | {
-                "title": f"{model_name} on {name}",
-                "command": command,
-                "dataset": splits.source | {"name": name, "train_samples": len(splits.train)},
-            },
-            args.output_dir,
-        )
-        print((Path(args.output_dir) / "results.md").read_text("utf-8"))
-    PartialState().wait_for_everyone()
-    return lineage
+    name = Path(str(splits.source["id"])).name
+    return run_family(
+        _family(splits, args, model_name, model_args or {}),
+        args,
+        generations=generations,
+        control=control,
+        control_from=control_from,
+        report={
+            "title": f"{model_name} on {name}",
+            "command": command,
+            "dataset": splits.source | {"name": name, "train_samples": len(splits.train)},
+        },
+    )
 
 
 def _family(
@@ -111,29 +91,3 @@ def _family(
         "processing_class": image_processor(size, mean, std),
         "data": {"source": splits.source},
     }
-
-
-def _check_control(
-    folder: Path, args: BANTrainingArguments, splits: ImageSplits, network: dict[str, Any]
-) -> None:
-    """Hold that a folder's generation 0 is a control: as ours, but for the seed."""
-    try:
-        record = Record.read(folder / "generation-0")
-    except OSError as error:
-        raise ValueError(f"control_from: {folder} holds no finished generation 0.") from error
-    checks = {
-        "has the same seed as this run": record.seed["family_seed"] == args.seed,
-        "is another network": record.architecture != network,
-        "was trained on other data": record.data["train"] != describe_data(splits.train),
-    }
-    for reason, is_so in checks.items():
-        if is_so:
-            raise ValueError(f"control_from: the generation 0 of {folder} {reason}.")
-
-
-def _alone(args: BANTrainingArguments, number: int) -> BANTrainingArguments:
-    """Arguments of the n-th label-trained network of another seed."""
-    alone = copy.copy(args)
-    alone.output_dir = str(Path(args.output_dir) / CONTROL / str(number))
-    alone.seed = generation_seed(args.seed, CONTROL_SEEDS + number)
-    return alone

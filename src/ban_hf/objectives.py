@@ -214,9 +214,7 @@ def _decouple(
     return torch.cat([target_logp, rest_logp.logsumexp(1, keepdim=True)], 1), rest_logp
 
 
-def check_logits(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
-) -> None:
+def check_logits(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> None:
     """Hold that logits are two of the same shape `(N, C)` with C >= 2, and temperature above 0."""
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""The picture of a run: test error by generation, with the ensembles and the controls.
+"""The picture of a run: error or perplexity by generation, with the ensembles and the controls.
 
-Drawn from a results dictionary, one run's or an aggregated one (see `ban_hf.report`). The figure
+Drawn from a results dictionary, one run's or an aggregated one (see `ban_hf.results`). The figure
 is an object, without matplotlib's global state: it needs no display and disturbs no notebook.
 """
 
@@ -18,32 +18,34 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-Results = Mapping[str, Any]
+from ban_hf.results import Results, best_possible, entries_of, mean_of, measure_of, subtitle
+
 Label = tuple[float | None, str, str]  # height, text, colour
 
-BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#767676", "#222222"
+BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#00785A", "#767676", "#222222"
 LEFT, WIDTH = 0.08, 0.66  # of the figure; what is right of the axes holds the labels
 CONTROL_SHIFT = -0.18  # generations; keeps a control beside, not under, what it is compared with
 
 
 @dataclass
 class Series:
-    """One line of the picture: what it is, how it looks, its generations and their errors."""
+    """One line of the picture: what it is, how it looks, its generations and their values."""
 
     label: str
     colour: str
     marker: str
     places: list[float]
-    errors: list[Any]
+    values: list[Any]  # of the leading metric: errors or perplexities
     value_offset: tuple[int, int] | None = None  # of the written values, in points; None: unwritten
     line: str = "-"
 
 
 def plot_generations(results: Results, path: str | os.PathLike[str]) -> None:
-    """Draw the test error by generation, with the ensembles and the controls, as a PNG file.
+    """Draw the leading metric by generation, with the ensembles and the controls, as a PNG file.
 
-    The dashed line is the level of the first teacher. Controls are grey, each beside what it is to
-    be compared with. Of an aggregated result the mean is drawn, the standard deviation as a bar,
+    The dashed line is the level of the first teacher; the green one, where the entropy of the text
+    is known, the perplexity that no model can fall below. Controls are grey, each beside what it is
+    to be compared with. Of an aggregated result the mean is drawn, the standard deviation as a bar,
     single seeds as faint dots.
     """
     figure = Figure(figsize=(9.6, 5.4), dpi=150, facecolor="white")
@@ -51,32 +53,19 @@ def plot_generations(results: Results, path: str | os.PathLike[str]) -> None:
     lines = [line for line in (*_ours(results), *_control_ensembles(results)) if line.places]
     for line in lines:
         _draw(axes, line)
-    labels = [(mean_of(line.errors[-1]), line.label, line.colour) for line in lines]
+    labels = [(mean_of(line.values[-1]), line.label, line.colour) for line in lines]
     labels += [*_draw_first_teacher(axes, results), *_draw_control_networks(axes, results)]
-    _style(axes, [entry["generation"] for entry in results["generations"]])
+    labels += _draw_best_possible(axes, results)
+    _style(axes, results)
     _label(axes, labels)
     figure.text(LEFT, 0.935, results["title"], fontsize=15, fontweight="bold", color=INK)
-    figure.text(LEFT, 0.88, subtitle(results), fontsize=10, color=GREY)
+    note = subtitle(results)
+    if (best := best_possible(results)) is not None and not _is_in_reach(best, results):
+        note += f" · best possible: {best:.2f}"
+    figure.text(LEFT, 0.88, note, fontsize=10, color=GREY)
     partial = Path(f"{os.fspath(path)}.partial")  # a killed run leaves the old picture whole
     figure.savefig(partial, format="png")
     partial.replace(path)
-
-
-def mean_of(value: Any) -> float | None:
-    """A number, or the mean of an aggregated one; None for what is missing or not finite."""
-    number = value["mean"] if isinstance(value, Mapping) else value
-    return number if number is not None and math.isfinite(number) else None
-
-
-def subtitle(results: Results) -> str:
-    """Data, size of the test set and seeds in one line."""
-    seeds = results.get("seeds") or [results["seed"]]
-    n = results["generations"][0]["test"].get("n")
-    parts = [results["dataset"]["name"], *([f"{n:,} test items"] if n else [])]
-    if len(seeds) == 1:
-        return " · ".join([*parts, f"one seed ({seeds[0]})"])
-    named = ", ".join(map(str, seeds))
-    return " · ".join([*parts, f"mean ± standard deviation over {len(seeds)} seeds ({named})"])
 
 
 def _ours(results: Results) -> list[Series]:
@@ -85,13 +74,13 @@ def _ours(results: Results) -> list[Series]:
         _series(
             "Born-again generations",
             (BLUE, "o"),
-            [(entry["generation"], entry) for entry in generations],
+            [(entry["generation"], _value(entry, results)) for entry in generations],
             value_offset=(0, 9),
         ),
         _series(
             "Their ensembles",
             (ORANGE, "D"),
-            [(max(entry["members"]), entry) for entry in ensembles],
+            [(max(entry["members"]), _value(entry, results)) for entry in ensembles],
             value_offset=(0, -16),
         ),
     ]
@@ -100,26 +89,30 @@ def _ours(results: Results) -> list[Series]:
 def _control_ensembles(results: Results) -> list[Series]:
     """Ensembles of label-trained networks, each at the place of our ensemble of its size."""
     place = {len(e["members"]): max(e["members"]) for e in results.get("ensembles") or []}
-    entries = [
-        (place.get(entry["size"], entry["size"]) + CONTROL_SHIFT, entry)
+    points = [
+        (place.get(entry["size"], entry["size"]) + CONTROL_SHIFT, _value(entry, results))
         for entry in results.get("controls") or []
         if entry["kind"] == "ensemble"
     ]
     look = (GREY, "D")
-    return [_series("Label-trained ensemble", look, entries, value_offset=(-6, -14), line=":")]
+    return [_series("Label-trained ensemble", look, points, value_offset=(-6, -14), line=":")]
+
+
+def _value(entry: Results, results: Results) -> Any:
+    """An entry's leading metric, one run's or aggregated."""
+    return entry["test"][measure_of(results).leading.name]
 
 
 def _series(
-    label: str, look: tuple[str, str], entries: Sequence[tuple[float, Results]], **style: Any
+    label: str, look: tuple[str, str], points: Sequence[tuple[float, Any]], **style: Any
 ) -> Series:
-    known = [(at, entry) for at, entry in entries if mean_of(entry["test"]["error"]) is not None]
-    places = [at for at, _ in known]
-    return Series(label, *look, places, [entry["test"]["error"] for _, entry in known], **style)
+    known = [(at, value) for at, value in points if mean_of(value) is not None]
+    return Series(label, *look, [at for at, _ in known], [value for _, value in known], **style)
 
 
 def _draw(axes: Axes, series: Series) -> None:
-    means = [mean_of(error) or 0.0 for error in series.errors]
-    deviations = [(e["std"] or 0.0) if isinstance(e, Mapping) else 0.0 for e in series.errors]
+    means = [mean_of(value) or 0.0 for value in series.values]
+    deviations = [(v["std"] or 0.0) if isinstance(v, Mapping) else 0.0 for v in series.values]
     axes.errorbar(
         series.places,
         means,
@@ -134,8 +127,8 @@ def _draw(axes: Axes, series: Series) -> None:
         capsize=4,
         zorder=3,
     )
-    for place, error in zip(series.places, series.errors, strict=True):
-        seeds = error["values"] if isinstance(error, Mapping) else []
+    for place, value in zip(series.places, series.values, strict=True):
+        seeds = value["values"] if isinstance(value, Mapping) else []
         axes.plot([place] * len(seeds), seeds, "o", color=series.colour, alpha=0.3, ms=5, mew=0)
     for place, mean, deviation in zip(series.places, means, deviations, strict=True):
         if series.value_offset:
@@ -146,7 +139,7 @@ def _draw(axes: Axes, series: Series) -> None:
 
 
 def _draw_first_teacher(axes: Axes, results: Results) -> list[Label]:
-    level = mean_of(results["generations"][0]["test"]["error"])
+    level = mean_of(_value(results["generations"][0], results))
     if level is None:
         return []
     axes.axhline(level, color=INK, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
@@ -155,9 +148,9 @@ def _draw_first_teacher(axes: Axes, results: Results) -> list[Label]:
 
 def _draw_control_networks(axes: Axes, results: Results) -> list[Label]:
     """Every further label-trained network at generation 0, of every seed, and their mean level."""
-    errors = [c["test"]["error"] for c in results.get("controls") or [] if c["kind"] == "network"]
-    known = [error for error in errors if mean_of(error) is not None]
-    single = [e["values"] if isinstance(e, Mapping) else [e] for e in known]
+    networks = [c for c in results.get("controls") or [] if c["kind"] == "network"]
+    known = [v for v in (_value(c, results) for c in networks) if mean_of(v) is not None]
+    single = [v["values"] if isinstance(v, Mapping) else [v] for v in known]
     values = list(itertools.chain.from_iterable(single))
     if not values:
         return []
@@ -168,12 +161,28 @@ def _draw_control_networks(axes: Axes, results: Results) -> list[Label]:
     return [(level, "Label-trained again, mean", GREY)]
 
 
-def _style(axes: Axes, generations: Sequence[int]) -> None:
-    last = max(generations)
+def _draw_best_possible(axes: Axes, results: Results) -> list[Label]:
+    best = best_possible(results)
+    if best is None or not _is_in_reach(best, results):
+        return []
+    axes.axhline(best, color=GREEN, linewidth=1.2, zorder=1)
+    return [(best, f"Best possible: {best:.2f}", GREEN)]
+
+
+def _is_in_reach(best: float, results: Results) -> bool:
+    """Whether the values still fill a third of the picture where the best possible is in it."""
+    known = [v for e in entries_of(results) if (v := mean_of(_value(e, results))) is not None]
+    spread = max(known, default=best) - min(known, default=best)
+    return spread == 0 or min(known) - best <= 2 * spread
+
+
+def _style(axes: Axes, results: Results) -> None:
+    last, measure = max(e["generation"] for e in results["generations"]), measure_of(results)
     axes.set_xlim(-0.4, last + 0.25)
     axes.set_xticks(range(last + 1), ["0\n(labels)", *map(str, range(1, last + 1))])
     axes.set_xlabel("Generation", color=INK, fontsize=11)
-    axes.set_ylabel("Test error (%)", color=INK, fontsize=11)
+    unit = f" ({measure.unit})" if measure.unit else ""
+    axes.set_ylabel(f"Test {measure.title}{unit}", color=INK, fontsize=11)
     axes.margins(y=0.14)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(axis="y", color="#E8E8E8", linewidth=0.8)

@@ -1,14 +1,49 @@
-"""A recipe's arguments: a YAML file of them, and flags that override it."""
+"""What recipes have in common: a YAML file of arguments, flags that override it, the first line."""
 
 import argparse
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
+
+
+@dataclass
+class FamilyArguments:
+    """The network, its generations, and what they are compared with."""
+
+    model_args: str = field(
+        default="{}", metadata={"help": "Arguments of the network, as JSON: '{\"dropout\": 0.3}'."}
+    )
+    generations: int = field(default=3, metadata={"help": "Number of students after the teacher."})
+    control: bool = field(
+        default=False,
+        metadata={"help": "Train label-trained networks too, as many as the ensemble has members."},
+    )
+    control_from: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Output directories of other seeds: take their teachers as controls."},
+    )
+    smoke: bool = field(
+        default=False, metadata={"help": "Shrink the run to seconds, on built-in data."}
+    )
+
+    def __post_init__(self) -> None:
+        try:
+            self.network_args = json.loads(self.model_args)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"model_args={self.model_args!r} is not JSON: {error}") from error
+        if not isinstance(self.network_args, dict):
+            raise ValueError(f"model_args={self.model_args!r} must be a JSON object of names.")
 
 
 def parse_recipe(
@@ -73,3 +108,43 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     """A sentence with the option that was meant, if one is near."""
     near = difflib.get_close_matches(name, list(options), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def begin_recipe(
+    what: str, family: FamilyArguments, args: TrainingArguments, argv: Sequence[str], *, real: str
+) -> None:
+    """Say in the first line what is about to run; shrink it first, if it is a smoke run.
+
+    Args:
+        what: network and data, in words.
+        family: of the recipe; changed by `smoke` to two students.
+        args: of every generation; changed by `smoke` to one epoch, into a folder of its own.
+        argv: as given to `parse_recipe`: without any it is the quickstart.
+        real: command of the real thing, which the quickstart tells.
+    """
+    if family.smoke:
+        family.generations = min(2, family.generations)
+        args.num_train_epochs, args.max_steps, args.logging_steps = 1, -1, 1
+        if not any(word.startswith("--output_dir") for word in argv):
+            args.output_dir += "-smoke"
+    transformers.utils.logging.disable_progress_bar()  # of every load and save; training's stays
+    if args.process_index:
+        return
+    print(
+        f"{what}: a teacher and {family.generations} students, "
+        f"{args.num_train_epochs:g} epochs each, into {args.output_dir}."
+        + ("" if argv else f" This is the quickstart; the real thing: {real}"),
+        flush=True,
+    )
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if args.device.type == "cpu" and threads == 1 and cores > 1:  # what accelerate launch sets
+        print(f"On one of {cores} cores: put OMP_NUM_THREADS={cores} before the command for all.")
+
+
+def run_recipe(main: Callable[[list[str]], None]) -> None:
+    """Run a recipe with the command line; what its user can mend is one line, not a traceback."""
+    try:
+        main(sys.argv[1:])
+    except (ValueError, FloatingPointError) as error:
+        logging.getLogger("ban_hf").debug("", exc_info=True)
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")

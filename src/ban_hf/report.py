@@ -1,10 +1,7 @@
 """What a run measured, as a table and a picture.
 
-A results dictionary (`results.json`) holds `title`, `command`, `hardware`, `seed` or `seeds`,
-`dataset` (`name`), `generations`, `ensembles`, `controls` and `versions`. An entry of the three
-lists has a `name` and a `test` with `error` (percent), `nll`, `ece` and `n`; an ensemble also has
-its `members`, a control its `kind` (network or ensemble) and `size`. `ban_hf.aggregate` puts the
-runs of several seeds into the same shape, each measured number become `{"mean", "std", "values"}`.
+Both are made from a results dictionary alone, one run's or an aggregated one: `ban_hf.results` says
+what it holds, and by what it is measured.
 """
 
 import os
@@ -13,24 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.lineage import write_json
-from ban_hf.plotting import Results, mean_of, plot_generations, subtitle
+from ban_hf.plotting import plot_generations
+from ban_hf.results import Results, best_possible, entries_of, mean_of, measure_of, subtitle
 
 MISSING = "–"
-COLUMNS = (("error", "test error %", 2), ("nll", "NLL", 3), ("ece", "ECE %", 2))
 
 
 def markdown_table(results: Results) -> str:
     """The results by generation, then the ensembles, then the controls, as a Markdown table."""
-    headings = [heading for _, heading, _ in COLUMNS]
+    metrics = measure_of(results).metrics
     rows = [
         [
             entry["name"],
-            *(_cell(entry["test"].get(metric), digits) for metric, _, digits in COLUMNS),
+            *(_cell(entry["test"].get(metric.name), metric.digits) for metric in metrics),
             _cell(entry.get("teacher_agreement"), 2),
         ]
         for entry in entries_of(results)
     ]
-    return _table(["generation", *headings, "agreement with its teacher %"], rows)
+    headings = ["generation", *(metric.heading for metric in metrics)]
+    return _table([*headings, "agreement with its teacher %"], rows)
 
 
 def write_report(results: Results, output_dir: str | os.PathLike[str]) -> None:
@@ -44,27 +42,31 @@ def write_report(results: Results, output_dir: str | os.PathLike[str]) -> None:
     plot_generations(results, folder / "results.png")
 
 
-def entries_of(results: Results) -> Iterable[Results]:
-    """Every row: generations, ensembles, controls."""
-    for part in ("generations", "ensembles", "controls"):
-        yield from results.get(part) or []
-
-
 def _document(results: Results) -> str:
     parts = [
         f"# {results['title']}",
-        f"{subtitle(results)}.",
+        f"{subtitle(results)}.{_best_possible_sentence(results)}",
         f"```bash\n{results['command']}\n```\n\nHardware: {results['hardware']}.",
         markdown_table(results),
         _training_table(results),
     ]
     if results.get("differences"):
-        parts.insert(4, _difference_table(results["differences"]))
+        parts.insert(4, _difference_table(results))
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    return "\n\n".join([*parts, f"![Test error by generation](results.png)\n\n{versions}"]) + "\n"
+    picture = f"![Test {measure_of(results).title} by generation](results.png)"
+    return "\n\n".join([*parts, f"{picture}\n\n{versions}"]) + "\n"
+
+
+def _best_possible_sentence(results: Results) -> str:
+    best = best_possible(results)
+    if best is None:
+        return ""
+    return f" The best possible perplexity, that of the source of the text, is {best:.2f}."
 
 
 def _training_table(results: Results) -> str:
+    measure = measure_of(results)
+    name, digits = measure.leading.name, measure.leading.digits
     rows = []
     for entry in results["generations"]:
         best = entry.get("best_validation") or {}
@@ -72,29 +74,29 @@ def _training_table(results: Results) -> str:
             [
                 entry["name"],
                 _cell(entry.get("train_loss"), 3),
-                _cell((entry.get("validation") or {}).get("error"), 2),
-                _cell(best.get("error"), 2),
+                _cell((entry.get("validation") or {}).get(name), digits),
+                _cell(best.get(name), digits),
                 _cell(best.get("epoch"), 0),
                 _cell(entry.get("seconds"), 0),
             ]
         )
-    headings = ["training loss", "validation error %: last", "best", "epoch of the best", "seconds"]
+    validation = f"{measure.heading('validation')}: last"
+    headings = ["training loss", validation, "best", "epoch of the best", "seconds"]
     return _table(["generation", *headings], rows)
 
 
-def _difference_table(differences: Sequence[Results]) -> str:
-    rows = [
-        [
-            entry["name"],
-            _cell(entry["error"], 2, sign="+"),
-            f"{entry['error']['negative']} / {entry['error']['positive']}",
-            _cell(entry["nll"], 3, sign="+"),
-            f"{entry['nll']['negative']} / {entry['nll']['positive']}",
-        ]
-        for entry in differences
-    ]
-    seeds = "seeds lower / higher"
-    return _table(["paired difference", "test error %", seeds, "NLL", seeds], rows)
+def _difference_table(results: Results) -> str:
+    metrics = measure_of(results).metrics[:2]
+    rows = []
+    for entry in results["differences"]:
+        row = [entry["name"]]
+        for metric in metrics:
+            value = entry[metric.name]
+            row.append(_cell(value, metric.digits, sign="+"))
+            row.append(f"{value['negative']} / {value['positive']}")
+        rows.append(row)
+    headings = [part for metric in metrics for part in (metric.heading, "seeds lower / higher")]
+    return _table(["paired difference", *headings], rows)
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

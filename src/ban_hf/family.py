@@ -1,0 +1,85 @@
+"""A family from training to report, of whatever kind: generations, controls, measurement."""
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from ban_hf.evaluation import measure_family
+from ban_hf.facts import architecture, describe_data
+from ban_hf.generations import generation_seed, train_generations
+from ban_hf.lineage import Lineage, Record
+from ban_hf.report import write_report
+from ban_hf.training_args import BANTrainingArguments
+
+CONTROL = "control"  # folder of the label-trained networks
+CONTROL_SEEDS = 1_000_000  # beyond every generation's
+
+
+def run_family(
+    family: dict[str, Any],
+    args: BANTrainingArguments,
+    *,
+    generations: int,
+    control: bool,
+    control_from: Sequence[str],
+    report: dict[str, Any],
+) -> Lineage:
+    """Train a teacher and `generations` students, measure them on the test set, and report.
+
+    Args:
+        family: what all calls of `train_generations` have in common; its `test_dataset` is what
+            the family is measured on.
+        args: of every generation.
+        generations: number of students.
+        control: whether to train label-trained networks, as many, with generation 0, as the
+            ensemble has members.
+        control_from: output directories of runs of other seeds, whose generations 0 are controls.
+        report: what `write_report` takes beside the measurement: `title`, `command`, `dataset`.
+    """
+    for folder in control_from:
+        _check_control(Path(folder), args, family)
+    train = partial(train_generations, **family)
+    lineage = train(args=args, generations=generations)
+    members = max(2, generations) if control and generations else 1  # of the ensemble
+    controls = [_alone(args, number) for number in range(1, members)]
+    for alone in controls:
+        train(args=alone, generations=0)
+    if PartialState().is_main_process:
+        folders = [alone.output_dir for alone in controls] + list(control_from)
+        entropy = report["dataset"].get("test_entropy")
+        results = measure_family(
+            args.output_dir, family["test_dataset"], controls=folders, entropy=entropy
+        )
+        write_report(results | report, args.output_dir)
+        print((Path(args.output_dir) / "results.md").read_text("utf-8"))
+    PartialState().wait_for_everyone()
+    return lineage
+
+
+def _check_control(folder: Path, args: BANTrainingArguments, family: dict[str, Any]) -> None:
+    """Hold that a folder's generation 0 is a control: as ours, but for the seed."""
+    try:
+        record = Record.read(folder / "generation-0")
+    except OSError as error:
+        raise ValueError(f"control_from: {folder} holds no finished generation 0.") from error
+    network = architecture(family["model_init"](0))
+    checks = {
+        "has the same seed as this run": record.seed["family_seed"] == args.seed,
+        "is another network": record.architecture != network,
+        "was trained on other data": record.data["train"] != describe_data(family["train_dataset"]),
+    }
+    for reason, is_so in checks.items():
+        if is_so:
+            raise ValueError(f"control_from: the generation 0 of {folder} {reason}.")
+
+
+def _alone(args: BANTrainingArguments, number: int) -> BANTrainingArguments:
+    """Arguments of the n-th label-trained network of another seed."""
+    alone = copy.copy(args)
+    alone.output_dir = str(Path(args.output_dir) / CONTROL / str(number))
+    alone.seed = generation_seed(args.seed, CONTROL_SEEDS + number)
+    return alone

@@ -1,0 +1,117 @@
+"""A family of language models from data to report: what `recipes/ban_ptb.py` runs."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, default_data_collator
+
+from ban_hf.data import TextSplits
+from ban_hf.data.windows import TokenWindows
+from ban_hf.family import run_family
+from ban_hf.lineage import Lineage
+from ban_hf.models import create_language_model
+from ban_hf.training_args import BANTrainingArguments
+
+WARM_UP = 2  # windows before each column of a measurement, so that its width makes no difference
+
+
+def run_language_family(
+    splits: TextSplits,
+    args: BANTrainingArguments,
+    *,
+    model_name: str,
+    model_args: dict[str, Any] | None = None,
+    generations: int = 2,
+    window: int = 35,
+    control: bool = False,
+    control_from: Sequence[str] = (),
+    command: str = "",
+) -> Lineage:
+    """Train a teacher and `generations` students, measure them on the test text, and report.
+
+    The text is read in order, in as many columns as a batch has items, and the hidden states of
+    student and teacher go on from window to window. Perplexity is that of one pass over a text in
+    which every word but the first counts once.
+
+    Leaves under `args.output_dir` what `run_image_family` does, with perplexity for error; each
+    generation holds its tokenizer. Where the entropy of the text is known, the report tells how far
+    each generation is from the best possible perplexity.
+
+    Args:
+        splits: from `load_text`.
+        args: of every generation. Without labels (BAN, `label_weight=0`) a language model hardly
+            trains: the paper's is BAN+L, `label_weight=1`.
+        model_name: see `create_language_model`.
+        model_args: of the network.
+        generations: number of students.
+        window: words that back-propagation through time goes back.
+        control: whether to train as many label-trained networks as the ensemble has members.
+        control_from: output directories of runs of other seeds, whose generations 0 are controls
+            that cost nothing more.
+        command: how the run was started, for the report.
+
+    Raises:
+        ValueError: where the training text is shorter than a window in every column.
+    """
+    args = copy.copy(args)
+    # A batch is given whole, with the next words, which no model takes; and is small: none to pin.
+    args.remove_unused_columns = args.dataloader_pin_memory = False
+    columns = _evaluation_columns(splits, args, window)
+    args.per_device_eval_batch_size = columns // args.world_size
+    name = Path(str(splits.source["id"])).name
+    known = {"entropy": splits.entropy, "test_entropy": splits.test_entropy}
+    return run_family(
+        _family(splits, args, model_name, model_args or {}, window),
+        args,
+        generations=generations,
+        control=control,
+        control_from=control_from,
+        report={
+            "title": f"{model_name} on {name}",
+            "command": command,
+            "dataset": splits.source
+            | {"name": name, "train_words": len(splits.train), "window": window}
+            | {key: value for key, value in known.items() if value is not None},
+        },
+    )
+
+
+def _evaluation_columns(splits: TextSplits, args: BANTrainingArguments, window: int) -> int:
+    """As many columns as asked for, fewer where a column of its own text would be under a window.
+
+    Every process has as many. (With several processes a very short text may be too short.)
+    """
+    shortest = min(len(splits.validation), len(splits.test))
+    possible = (shortest - 1 - WARM_UP * window) // window // args.world_size
+    return args.world_size * max(1, min(args.eval_batch_size, possible))
+
+
+def _family(
+    splits: TextSplits,
+    args: BANTrainingArguments,
+    model_name: str,
+    model_args: dict[str, Any],
+    window: int,
+) -> dict[str, Any]:
+    """What all calls of `train_generations` have in common."""
+
+    def model_init(generation: int) -> PreTrainedModel:
+        return create_language_model(model_name, words=splits.words, **model_args)
+
+    together = args.train_batch_size * args.world_size
+    evaluation = {
+        "columns": args.eval_batch_size * args.world_size,
+        "window": window,
+        "warmup": WARM_UP * window,
+    }
+    return {
+        "model_init": model_init,
+        "train_dataset": TokenWindows(splits.train, together, window=window),
+        "eval_dataset": TokenWindows(splits.validation, **evaluation),
+        "test_dataset": TokenWindows(splits.test, **evaluation),
+        "data_collator": default_data_collator,
+        "processing_class": splits.tokenizer,
+        "data": {"source": splits.source},
+    }
