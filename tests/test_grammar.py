@@ -236,7 +236,7 @@ def test_text_is_the_same_on_every_machine():
 def test_load_text_grammar():
     splits = load_text("grammar")
     sizes = [len(part) for part in (splits.train, splits.validation, splits.test)]
-    assert sizes == [20_000, 5_000, 20_000]
+    assert sizes == [8_000, 5_000, 20_000]
     assert splits.words == sorted({*ENGLISH.words, "<unk>"})
     texts = [
         [splits.words[i] for i in part] for part in (splits.train, splits.validation, splits.test)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from family import KillAt, Killed, final_weights
-from tiny import VOCABULARY, Images, arguments, lstm, text, vit, windows
+from tiny import VOCABULARY, Images, arguments, gpt2, lstm, text, vit, windows
 from transformers import (
     AutoModelForCausalLM,
     default_data_collator,
@@ -170,6 +170,17 @@ def test_members_with_other_words_are_refused():
     other = create_language_model("lstm_200", words=WORDS[::-1], hidden_size=8)
     with pytest.raises(ValueError, match=r"members\[1\] has another vocabulary"):
         BornAgainEnsemble.from_members([network(0), other])
+
+
+def test_members_of_which_one_does_not_say_its_words_are_taken():
+    BornAgainEnsemble.from_members([network(0), gpt2(1)])
+    BornAgainEnsemble.from_members([gpt2(1), network(0)])
+
+
+def test_a_test_of_other_columns_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ValueError, match="test_dataset is laid out in 4 columns"):
+        family(tmp_path / "family", per_device_eval_batch_size=2)
+    assert not (tmp_path / "family").exists()
 
 
 def test_an_ensemble_of_images_has_no_state():

@@ -11,6 +11,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from ban_hf import BornAgainEnsemble, CharCNNLSTMForCausalLM, create_language_model
+from ban_hf.data import word_tokenizer
+from ban_hf.teacher import check_teacher
 
 
 def by_hand(student, teacher, data, *, epochs=2, teacher_weight=1.0, label_weight=1.0):
@@ -74,7 +76,7 @@ def test_the_trainer_and_a_hand_written_loop_come_to_the_same_weights(case, tmp_
 def test_without_carried_state_the_weights_would_be_others(tmp_path):
     """The equality above can fail: the windows of one pass are not independent of one another."""
     trainer = reader(lstm(1), tmp_path, lstm(2))
-    trainer.carried.reads_in_order = False
+    trainer.carried.recurrent.clear()
     trainer.train()
     assert distance(trainer.model, by_hand(lstm(1), lstm(2), windows())) > 1e-3
 
@@ -222,6 +224,76 @@ def test_gradient_accumulation_is_refused_and_explained(tmp_path):
 
 def test_gradient_accumulation_is_a_larger_batch_for_a_transformer(tmp_path):
     reader(gpt2(1), tmp_path, gpt2(2), gradient_accumulation_steps=2, max_steps=2).train()
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("auto_find_batch_size", True),
+        ("ignore_data_skip", True),
+        ("accelerator_config", {"split_batches": True}),
+    ],
+)
+def test_what_would_read_a_text_out_of_order_is_refused(argument, value, tmp_path):
+    with pytest.raises(ValueError, match=f"{argument}.* would read TokenWindows out of order"):
+        reader(lstm(1), tmp_path, **{argument: value}).train()
+
+
+def test_smoothed_labels_that_would_not_be_shifted_are_refused(tmp_path):
+    options = dict(label_smoothing_factor=0.1)
+    with pytest.raises(ValueError, match="labels that are not shifted"):
+        reader(lstm(1), tmp_path, **options).train()
+    with pytest.raises(ValueError, match="labels that are not shifted"):
+        reader(gpt2(1), tmp_path, **options).train()
+    trainer = reader(lstm(1), tmp_path, lstm(2), max_steps=1, learning_rate=0.0, **options)
+    trainer.train()
+    data, losses = windows(), []
+    with torch.no_grad():
+        logits = lstm(1)(data.input_ids[:, :7]).logits.reshape(-1, VOCABULARY)  # (28, V)
+        losses = F.cross_entropy(logits, data.targets[:, :7].reshape(-1), label_smoothing=0.1)
+    assert history(trainer)[0]["label_loss"] == pytest.approx(losses.item(), rel=1e-5)
+
+
+def test_an_evaluation_of_other_columns_is_refused_before_the_first_step(tmp_path):
+    trainer = reader(lstm(1), tmp_path, evaluation={"a": windows(columns=3)})
+    with pytest.raises(
+        ValueError, match=r"eval_dataset\['a'\].* or set per_device_eval_batch_size"
+    ):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_text_that_is_given_later_is_read_in_order_too(tmp_path):
+    trainer = reader(lstm(1), tmp_path, data=[])
+    trainer.train_dataset = windows()
+    trainer.train()
+    assert distance(trainer.model, by_hand(lstm(1), None, windows())) < 1e-6
+
+
+def test_a_training_goes_on_after_an_evaluation_that_failed(tmp_path):
+    def fail(prediction):
+        raise RuntimeError
+
+    trainer = reader(lstm(1), tmp_path, num_train_epochs=1)
+    trainer.compute_metrics = fail
+    with pytest.raises(RuntimeError):
+        trainer.evaluate()
+    trainer.train()
+    assert distance(trainer.model, by_hand(lstm(1), None, windows(), epochs=1)) < 1e-6
+
+
+def test_a_loss_beyond_every_perplexity_is_infinite_and_no_crash(tmp_path):
+    model = lstm(1)
+    with torch.no_grad():
+        model.lm_head.bias.copy_(torch.arange(VOCABULARY) * 1e4)
+    assert reader(model, tmp_path).evaluate()["eval_perplexity"] == math.inf
+
+
+def test_a_fresh_teacher_is_not_taken_for_the_working_directory(tmp_path, monkeypatch):
+    word_tokenizer(["<eos>", "another"]).save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ours = word_tokenizer(["<eos>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 2))])
+    check_teacher(lstm(1), lstm(2), ours)
 
 
 def test_columns_that_a_batch_does_not_hold_are_refused(tmp_path):

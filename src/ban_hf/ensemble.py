@@ -26,8 +26,9 @@ from transformers.utils import ModelOutput
 
 from ban_hf.heads import build_classifier
 
-#: What members must agree on, where their configs have it.
-WORDS = ("vocab_size", "vocabulary_sha256", "bos_token_id", "eos_token_id", "pad_token_id")
+#: What members must agree on, where their configs have it, and what the ensemble has of the first.
+VOCABULARY = ("vocab_size", "vocabulary_sha256")
+SPECIAL_WORDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass
@@ -94,11 +95,12 @@ class BornAgainEnsemble(PreTrainedModel):
                 raise ValueError(
                     f"members[{i}] has other classes, or another order, than members[0]."
                 )
-            if _words(member) != _words(first):
-                raise ValueError(
-                    f"members[{i}] has another vocabulary than members[0]: {_words(member)}, but "
-                    f"{_words(first)}."
-                )
+            for name, value in _words(first, VOCABULARY).items():
+                if _words(member, VOCABULARY).get(name, value) != value:
+                    raise ValueError(
+                        f"members[{i}] has another vocabulary than members[0]: its {name} is "
+                        f"{_words(member, VOCABULARY)[name]}, not {value}."
+                    )
             if member.main_input_name != first.main_input_name:
                 raise ValueError(
                     f"members[{i}] takes {member.main_input_name}, but members[0] takes "
@@ -110,7 +112,8 @@ class BornAgainEnsemble(PreTrainedModel):
             for member in members
         ]
         labels = {"id2label": first.config.id2label, "label2id": first.config.label2id}
-        ensemble = cls(BornAgainEnsembleConfig(configs, **labels, **_words(first)))
+        words = _words(first, VOCABULARY + SPECIAL_WORDS)
+        ensemble = cls(BornAgainEnsembleConfig(configs, **labels, **words))
         for ours, member in zip(ensemble.members, members, strict=True):
             ours.load_state_dict(member.state_dict())
         dtype = functools.reduce(torch.promote_types, (member.dtype for member in members))
@@ -174,11 +177,12 @@ def is_language_model(model: nn.Module) -> bool:
     return isinstance(model, GenerationMixin)
 
 
-def _words(model: PreTrainedModel) -> dict[str, Any]:
-    """What the config of a language model says of its words."""
+def _words(model: PreTrainedModel, names: Sequence[str]) -> dict[str, Any]:
+    """What the config of a language model says of its words, as far as it does."""
     if not is_language_model(model):
         return {}
-    return {name: value for name, value in model.config.to_dict().items() if name in WORDS}
+    config = model.config.to_dict()
+    return {name: config[name] for name in names if config.get(name) is not None}
 
 
 def _build_member(config: dict[str, Any]) -> PreTrainedModel:

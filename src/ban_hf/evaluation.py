@@ -81,7 +81,7 @@ def _generation_row(record: Record, output_dir: Path, metric: str) -> dict[str, 
     losses = [line.get("label_loss", line["loss"]) for line in log if "loss" in line]
     row = {
         "generation": record.generation,
-        "name": "labels" if record.generation == 0 else f"BAN-{record.generation}",
+        "name": _row_name(record),
         "seed": record.seed["seed"],
         "train_loss": losses[-1] if losses else None,
         "seconds": record.training["seconds"],
@@ -91,6 +91,13 @@ def _generation_row(record: Record, output_dir: Path, metric: str) -> dict[str, 
         row["validation"] = {metric: evaluations[-1][f"eval_{metric}"]}
         row["best_validation"] = {metric: best[f"eval_{metric}"], "epoch": best["epoch"]}
     return row
+
+
+def _row_name(record: Record) -> str:
+    """As the paper names them: with labels beside the teacher it is BAN+L."""
+    if record.objective is None:
+        return "labels"
+    return f"BAN{'+L' if record.objective['label_weight'] else ''}-{record.generation}"
 
 
 def _ensembles(

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ban_hf.evaluation import measure_family
-from ban_hf.facts import architecture, describe_data
+from ban_hf.facts import architecture, canonical_arguments, describe_data
 from ban_hf.generations import generation_seed, train_generations
 from ban_hf.lineage import Lineage, Record
 from ban_hf.report import write_report
@@ -17,6 +17,8 @@ from ban_hf.training_args import BANTrainingArguments
 
 CONTROL = "control"  # folder of the label-trained networks
 CONTROL_SEEDS = 1_000_000  # beyond every generation's
+#: Arguments in which a control may differ: it has no teacher, and another seed.
+OF_STUDENTS = {"seed", "objective", "temperature", "teacher_weight", "label_weight", "world_size"}
 
 
 def run_family(
@@ -67,10 +69,17 @@ def _check_control(folder: Path, args: BANTrainingArguments, family: dict[str, A
     except OSError as error:
         raise ValueError(f"control_from: {folder} holds no finished generation 0.") from error
     network = architecture(family["model_init"](0))
+    ours, theirs = canonical_arguments(args), record.training["arguments"]
+    other = [
+        name
+        for name in sorted(ours.keys() & theirs.keys() - OF_STUDENTS)
+        if ours[name] != theirs[name]
+    ]
     checks = {
         "has the same seed as this run": record.seed["family_seed"] == args.seed,
         "is another network": record.architecture != network,
         "was trained on other data": record.data["train"] != describe_data(family["train_dataset"]),
+        f"was trained with another {', '.join(other)}": bool(other),
     }
     for reason, is_so in checks.items():
         if is_so:

@@ -44,6 +44,7 @@ from ban_hf.lineage import (
     sha256_of_json,
     write_json,
 )
+from ban_hf.recurrence import check_windows
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import LOWER_IS_BETTER, BANTrainingArguments
 
@@ -103,6 +104,7 @@ def train_generations(
     splits = {"train": train_dataset, "validation": eval_dataset, "test": test_dataset}
     described = {name: describe_data(d) for name, d in splits.items() if d is not None}
     run = Run(model_init, args, generations, family, (data or {}) | described)
+    check_windows("test_dataset", test_dataset, args.eval_batch_size, args)
     run.open()
     trainer_kwargs |= {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     with run.alone():

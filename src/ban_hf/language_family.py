@@ -55,6 +55,11 @@ def run_language_family(
     Raises:
         ValueError: where the training text is shorter than a window in every column.
     """
+    if window < 1 or args.per_device_eval_batch_size < 1:
+        raise ValueError(
+            f"window={window} and per_device_eval_batch_size={args.per_device_eval_batch_size} "
+            "must be at least 1."
+        )
     args = copy.copy(args)
     # A batch is given whole, with the next words, which no model takes; and is small: none to pin.
     args.remove_unused_columns = args.dataloader_pin_memory = False
@@ -96,21 +101,29 @@ def _family(
     window: int,
 ) -> dict[str, Any]:
     """What all calls of `train_generations` have in common."""
+    given = {"name", "words", "vocab_size"} & model_args.keys()
+    if given:
+        raise ValueError(f"model_args: {', '.join(sorted(given))} come from elsewhere.")
 
     def model_init(generation: int) -> PreTrainedModel:
-        return create_language_model(model_name, words=splits.words, **model_args)
+        try:
+            return create_language_model(model_name, words=splits.words, **model_args)
+        except TypeError as error:
+            raise ValueError(f"model_args={model_args}: {error}") from error
+
+    def windows(split: str, columns: int, **options: int) -> TokenWindows:
+        try:
+            return TokenWindows(getattr(splits, split), columns, window=window, **options)
+        except ValueError as error:
+            raise ValueError(f"{split} text: {error}") from error
 
     together = args.train_batch_size * args.world_size
-    evaluation = {
-        "columns": args.eval_batch_size * args.world_size,
-        "window": window,
-        "warmup": WARM_UP * window,
-    }
+    evaluation = {"columns": args.eval_batch_size * args.world_size, "warmup": WARM_UP * window}
     return {
         "model_init": model_init,
-        "train_dataset": TokenWindows(splits.train, together, window=window),
-        "eval_dataset": TokenWindows(splits.validation, **evaluation),
-        "test_dataset": TokenWindows(splits.test, **evaluation),
+        "train_dataset": windows("train", together),
+        "eval_dataset": windows("validation", **evaluation),
+        "test_dataset": windows("test", **evaluation),
         "data_collator": default_data_collator,
         "processing_class": splits.tokenizer,
         "data": {"source": splits.source},

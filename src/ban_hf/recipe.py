@@ -130,10 +130,12 @@ def begin_recipe(
     transformers.utils.logging.disable_progress_bar()  # of every load and save; training's stays
     if args.process_index:
         return
+    started = f" This is the quickstart; the real thing: {real}"
+    if argv:  # flags without a file
+        started = " What no flag says is the quickstart's." if argv[0].startswith("-") else ""
     print(
         f"{what}: a teacher and {family.generations} students, "
-        f"{args.num_train_epochs:g} epochs each, into {args.output_dir}."
-        + ("" if argv else f" This is the quickstart; the real thing: {real}"),
+        f"{args.num_train_epochs:g} epochs each, into {args.output_dir}.{started}",
         flush=True,
     )
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from ban_hf.data.windows import TokenWindows
@@ -22,32 +21,52 @@ from ban_hf.training_args import BANTrainingArguments
 State = Any  # a tensor, None, or a tuple of states
 
 
-def check_windows(dataset: Dataset | None, batch_size: int, args: BANTrainingArguments) -> None:
+def check_windows(name: str, dataset: Any, batch_size: int, args: BANTrainingArguments) -> None:
     """Hold that a text is read as it was laid out: a batch is one window of every column.
 
     Args:
-        dataset: anything; only `TokenWindows` are looked at.
+        name: of the dataset among the arguments.
+        dataset: anything, or a dictionary of them; only `TokenWindows` are looked at.
         batch_size: of a process.
         args: of the training.
 
     Raises:
         ValueError: naming the argument that would read it otherwise.
     """
+    for key, part in dataset.items() if isinstance(dataset, dict) else ():
+        check_windows(f"{name}[{key!r}]", part, batch_size, args)
     if not isinstance(dataset, TokenWindows):
         return
+    _check_order(args)
+    together = batch_size * args.world_size
+    if dataset.columns != together:
+        split = "train" if name == "train_dataset" else "eval"
+        raise ValueError(
+            f"{name} is laid out in {dataset.columns} columns, but a batch has {batch_size} "
+            f"items on each of {args.world_size} processes, so that windows would not follow one "
+            f"another: build it with TokenWindows(tokens, columns={together}), or set "
+            f"per_device_{split}_batch_size."
+        )
+
+
+def _check_order(args: BANTrainingArguments) -> None:
+    """Hold that batches come in reading order and each process keeps its columns."""
     if args.n_gpu > 1:
         raise ValueError(
             "TokenWindows cannot be read by several GPUs of one process, which would cut the "
             "hidden states apart: start with `accelerate launch` or `torchrun`, a process a GPU."
         )
-    together = batch_size * args.world_size
-    if dataset.columns != together:
-        raise ValueError(
-            f"The text is laid out in {dataset.columns} columns, but a batch has {batch_size} "
-            f"items on each of {args.world_size} processes, so that windows would not follow one "
-            f"another: build it with TokenWindows(tokens, columns={together}), or change the "
-            "batch size."
-        )
+    disorderly = {
+        "auto_find_batch_size": args.auto_find_batch_size,
+        "ignore_data_skip": args.ignore_data_skip,
+        "accelerator_config.split_batches": args.accelerator_config.split_batches,
+    }
+    for argument, is_set in disorderly.items():
+        if is_set:
+            raise ValueError(
+                f"{argument} would read TokenWindows out of order, with the hidden states of other "
+                "words: leave it out."
+            )
 
 
 def check_accumulation(args: BANTrainingArguments) -> None:
@@ -91,6 +110,8 @@ class CarriedState(TrainerCallback):
     def keep(self, role: str, outputs: Any) -> None:
         """Keep the state that a model gave, without its graph, for the next window."""
         if self.reads_in_order and role in self.recurrent:
+            if outputs.state is None:
+                raise ValueError(f"{role} takes a state but gives none to go on from.")
             self._states[role] = _detach(outputs.state)
 
     @contextlib.contextmanager
@@ -139,4 +160,4 @@ def _detach(state: State) -> State:
     """A state without its graph; tuples of states stay tuples."""
     if state is None:
         return None
-    return tuple(map(_detach, state)) if isinstance(state, tuple) else state.detach()
+    return state.detach() if isinstance(state, torch.Tensor) else tuple(map(_detach, state))

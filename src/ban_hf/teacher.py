@@ -43,7 +43,7 @@ def check_teacher(teacher: nn.Module, student: nn.Module, tokenizer: Any = None)
         if is_language_model(student):
             _check_words(teacher.config, student.config)
             if isinstance(tokenizer, PreTrainedTokenizerBase):
-                _check_tokenizer(Path(teacher.config.name_or_path), tokenizer)
+                _check_tokenizer(teacher.config.name_or_path, tokenizer)
 
 
 def _check_words(teacher_config: PretrainedConfig, student_config: PretrainedConfig) -> None:
@@ -61,8 +61,9 @@ def _check_words(teacher_config: PretrainedConfig, student_config: PretrainedCon
         )
 
 
-def _check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    if not (folder / "tokenizer_config.json").is_file():
+def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    folder = Path(name)
+    if not name or not (folder / "tokenizer_config.json").is_file():  # a fresh model has no name
         return
     theirs, ours = AutoTokenizer.from_pretrained(folder).get_vocab(), tokenizer.get_vocab()
     for word, index in sorted(ours.items(), key=lambda item: item[1]):

@@ -1,6 +1,5 @@
 """One generation: a `transformers.Trainer` whose student learns from a frozen teacher."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ban_hf.callbacks import FiniteLossGuard
@@ -127,6 +127,7 @@ class BANTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.loss_parts = LossParts()  # nothing of a training that was broken off
+        self._check_language()
         return super().train(*args, **kwargs)
 
     def _load_from_checkpoint(
@@ -147,11 +148,24 @@ class BANTrainer(Trainer):
 
     # Texts, read in order
 
+    def _check_language(self) -> None:
+        """Find before the first step what would come out wrong, or late, with language models."""
+        args, reads = self.args, isinstance(self.train_dataset, TokenWindows)
+        self.carried.reads_in_order = reads
+        check_windows("eval_dataset", self.eval_dataset, args.eval_batch_size, args)
+        if reads and "student" in self.carried.recurrent:
+            check_accumulation(args)
+        # Trainer smooths the labels of a class that it does not know without shifting them.
+        known = type(self.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        unshifted = is_language_model(self.model) and (reads or not known)
+        if args.label_smoothing_factor and self.teacher is None and unshifted:
+            raise ValueError(
+                "label_smoothing_factor without a teacher would train this language model on "
+                "labels that are not shifted: leave it out."
+            )
+
     def get_train_dataloader(self) -> DataLoader:
-        if isinstance(self.train_dataset, TokenWindows):
-            check_windows(self.train_dataset, self.args.train_batch_size, self.args)
-            if "student" in self.carried.recurrent:
-                check_accumulation(self.args)
+        check_windows("train_dataset", self.train_dataset, self._train_batch_size, self.args)
         return super().get_train_dataloader()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
@@ -190,7 +204,7 @@ class BANTrainer(Trainer):
 
     def _teach(self, teacher: nn.Module, batches: list) -> None:
         """Add the teacher's outputs to every micro-batch, and sum up the step over processes."""
-        size, rank = self.args.train_batch_size, self.accelerator.process_index
+        size, rank = self._train_batch_size, self.accelerator.process_index
         statistics = []
         for i, batch in enumerate(batches):
             inputs = self._prepare_inputs(batch)
@@ -326,14 +340,16 @@ class BANTrainer(Trainer):
         **kwargs: Any,
     ) -> EvalLoopOutput:
         """As in `Trainer`, with one set of BatchNorm statistics, and compared with the teacher."""
-        check_windows(dataloader.dataset, self.args.eval_batch_size, self.args)
+        check_windows("The dataset", dataloader.dataset, self.args.eval_batch_size, self.args)
         self._broadcast_buffers()
         self._evaluating, self._evaluated = True, []
-        with self.carried.another_text(isinstance(dataloader.dataset, TokenWindows)):
-            output = super().evaluation_loop(
-                dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
-            )
-        self._evaluating = False
+        try:
+            with self.carried.another_text(isinstance(dataloader.dataset, TokenWindows)):
+                output = super().evaluation_loop(
+                    dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
+                )
+        finally:
+            self._evaluating = False
         if self._evaluated:
             measured = {f"{metric_key_prefix}_{k}": v for k, v in self._means().items()}
             output.metrics.update(measured)
@@ -345,7 +361,7 @@ class BANTrainer(Trainer):
         loss, agreement, divergence = (total / max(1, items) for total in sums)
         means = {"loss": loss}
         if is_language_model(self.model):
-            means["perplexity"] = math.exp(loss)
+            means["perplexity"] = torch.tensor(loss).exp().item()  # inf, of a loss beyond 709
         if self.teacher is not None:
             means |= {"teacher_agreement": 100 * agreement, "teacher_kl": divergence}
         return means

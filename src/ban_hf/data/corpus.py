@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 
 from ban_hf.data.decode import near
 from ban_hf.data.images import FILE_BUILDERS, VALIDATION_NAMES
@@ -39,6 +40,10 @@ def read_corpus(
     source = {"id": hub_id, "config": config, "revision": revision}
     files = _text_files(path)
     if files:
+        if text_column is not None:
+            raise ValueError(
+                f"text_column={text_column!r}: a text file has no columns: leave it out"
+            )
         texts = {split: _read(file) for split, file in files.items()}
     else:
         data = _load(name, hub_id, path, config, revision)
@@ -105,9 +110,10 @@ def _load(
             data = datasets.load_dataset(str(path), config)
         else:
             data = datasets.load_dataset(hub_id, config, revision=revision)
-    except (ConnectionError, FileNotFoundError) as error:
+    except (ConnectionError, FileNotFoundError, ValueError, DatasetGenerationError) as error:
+        hint = "" if name in BUILT_IN_TEXTS else near(name, BUILT_IN_TEXTS)
         raise ValueError(
-            f"--dataset_name {name} cannot be loaded ({error}).{near(name, BUILT_IN_TEXTS)} It "
+            f"--dataset_name {name} cannot be loaded ({error}).{hint} It "
             f"takes a built-in name ({', '.join(BUILT_IN_TEXTS)}), a local folder or file, or a "
             "Hub id. Without a network, grammar needs none, and a folder with ptb.train.txt, "
             "ptb.valid.txt and ptb.test.txt can be given, or as BAN_HF_DATA the folder above ptb/."

@@ -18,7 +18,7 @@ from ban_hf.data.tokenizer import EOS, UNK, read_words, word_tokenizer
 
 logger = logging.getLogger(__name__)
 
-GRAMMAR_WORDS = {"train": 20_000, "validation": 5_000, "test": 20_000}
+GRAMMAR_WORDS = {"train": 8_000, "validation": 5_000, "test": 20_000}
 
 
 @dataclass
@@ -74,7 +74,7 @@ def load_text(
         vocabulary_size: at most this many words, `<eos>` and `<unk>` among them.
         train_words: train on the first words only, so many. The vocabulary is still that of the
             whole training split, so that perplexities compare. Of the grammar any number can be
-            had; the default is 20,000.
+            had; the default is 8,000.
 
     Returns:
         The splits.

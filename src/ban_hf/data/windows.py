@@ -49,7 +49,8 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
             raise ValueError(f"tokens must be (n,) word ids, not {tuple(tokens.shape)}.")
         if columns < 1 or window < 1 or warmup < 0:
             raise ValueError(
-                f"columns={columns} and window={window} must be at least 1, warmup={warmup} 0."
+                f"columns={columns} (the batch size) and window={window} must be at least 1, and "
+                f"warmup={warmup} must not be negative."
             )
         self.tokens, self.columns, self.window, self.warmup = tokens.long(), columns, window, warmup
         inputs = self._lay_out_all() if warmup else self._lay_out_whole_rows()

@@ -102,7 +102,8 @@ def vocabulary_digest(words: Sequence[str]) -> str:
 
 def _spelled_model(words: Sequence[str], fields: dict[str, Any]) -> CharCNNLSTMForCausalLM:
     longest = min(max(map(len, words)), LONGEST_WORD)
-    fields.setdefault("max_word_length", max(longest, max(fields["filter_widths"]) - 2))
+    widest = max(fields["filter_widths"], default=1)
+    fields.setdefault("max_word_length", max(longest, widest - 2))
     table, alphabet = character_table(words, fields["max_word_length"])
     config = CharCNNLSTMConfig(**fields, num_characters=NUM_MARKS + len(alphabet))
     model = CharCNNLSTMForCausalLM(config)

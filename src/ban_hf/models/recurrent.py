@@ -44,6 +44,9 @@ class RecurrentConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
             self.check_at_least(name, 1)
+        for name in ("dropout", "initializer_range"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a number")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and less than 1")
         if self.initializer_range < 0:
