@@ -87,11 +87,11 @@ def test_the_smoke_run_leaves_a_family_and_its_report(smoke):
     files = {"lineage.json", "results.json", "results.md", "results.png", "control", "ensemble"}
     assert {entry.name for entry in folder.iterdir()} == {*GENERATIONS, *files}
     assert printed.startswith("lstm_200 on grammar: a teacher and 2 students")
-    assert "| BAN-2 |" in printed
+    assert "| BAN+L-2 |" in printed
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG")
     results = results_of(folder)
     assert results["metric"] == "perplexity"
-    assert [row["name"] for row in results["generations"]] == ["labels", "BAN-1", "BAN-2"]
+    assert [row["name"] for row in results["generations"]] == ["labels", "BAN+L-1", "BAN+L-2"]
     assert [row["members"] for row in results["ensembles"]] == [[1, 2]]
     assert [row["kind"] for row in results["controls"]] == ["network", "ensemble"]
     for row in results["generations"]:
