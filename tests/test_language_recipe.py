@@ -4,13 +4,13 @@ import importlib.util
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from launch import launched
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -44,19 +44,8 @@ def recipe():
 def smoke(tmp_path_factory) -> tuple[Path, str]:
     """The quickstart in small, with its control, as the README starts it; what it printed."""
     folder = tmp_path_factory.mktemp("smoke")
-    launch = Path(sys.executable).with_name("accelerate")
     options = ["--smoke", "--use_cpu", "--control", "--output_dir", str(folder)]
-    run = subprocess.run(
-        [launch, "launch", "recipes/ban_ptb.py", *options],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return folder, run.stdout
+    return folder, launched("ban_ptb.py", *options)
 
 
 def results_of(folder: Path) -> dict:

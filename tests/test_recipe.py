@@ -1,9 +1,6 @@
 """The recipe: its files and flags are checked, and it runs from end to end."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +8,7 @@ import pytest
 import torch
 import yaml
 from family import identities
+from launch import launched
 
 from ban_hf import BANTrainingArguments, load_images, parse_recipe
 from ban_hf.heads import load_classifier
@@ -191,17 +189,7 @@ def test_running_it_again_trains_nothing_and_says_the_same(recipe, smoke):
 
 
 def test_the_command_of_the_readme_runs(tmp_path):
-    launch = Path(sys.executable).with_name("accelerate")
-    run = subprocess.run(
-        [launch, "launch", "recipes/ban_cifar.py", "--smoke", "--output_dir", str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("cifar_wrn_10_1 on digits")
-    assert "| BAN-2 |" in run.stdout
+    printed = launched("ban_cifar.py", "--smoke", "--output_dir", str(tmp_path))
+    assert printed.startswith("cifar_wrn_10_1 on digits")
+    assert "| BAN-2 |" in printed
     assert results_of(tmp_path)["generations"][2]["name"] == "BAN-2"

@@ -72,6 +72,7 @@ class BornAgainEnsemble(PreTrainedModel):
     def __init__(self, config: BornAgainEnsembleConfig) -> None:
         super().__init__(config)
         self.members = nn.ModuleList(_build_member(member) for member in config.members)
+        self.recurrent = [is_recurrent(member) for member in self.members]
         self.post_init()
         # transformers looks for them in direct children only; without, a member whose softmax is
         # tied to its embedding would load with random weights in it.
@@ -149,8 +150,8 @@ class BornAgainEnsemble(PreTrainedModel):
         given = {name: value for name, value in inputs.items() if value is not None}
         states = state or (None,) * len(self.members)
         outputs = [
-            member(**given, **({"state": own} if is_recurrent(member) else {}))
-            for member, own in zip(self.members, states, strict=True)
+            member(**given, **({"state": own} if recurrent else {}))
+            for member, own, recurrent in zip(self.members, states, self.recurrent, strict=True)
         ]
         logits = mean_logits([output.logits for output in outputs])  # (N, C) or (B, T, V)
         loss = None
@@ -158,15 +159,15 @@ class BornAgainEnsemble(PreTrainedModel):
             loss = ForCausalLMLoss(logits, labels, logits.shape[-1], **kwargs)
         elif labels is not None:
             loss = F.cross_entropy(logits, labels)
-        pairs = zip(self.members, outputs, strict=True)
-        states = tuple(o.state if is_recurrent(member) else None for member, o in pairs)
-        return EnsembleOutput(loss, logits, states if is_recurrent(self) else None)
+        pairs = zip(outputs, self.recurrent, strict=True)
+        states = tuple(output.state if recurrent else None for output, recurrent in pairs)
+        return EnsembleOutput(loss, logits, states if any(self.recurrent) else None)
 
 
 def is_recurrent(model: nn.Module) -> bool:
     """Whether a model takes a `state` and gives one, or an ensemble has such a member."""
     if isinstance(model, BornAgainEnsemble):
-        return any(is_recurrent(member) for member in model.members)
+        return any(model.recurrent)
     return "state" in inspect.signature(model.forward).parameters
 
 

@@ -91,8 +91,8 @@ class CarriedState(TrainerCallback):
     training go on in the middle of an epoch.
     """
 
-    def __init__(self, reads_in_order: bool) -> None:
-        self.reads_in_order = reads_in_order
+    def __init__(self) -> None:
+        self.reads_in_order = False  # until a text is
         self.recurrent: set[str] = set()
         self._states: dict[str, State] = {}
         self._resumed: dict[str, State] = {}

@@ -107,7 +107,7 @@ class BANTrainer(Trainer):
         self.finite_loss_guard = FiniteLossGuard(self.accelerator.gather)
         self.add_callback(self.finite_loss_guard)
         self.add_callback(SetEpoch())  # the views of ImageViews, where they are what is trained on
-        self.carried = CarriedState(isinstance(self.train_dataset, TokenWindows))
+        self.carried = CarriedState()
         self.add_callback(self.carried)
         self.carried.add("student", self.model)
         self.teacher = None if teacher is None else self._prepare_teacher(teacher)
@@ -152,6 +152,7 @@ class BANTrainer(Trainer):
         """Find before the first step what would come out wrong, or late, with language models."""
         args, reads = self.args, isinstance(self.train_dataset, TokenWindows)
         self.carried.reads_in_order = reads
+        check_windows("train_dataset", self.train_dataset, args.train_batch_size, args)
         check_windows("eval_dataset", self.eval_dataset, args.eval_batch_size, args)
         if reads and "student" in self.carried.recurrent:
             check_accumulation(args)
@@ -163,10 +164,6 @@ class BANTrainer(Trainer):
                 "label_smoothing_factor without a teacher would train this language model on "
                 "labels that are not shifted: leave it out."
             )
-
-    def get_train_dataloader(self) -> DataLoader:
-        check_windows("train_dataset", self.train_dataset, self._train_batch_size, self.args)
-        return super().get_train_dataloader()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset

@@ -8,7 +8,7 @@ import datasets
 from datasets.exceptions import DatasetGenerationError
 
 from ban_hf.data.decode import near
-from ban_hf.data.images import FILE_BUILDERS, VALIDATION_NAMES
+from ban_hf.data.images import FILE_BUILDERS, load_splits
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +104,7 @@ def _load(
     name: str, hub_id: str, path: Path, config: str | None, revision: str | None
 ) -> dict[str, datasets.Dataset]:
     try:
-        if path.is_file():
-            data = datasets.load_dataset(FILE_BUILDERS[path.suffix], data_files=str(path))
-        elif path.is_dir():
-            data = datasets.load_dataset(str(path), config)
-        else:
-            data = datasets.load_dataset(hub_id, config, revision=revision)
+        return load_splits(path, hub_id, config, revision)
     except (ConnectionError, FileNotFoundError, ValueError, DatasetGenerationError) as error:
         hint = "" if name in BUILT_IN_TEXTS else near(name, BUILT_IN_TEXTS)
         raise ValueError(
@@ -118,7 +113,6 @@ def _load(
             "Hub id. Without a network, grammar needs none, and a folder with ptb.train.txt, "
             "ptb.valid.txt and ptb.test.txt can be given, or as BAN_HF_DATA the folder above ptb/."
         ) from error
-    return {"validation" if s in VALIDATION_NAMES else s: part for s, part in data.items()}
 
 
 def _join(data: datasets.Dataset, split: str, column: str | None) -> str:

@@ -223,6 +223,19 @@ def _digits() -> dict[str, datasets.Dataset]:
     }
 
 
+def load_splits(
+    path: Path, hub_id: str, config: str | None, revision: str | None
+) -> dict[str, datasets.Dataset]:
+    """A file or folder that is there, or else a Hub dataset; every name of validation is one."""
+    if path.suffix in FILE_BUILDERS and path.is_file():
+        data = datasets.load_dataset(FILE_BUILDERS[path.suffix], data_files=str(path))
+    elif path.is_dir():
+        data = datasets.load_dataset(str(path), config)
+    else:
+        data = datasets.load_dataset(hub_id, config, revision=revision)
+    return {"validation" if s in VALIDATION_NAMES else s: part for s, part in data.items()}
+
+
 def _load(name: str, config: str | None, revision: str | None) -> dict[str, datasets.Dataset]:
     """The splits that there are, under the names train, validation and test."""
     path, hub_id = Path(name), name
@@ -230,12 +243,7 @@ def _load(name: str, config: str | None, revision: str | None) -> dict[str, data
         hub_id = str(BUILT_IN[name].hub_id)
         path = Path(os.environ.get("BAN_HF_DATA") or os.devnull, name)
     try:
-        if path.suffix in FILE_BUILDERS and path.is_file():
-            data = datasets.load_dataset(FILE_BUILDERS[path.suffix], data_files=str(path))
-        elif path.is_dir():
-            data = datasets.load_dataset(str(path), config)
-        else:
-            data = datasets.load_dataset(hub_id, config, revision=revision)
+        splits = load_splits(path, hub_id, config, revision)
     except (ConnectionError, FileNotFoundError) as error:
         raise ValueError(
             f"--dataset_name {name} cannot be loaded ({error}).{near(name, BUILT_IN)} It takes a "
@@ -243,7 +251,6 @@ def _load(name: str, config: str | None, revision: str | None) -> dict[str, data
             f"({', '.join(FILE_BUILDERS)}) or a Hub id. Without a network, digits needs none, and "
             "BAN_HF_DATA can name a folder that holds cifar10/ and cifar100/."
         ) from error
-    splits = {"validation" if s in VALIDATION_NAMES else s: part for s, part in data.items()}
     if "train" not in splits:
         raise ValueError(f"--dataset_name {name}: no train split; there is {', '.join(splits)}")
     return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
