@@ -1,0 +1,517 @@
+"""What the Hub answers: the endpoints that `huggingface_hub` calls, for models."""
+
+import base64
+import functools
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote, unquote
+
+import yaml
+
+from .store import Commit, File, Refusal, Repository, goes_to_lfs
+
+if TYPE_CHECKING:
+    from .server import LoopbackHub
+
+FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
+WILDCARDS = {"repo": "[^/]+/[^/]+?", "path": ".*"}  # any other is one segment
+ROUTES: list[tuple[str, re.Pattern[str], Callable[["Call"], "Answer"]]] = []
+
+
+@dataclass
+class Answer:
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Call:
+    """A request that is being carried out, and what its sender may see and change."""
+
+    hub: "LoopbackHub"
+    repositories: dict[str, Repository]
+    method: str
+    target: str
+    token: str | None
+    query: dict[str, list[str]]
+    headers: Any
+    body: bytes
+    names: dict[str, str] = field(default_factory=dict)  # what the route's wildcards stand for
+
+    @property
+    def user(self) -> str | None:
+        if self.token is not None and self.token not in self.hub.tokens:
+            raise Refusal(401, "Invalid credentials in Authorization header")
+        return self.hub.tokens.get(self.token)
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def repository(self) -> Repository:
+        """The repository, if there is one that the user may see: who may not is told no more."""
+        return self.visible(self.names["repo"])
+
+    @property
+    def commit(self) -> Commit:
+        return self.repository.find(self.names.get("revision", "main"))
+
+    def asks(self, option: str) -> bool:
+        return self.query.get(option, ["false"])[0].lower() in ("true", "1")
+
+    def visible(self, repo_id: str) -> Repository:
+        repository, user = self.repositories.get(repo_id), self.user
+        if repository is None or (repository.private and user != repository.owner):
+            raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
+        return repository
+
+    def require_owner(self, namespace: str) -> None:
+        if self.user is None:
+            raise Refusal(401, "Invalid username or password.")
+        if self.user != namespace:
+            raise Refusal(403, f"You don't have the rights to write to the namespace {namespace!r}")
+
+    @contextmanager
+    def change(self) -> Iterator[Repository]:
+        """The repository, for its owner to change."""
+        repository = self.repository
+        self.require_owner(repository.owner)
+        with self.hub.store.change():
+            yield repository
+
+    def signed(self) -> Repository:
+        """The repository, for whoever was given this URL: no token comes with it."""
+        if self.target != self.hub.sign(self.target.partition("?")[0]):
+            raise Refusal(403, "SignatureDoesNotMatch")
+        if self.names["repo"] not in self.repositories:
+            raise Refusal(404, "NoSuchBucket")
+        return self.repositories[self.names["repo"]]
+
+
+def route(method: str, pattern: str):
+    """Register what answers a kind of request."""
+
+    def wildcard(match: re.Match[str]) -> str:
+        return f"(?P<{match[1]}>{WILDCARDS.get(match[1], '[^/]+')})"
+
+    def register(function: Callable[[Call], Answer]) -> Callable[[Call], Answer]:
+        regex = re.compile(re.sub(r"{(\w+)}", wildcard, pattern.replace(".", r"\.")))
+        ROUTES.append((method, regex, function))
+        return function
+
+    return register
+
+
+def dispatch(call: Call) -> Answer:
+    path = call.target.partition("?")[0]
+    asked = "GET" if call.method == "HEAD" else call.method
+    for method, regex, function in ROUTES:
+        match = method == asked and regex.fullmatch(path)
+        if match:
+            call.names = {name: unquote(value) for name, value in match.groupdict().items()}
+            return function(call)
+    raise Refusal(404, f"the loopback Hub knows no {call.method} {path}")
+
+
+def answer(data: Any = None, status: int = 200, **headers: str) -> Answer:
+    return Answer(status, json.dumps(data).encode(), {"Content-Type": "application/json"} | headers)
+
+
+def refused(refusal: Refusal) -> Answer:
+    headers = {"X-Error-Message": refusal.message.replace("\n", " ")} | refusal.headers
+    if refusal.code:
+        headers["X-Error-Code"] = refusal.code
+    return answer({"error": refusal.message}, refusal.status, **headers)
+
+
+def time(date: datetime) -> str:
+    return date.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+# Who and what there is ------------------------------------------------------------------------
+
+
+@route("GET", "/api/whoami-v2")
+def whoami(call: Call) -> Answer:
+    if call.user is None:
+        raise Refusal(401, "Invalid username or password.")
+    access = {"displayName": "loopback", "role": "write"}
+    auth = {"type": "access_token", "accessToken": access}
+    user = {"type": "user", "id": call.user, "name": call.user, "fullname": call.user}
+    return answer(user | {"email": None, "orgs": [], "auth": auth})
+
+
+@functools.lru_cache
+def card_data(readme: str) -> dict[str, Any]:
+    """The metadata of a model card; it is a `yaml.YAMLError` where there is none to be read."""
+    found = FRONT_MATTER.match(readme)
+    return (yaml.safe_load(found[1]) if found else None) or {}
+
+
+@route("POST", "/api/validate-yaml")
+def validate_yaml(call: Call) -> Answer:
+    try:
+        card_data(call.data["content"])
+    except yaml.YAMLError as error:
+        return answer({"error": "invalid", "errors": [{"message": str(error)}]}, 400)
+    return answer({"errors": [], "warnings": []})
+
+
+def sibling(path: str, file: File, blobs: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {"rfilename": path}
+    if blobs:
+        entry |= {"blobId": file.oid, "size": file.size}
+    if blobs and file.sha256:
+        entry["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": len(file.blob)}
+    return entry
+
+
+def model(repository: Repository, commit: Commit) -> dict[str, Any]:
+    readme = commit.files.get("README.md")
+    try:
+        card = card_data(repository.content(readme).decode()) if readme else {}
+    except yaml.YAMLError:
+        card = {}
+    return {
+        "_id": repository.id,
+        "id": repository.id,
+        "modelId": repository.id,
+        "author": repository.owner,
+        "sha": commit.id,
+        "createdAt": time(repository.created),
+        "lastModified": time(commit.date),
+        "private": repository.private,
+        "gated": False,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+        "tags": card.get("tags", []),
+        "library_name": card.get("library_name"),
+        "pipeline_tag": card.get("pipeline_tag"),
+        "cardData": json.loads(json.dumps(card, default=str)),
+        "spaces": [],
+    }
+
+
+@route("GET", "/api/models")
+def list_models(call: Call) -> Answer:
+    author, search = (call.query.get(name, [""])[0] for name in ("author", "search"))
+    return answer(
+        [
+            model(repository, repository.find())
+            for repository in call.repositories.values()
+            if (not repository.private or call.user == repository.owner)
+            and (not author or author == repository.owner)
+            and search.lower() in repository.id.lower()
+        ]
+    )
+
+
+@route("GET", "/api/models/{repo}")
+@route("GET", "/api/models/{repo}/revision/{revision}")
+def model_info(call: Call) -> Answer:
+    commit, blobs = call.commit, call.asks("blobs")
+    siblings = [sibling(path, commit.files[path], blobs) for path in sorted(commit.files)]
+    return answer(model(call.repository, commit) | {"siblings": siblings})
+
+
+def last_commit(repository: Repository, commit: Commit, path: str) -> dict[str, str]:
+    """The commit that made a file, or something in a folder, what it is in another commit."""
+
+    def content(at: Commit) -> str | None:
+        return at.files[path].oid if path in at.files else at.trees.get(path)
+
+    history = repository.commits_of(commit.id)
+    changes = (c for c, p in itertools.pairwise(history) if content(c) != content(p))
+    made = next(changes, history[-1])
+    return {"id": made.id, "title": made.title, "date": time(made.date)}
+
+
+def entry(call: Call, path: str, expand: bool) -> dict[str, Any]:
+    """A file or a folder of a tree."""
+    repository, commit = call.repository, call.commit
+    file = commit.files.get(path)
+    if file is None:
+        item = {"type": "directory", "oid": commit.trees[path], "size": 0, "path": path}
+    else:
+        item = {"type": "file", "oid": file.oid, "size": file.size, "path": path}
+        if file.sha256:
+            pointer = {"pointerSize": len(file.blob)}
+            item["lfs"] = {"oid": file.sha256, "size": file.size} | pointer
+    return item | ({"lastCommit": last_commit(repository, commit, path)} if expand else {})
+
+
+@route("GET", "/api/models/{repo}/tree/{revision}")
+@route("GET", "/api/models/{repo}/tree/{revision}/{path}")
+def tree(call: Call) -> Answer:
+    commit, folder = call.commit, call.names.get("path", "").strip("/")
+    if folder not in commit.trees:
+        raise Refusal(404, f"{folder} does not exist on {commit.id!r}", "EntryNotFound")
+    prefix = f"{folder}/" if folder else ""
+    paths = sorted(p for p in (*commit.trees, *commit.files) if p and p.startswith(prefix))
+    if not call.asks("recursive"):
+        paths = [path for path in paths if "/" not in path.removeprefix(prefix)]
+    return answer([entry(call, path, call.asks("expand")) for path in paths])
+
+
+@route("POST", "/api/models/{repo}/paths-info/{revision}")
+def paths_info(call: Call) -> Answer:
+    form, commit = parse_qs(call.body.decode()), call.commit
+    known = [p for p in form.get("paths", []) if p in commit.files or (p and p in commit.trees)]
+    expand = form.get("expand", ["false"])[0].lower() == "true"
+    return answer([entry(call, path, expand) for path in known])
+
+
+@route("GET", "/api/models/{repo}/refs")
+def refs(call: Call) -> Answer:
+    def listing(kind: str, names: dict[str, str]) -> list[dict[str, str]]:
+        return [
+            {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit}
+            for name, commit in names.items()
+        ]
+
+    repository = call.repository
+    branches, tags = listing("heads", repository.branches), listing("tags", repository.tags)
+    return answer({"branches": branches, "converts": [], "tags": tags, "pullRequests": []})
+
+
+@route("GET", "/api/models/{repo}/commits/{revision}")
+def list_commits(call: Call) -> Answer:
+    return answer(
+        [
+            {
+                "id": commit.id,
+                "authors": [{"user": commit.author}],
+                "date": time(commit.date),
+                "title": commit.title,
+                "message": commit.message.partition("\n\n")[2],
+            }
+            for commit in call.repository.commits_of(call.names["revision"])
+        ]
+    )
+
+
+# Repositories, branches and tags --------------------------------------------------------------
+
+
+def named(call: Call) -> str:
+    """The repository that a body names, in the user's own namespace by default."""
+    namespace = call.data.get("organization") or call.user
+    call.require_owner(namespace)
+    return f"{namespace}/{call.data['name']}"
+
+
+@route("POST", "/api/repos/create")
+def create(call: Call) -> Answer:
+    repo_id, hub = named(call), call.hub
+    url = {"url": f"{hub.endpoint}/{repo_id}", "name": repo_id, "id": repo_id}
+    if repo_id in hub.repositories:
+        error = {"error": f"You already created this model repo: {repo_id}"}
+        return answer(error | url, 409, **{"X-Error-Message": error["error"]})
+    private = call.data.get("visibility") == "private" and not hub.ignores_private
+    with hub.store.change():
+        hub.store.create(repo_id, private, call.user)
+    return answer(url)
+
+
+@route("DELETE", "/api/repos/delete")
+def delete(call: Call) -> Answer:
+    repo_id = named(call)
+    call.visible(repo_id)
+    with call.hub.store.change():
+        del call.hub.repositories[repo_id]
+    return answer("OK")
+
+
+@route("PUT", "/api/models/{repo}/settings")
+def settings(call: Call) -> Answer:
+    with call.change() as repository:
+        if "visibility" in call.data:
+            repository.private = call.data["visibility"] == "private"
+        return answer({"private": repository.private})
+
+
+@route("POST", "/api/models/{repo}/tag/{revision}")
+def create_tag(call: Call) -> Answer:
+    with call.change() as repository:
+        commit, tag = call.commit, call.data["tag"]
+        if tag in repository.tags:
+            raise Refusal(409, f"Tag reference exists already: {tag}")
+        repository.tags[tag] = commit.id
+    return answer({"success": True})
+
+
+@route("POST", "/api/models/{repo}/branch/{branch}")
+def create_branch(call: Call) -> Answer:
+    with call.change() as repository:
+        branch = call.names["branch"]
+        if branch in repository.branches:
+            raise Refusal(409, f"Reference already exists: refs/heads/{branch}")
+        repository.branches[branch] = repository.find(call.data.get("startingPoint", "main")).id
+    return answer({"success": True})
+
+
+@route("DELETE", "/api/models/{repo}/tag/{tag}")
+@route("DELETE", "/api/models/{repo}/branch/{branch}")
+def delete_reference(call: Call) -> Answer:
+    with call.change() as repository:
+        ((kind, name),) = ((k, v) for k, v in call.names.items() if k != "repo")
+        references = {"tag": repository.tags, "branch": repository.branches}[kind]
+        if references.pop(name, None) is None:
+            raise Refusal(404, f"Invalid rev id: {name}", "RevisionNotFound")
+    return answer({"success": True})
+
+
+@route("POST", "/api/models/{repo}/super-squash/{revision}")
+def super_squash(call: Call) -> Answer:
+    with call.change() as repository:
+        files, branch = call.commit.files, call.names["revision"]
+        arguments = (call.data["message"], call.user, call.hub.store.now, branch)
+        repository.commit(files, *arguments, orphan=True)
+    return answer({"success": True})
+
+
+# Commits --------------------------------------------------------------------------------------
+
+
+@route("POST", "/api/models/{repo}/preupload/{revision}")
+def preupload(call: Call) -> Answer:
+    call.require_owner(call.repository.owner)
+    held, files = call.commit.files, []
+    for file in call.data["files"]:
+        path = file["path"]
+        mode = "lfs" if goes_to_lfs(path, file["size"]) else "regular"
+        oid = held[path].etag if path in held else None
+        files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+    return answer({"files": files})
+
+
+@route("POST", "/{repo}.git/info/lfs/objects/batch")
+def lfs_batch(call: Call) -> Answer:
+    """Say where to upload objects; one that is here already is not asked for again."""
+    repository, hub, objects = call.repository, call.hub, []
+    call.require_owner(repository.owner)
+    for item in call.data["objects"]:
+        entry = {"oid": item["oid"], "size": item["size"], "authenticated": True}
+        if item["oid"] not in repository.objects:
+            upload = hub.sign(f"/lfs/{repository.id}/{item['oid']}/{item['size']}")
+            verify = f"{hub.endpoint}/{repository.id}.git/info/lfs/objects/verify"
+            entry["actions"] = {
+                "upload": {"href": hub.endpoint + upload},
+                "verify": {"href": verify},
+            }
+        objects.append(entry)
+    return answer({"transfer": "basic", "objects": objects})
+
+
+@route("PUT", "/lfs/{repo}/{oid}/{size}")
+def lfs_upload(call: Call) -> Answer:
+    repository, oid, size = call.signed(), call.names["oid"], int(call.names["size"])
+    if len(call.body) != size or hashlib.sha256(call.body).hexdigest() != oid:
+        raise Refusal(400, "XAmzContentSHA256Mismatch")
+    repository.objects[oid] = call.body
+    return Answer(headers={"ETag": f'"{hashlib.md5(call.body).hexdigest()}"'})
+
+
+@route("POST", "/{repo}.git/info/lfs/objects/verify")
+def lfs_verify(call: Call) -> Answer:
+    call.require_owner(call.repository.owner)
+    stored = call.repository.objects.get(call.data["oid"])
+    if stored is None or len(stored) != call.data["size"]:
+        raise Refusal(404, "Object does not exist")
+    return answer({})
+
+
+def added(repository: Repository, kind: str, value: dict[str, Any]) -> File:
+    """The file that a line of a commit adds."""
+    if kind == "file":
+        return File.regular(base64.b64decode(value["content"]))
+    stored = repository.objects.get(value["oid"])
+    if stored is None or len(stored) != value.get("size", len(stored)):
+        why = "an LFS pointer pointed to a file that does not exist"
+        raise Refusal(400, f"Your push was rejected because {why}: {value['path']}")
+    return File.lfs(value["oid"], len(stored))
+
+
+def removed(files: dict[str, File], kind: str, path: str) -> set[str]:
+    """The files that a line of a commit deletes."""
+    gone = {p for p in files if p == path or p.startswith(path.rstrip("/") + "/")}
+    if not gone or (kind == "deletedFile" and path not in files):
+        raise Refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
+    return gone
+
+
+@route("POST", "/api/models/{repo}/commit/{branch}")
+def create_commit(call: Call) -> Answer:
+    hub, branch = call.hub, call.names["branch"]
+    (_, header), *lines = [json.loads(line).values() for line in call.body.splitlines()]
+    with call.change() as repository:
+        head = repository.branches.get(branch)
+        if head is None or call.asks("create_pr"):
+            raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
+        if not hub.ignores_parent and not head.startswith(header.get("parentCommit", "")):
+            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+        files = dict(repository.find(head).files)
+        for kind, value in lines:
+            if kind in ("deletedFile", "deletedFolder"):
+                for path in removed(files, kind, value["path"]):
+                    del files[path]
+            else:
+                files[value["path"]] = added(repository, kind, value)
+        message = "\n\n".join(filter(None, (header["summary"], header.get("description"))))
+        commit = repository.commit(files, message, call.user, hub.store.now, branch)
+    url = f"{hub.endpoint}/{repository.id}/commit/{commit.id}"
+    return answer({"success": True, "commitOid": commit.id, "commitUrl": url, "hookOutput": ""})
+
+
+# Downloads ------------------------------------------------------------------------------------
+
+
+def download(call: Call, content: bytes, headers: dict[str, str]) -> Answer:
+    """The content, or the range of it that is asked for."""
+    headers = {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"} | headers
+    asked = re.fullmatch(r"bytes=(\d+)-(\d*)", call.headers.get("Range", ""))
+    if not asked:
+        return Answer(200, content, headers)
+    first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+    if first > last:
+        range_ = {"Content-Range": f"bytes */{len(content)}"}
+        raise Refusal(416, "Range Not Satisfiable", **range_)
+    headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+    return Answer(206, content[first : last + 1], headers)
+
+
+@route("GET", "/{repo}/resolve/{revision}/{path}")
+def resolve(call: Call) -> Answer:
+    repository, commit, path = call.repository, call.commit, call.names["path"]
+    headers = {"X-Repo-Commit": commit.id}
+    if path not in commit.files:
+        raise Refusal(404, "Entry not found", "EntryNotFound", **headers)
+    file = commit.files[path]
+    headers["ETag"] = f'"{file.etag}"'
+    if file.sha256:
+        signed = call.hub.sign(f"/cdn/{quote(repository.id)}/{file.sha256}")
+        headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
+        return Answer(302, b"", headers | {"Location": call.hub.cdn + signed})
+    if call.method == "HEAD":
+        return Answer(200, b"", headers | {"Content-Length": str(file.size)})
+    return download(call, repository.served(file), headers)
+
+
+@route("GET", "/cdn/{repo}/{oid}")
+def cdn(call: Call) -> Answer:
+    """An object behind an LFS pointer."""
+    repository, oid = call.signed(), call.names["oid"]
+    if oid not in repository.objects:
+        raise Refusal(404, "NoSuchKey")
+    content = repository.tampered.get(oid, repository.objects[oid])
+    return download(call, content, {"ETag": f'"{oid}"'})

@@ -1,0 +1,218 @@
+"""Repositories as git sees them: blobs, trees and commits under git's own ids."""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatch
+from functools import cached_property
+
+LFS_PATTERNS = ("*.safetensors", "*.bin", "*.png")
+LFS_SIZE = 10 * 2**20  # a larger file goes to LFS, whatever its name
+GITATTRIBUTES = "".join(f"{p} filter=lfs diff=lfs merge=lfs -text\n" for p in LFS_PATTERNS).encode()
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)  # a clock of our own: the same story has the same ids
+
+
+class Refusal(Exception):
+    """A request that is not granted, with the status and the error code of the Hub."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.headers = status, message, code, headers
+
+
+def git_id(kind: str, body: bytes) -> str:
+    """The id that git gives to an object."""
+    return hashlib.sha1(f"{kind} {len(body)}\0".encode() + body).hexdigest()
+
+
+def tree_ids(blobs: Mapping[str, str], folder: str = "") -> dict[str, str]:
+    """Git's ids of a folder and of all below it, by path; the path of the root is empty."""
+    children: dict[str, dict[str, str]] = {}
+    for path, blob in blobs.items():
+        name, _, rest = path.partition("/")
+        children.setdefault(name, {})[rest] = blob
+    ids, entries = {}, []
+    for name, inside in children.items():
+        if "" in inside:
+            entries.append((name.encode(), b"100644", inside[""]))
+            continue
+        path = f"{folder}/{name}" if folder else name
+        ids |= tree_ids(inside, path)
+        entries.append((f"{name}/".encode(), b"40000", ids[path]))  # sorted as if it ended in "/"
+    body = b"".join(
+        b"%s %s\0%s" % (mode, name.rstrip(b"/"), bytes.fromhex(oid))
+        for name, mode, oid in sorted(entries)
+    )
+    return ids | {folder: git_id("tree", body)}
+
+
+def goes_to_lfs(path: str, size: int) -> bool:
+    """Whether git holds a mere pointer to this file."""
+    return size > LFS_SIZE or any(fnmatch(path, pattern) for pattern in LFS_PATTERNS)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a tree: what git holds of it and, behind an LFS pointer, its sha256 and size."""
+
+    blob: bytes
+    size: int
+    sha256: str | None = None
+
+    @classmethod
+    def regular(cls, content: bytes) -> "File":
+        return cls(content, len(content))
+
+    @classmethod
+    def lfs(cls, sha256: str, size: int) -> "File":
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n"
+        return cls(pointer.encode(), size, sha256)
+
+    @cached_property
+    def oid(self) -> str:
+        return git_id("blob", self.blob)
+
+    @property
+    def etag(self) -> str:
+        """What the Hub calls the content by: the sha256 behind a pointer, else the blob's id."""
+        return self.sha256 or self.oid
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit with its whole tree."""
+
+    files: Mapping[str, File]
+    message: str
+    author: str
+    date: datetime
+    parent: str | None
+
+    @cached_property
+    def trees(self) -> dict[str, str]:
+        return tree_ids({path: file.oid for path, file in self.files.items()})
+
+    @cached_property
+    def id(self) -> str:
+        who = f"{self.author} <{self.author}@users.noreply.huggingface.co>"
+        when = f"{int(self.date.timestamp())} +0000"
+        parent = f"parent {self.parent}\n" if self.parent else ""
+        head = f"tree {self.trees['']}\n{parent}author {who} {when}\ncommitter {who} {when}\n"
+        return git_id("commit", f"{head}\n{self.message}".encode())
+
+    @property
+    def title(self) -> str:
+        return self.message.partition("\n")[0]
+
+
+@dataclass
+class Repository:
+    """A repository: its commits, what names them, and the objects behind LFS pointers."""
+
+    id: str
+    private: bool
+    created: datetime
+    branches: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, Commit] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)  # by sha256
+    tampered: dict[str, bytes] = field(default_factory=dict)  # by etag: what is served instead
+
+    @property
+    def owner(self) -> str:
+        return self.id.partition("/")[0]
+
+    @property
+    def head(self) -> str:
+        return self.branches["main"]
+
+    def find(self, revision: str = "main") -> Commit:
+        """The commit that a branch, a tag or a full id names."""
+        commit = self.branches.get(revision) or self.tags.get(revision) or revision
+        if commit not in self.commits:
+            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return self.commits[commit]
+
+    def commits_of(self, revision: str = "main") -> list[Commit]:
+        """The history of a revision, newest first."""
+        history = [self.find(revision)]
+        while history[-1].parent:
+            history.append(self.commits[history[-1].parent])
+        return history
+
+    def content(self, file: File) -> bytes:
+        return file.blob if file.sha256 is None else self.objects[file.sha256]
+
+    def served(self, file: File) -> bytes:
+        """What a download gets: the content, unless it has been tampered with."""
+        return self.tampered.get(file.etag, self.content(file))
+
+    def files(self, revision: str = "main") -> dict[str, bytes]:
+        return {path: self.content(file) for path, file in self.find(revision).files.items()}
+
+    def store(self, path: str, content: bytes) -> File:
+        """A file ready to be committed, its content uploaded where that goes to LFS."""
+        if not goes_to_lfs(path, len(content)):
+            return File.regular(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.objects[sha256] = content
+        return File.lfs(sha256, len(content))
+
+    def commit(
+        self,
+        files: Mapping[str, File],
+        message: str,
+        author: str,
+        date: datetime,
+        branch: str = "main",
+        orphan: bool = False,
+    ) -> Commit:
+        """Commit a whole tree on top of a branch, or as a new beginning of it."""
+        parent = None if orphan else self.branches.get(branch)
+        commit = Commit(dict(files), message, author, date, parent)
+        self.commits[commit.id] = commit
+        self.branches[branch] = commit.id
+        return commit
+
+    def copy(self) -> "Repository":
+        """A copy that changes on its own; commits and contents never change, and are shared."""
+        parts = ("branches", "tags", "commits", "objects", "tampered")
+        return replace(self, **{part: copy.copy(getattr(self, part)) for part in parts})
+
+
+@dataclass
+class Store:
+    """All repositories, as they are and as they were before the last write."""
+
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    before: dict[str, Repository] = field(default_factory=dict)
+    writes: int = 0
+
+    @property
+    def now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.writes)
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """Every write goes through here, so that what was before it can be served as stale."""
+        before = self._copies()
+        self.writes += 1
+        yield
+        self.before = before
+
+    def create(self, repo_id: str, private: bool, author: str) -> Repository:
+        """A repository with the commit that the Hub makes in every new one."""
+        repository = Repository(repo_id, private, self.now)
+        attributes = {".gitattributes": File.regular(GITATTRIBUTES)}
+        repository.commit(attributes, "initial commit", author, self.now)
+        self.repositories[repo_id] = repository
+        return repository
+
+    def copy(self) -> "Store":
+        return Store(self._copies(), self.before, self.writes)
+
+    def _copies(self) -> dict[str, Repository]:
+        return {repo_id: repo.copy() for repo_id, repo in self.repositories.items()}
