@@ -14,9 +14,14 @@ Flags override the file's values; any argument of BANTrainingArguments is a flag
 
 A Hub id, a local folder or a file of images will do as --dataset_name, and any model of timm as
 --model_name. A run that was killed goes on where it stopped when the same command is given again.
+
+With --push_to_hub --hub_model_id ns/family each generation is published as soon as it is finished,
+the ensemble last. --teacher ns/family-gen2@commit goes on from somebody's generation.
+
+With --push_to_hub --hub_model_id ns/family each generation is published as soon as it is finished,
+the ensemble last. --teacher ns/family-gen2@commit goes on from somebody's generation.
 """
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,7 +103,8 @@ def main(argv: list[str]) -> None:
         generations=family.generations,
         control=family.control,
         control_from=family.control_from,
-        command=shlex.join(["accelerate", "launch", "recipes/ban_cifar.py", *argv]),
+        teacher=family.teacher,
+        command=ban_hf.shareable_command("ban_cifar.py", argv),
     )
 
 

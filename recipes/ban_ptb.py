@@ -16,9 +16,11 @@ A Hub id, a local folder or a text file will do as --dataset_name. Students lear
 teacher (BAN+L); --label_weight 0 leaves the labels out (BAN), with which, in the paper, a language
 model does not learn. A run that was killed goes on where it stopped when the same command is given
 again.
+
+With --push_to_hub --hub_model_id ns/family each generation is published as soon as it is finished,
+the ensemble last. --teacher ns/family-gen2@commit goes on from somebody's generation.
 """
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +93,8 @@ def main(argv: list[str]) -> None:
         window=language.window,
         control=family.control,
         control_from=family.control_from,
-        command=shlex.join(["accelerate", "launch", "recipes/ban_ptb.py", *argv]),
+        teacher=family.teacher,
+        command=ban_hf.shareable_command("ban_ptb.py", argv),
     )
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Read when the libraries are imported, so set before any of them is.
@@ -19,6 +20,10 @@ import family
 import pytest
 import torch
 import transformers
+from hub import LoopbackHub
+from hub.client import connect
+
+from ban_hf import network, push_family
 
 transformers.logging.disable_progress_bar()
 gc.freeze()  # every training begins with a gc.collect(), slow over all that is imported
@@ -72,3 +77,28 @@ def never_killed(tmp_path_factory) -> Path:
 def run(never_killed, tmp_path) -> Path:
     """A copy of it, to be changed."""
     return Path(shutil.copytree(never_killed, tmp_path / "run"))
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path) -> Iterator[LoopbackHub]:
+    """An empty Hub, the only one that this process can reach; a fault passes without a wait."""
+    with LoopbackHub() as hub:
+        connect(hub, monkeypatch, tmp_path / "cache")
+        monkeypatch.setattr(network, "WAITS", (0.0, 0.0, 0.0))
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def publication(never_killed, tmp_path_factory):
+    """What a Hub holds after that family was published as ns/fam."""
+    with pytest.MonkeyPatch.context() as monkeypatch, LoopbackHub() as hub:
+        connect(hub, monkeypatch, tmp_path_factory.mktemp("cache"))
+        push_family(never_killed, "ns/fam", license="apache-2.0")
+        return hub.snapshot()
+
+
+@pytest.fixture
+def published(hub, publication) -> LoopbackHub:
+    """A Hub that holds that family."""
+    hub.restore(publication)
+    return hub

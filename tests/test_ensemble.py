@@ -238,6 +238,98 @@ def test_it_runs_in_a_pipeline(tmp_path):
         assert answer["score"] == pytest.approx(score, abs=1e-5)
 
 
+# Weights
+
+
+@every_kind
+@torch.no_grad()
+def test_weights_are_those_of_the_probabilities(tmp_path, kind):
+    make, inputs, auto = KINDS[kind]
+    members = make()
+    weights = [3.0, 1.0, 0.5][: len(members)]
+    probabilities = [member(**inputs).logits.double().softmax(1) for member in members]
+    expected = sum(w * p for w, p in zip(weights, probabilities, strict=True)) / sum(weights)
+    ensemble = BornAgainEnsemble.from_members(members, weights)
+    logits = ensemble(**inputs).logits
+    torch.testing.assert_close(logits.double(), expected.log(), rtol=0, atol=1e-5)
+    assert ensemble.config.weights == pytest.approx([w / sum(weights) for w in weights])
+    ensemble.save_pretrained(tmp_path)
+    assert torch.equal(load_classifier(tmp_path)(**inputs).logits, logits)
+    assert auto.from_pretrained(tmp_path).config.weights == ensemble.config.weights
+
+
+@torch.no_grad()
+def test_equal_weights_are_no_weights():
+    members = [model.eval() for model in (tiny.vit(0), tiny.vit(1), tiny.vit(2))]
+    images = {"pixel_values": tiny.Images(4).pixel_values}
+    plain = BornAgainEnsemble.from_members(members)
+    weighted = BornAgainEnsemble.from_members(members, [7, 7, 7])
+    assert torch.equal(weighted(**images).logits, plain(**images).logits)
+    assert weighted.config.weights is None
+    assert "weights" not in plain.config.to_dict()
+    assert weighted.config.to_json_string() == plain.config.to_json_string()
+
+
+@pytest.mark.parametrize("weights", [(1, 0), (1e300, 0.0)])
+def test_a_member_of_weight_0_does_not_count(weights):
+    logits = torch.randn(5, 4)
+    for other in (torch.randn(5, 4), torch.full((5, 4), torch.nan), torch.full((5, 4), torch.inf)):
+        assert torch.equal(mean_logits([logits, other], weights), logits.log_softmax(1))
+    three = [logits, torch.full((5, 4), torch.nan), torch.randn(5, 4)]
+    assert torch.equal(mean_logits(three, (2, 0, 2)), mean_logits([three[0], three[2]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_weighted_logits_are_finite_and_keep_their_precision(dtype):
+    size = torch.finfo(dtype).max / 4
+    members = [torch.tensor([[size, -size, 0.0]], dtype=dtype), torch.zeros(1, 3, dtype=dtype)]
+    logits = mean_logits(members, (1, 3))
+    assert logits.dtype == torch.promote_types(dtype, torch.float32)
+    expected = torch.tensor([[0.5, 0.25, 0.25]], dtype=logits.dtype)
+    torch.testing.assert_close(logits.softmax(1), expected)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((1,), r"one for each of the 2 members, not 1"),
+        ((), r"one for each of the 2 members, not 0"),
+        ((1, -1), "none of them negative"),
+        ((0, 0), "not all 0"),
+        ((1, float("nan")), "must be finite"),
+        ((1, float("inf")), "must be finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights, message):
+    members = [tiny.vit(0), tiny.vit(1)]
+    with pytest.raises(ValueError, match=message):
+        BornAgainEnsemble.from_members(members, weights)
+    config = BornAgainEnsemble.from_members(members).config
+    config.weights = list(weights)  # as a file may have them
+    with pytest.raises(ValueError, match=message):
+        BornAgainEnsemble(config)
+
+
+def test_an_ensemble_of_weights_teaches(tmp_path):
+    members = [tiny.vit(1).eval(), tiny.vit(2)]
+    first = tiny.trained(tiny.vit(0), tmp_path / "a", teacher=members[0], evaluation=tiny.Images(8))
+    teacher = BornAgainEnsemble.from_members(members, (1, 0))
+    again = tiny.trained(tiny.vit(0), tmp_path / "b", teacher=teacher, evaluation=tiny.Images(8))
+    assert tiny.distance(again.model, first.model) < 1e-6
+
+
+@torch.no_grad()
+def test_language_models_have_weights_and_keep_their_states():
+    members = [tiny.lstm(0).eval(), tiny.lstm(1).eval(), tiny.gpt2(0).eval()]
+    ids, weights = tiny.text(24).view(2, 12), [1, 2, 5]
+    ensemble = BornAgainEnsemble.from_members(members, weights)
+    probabilities = [member(input_ids=ids).logits.double().softmax(-1) for member in members]
+    expected = sum(w * p for w, p in zip(weights, probabilities, strict=True)) / 8
+    outputs = ensemble(input_ids=ids)
+    torch.testing.assert_close(outputs.logits.double(), expected.log(), rtol=0, atol=1e-5)
+    assert [state is not None for state in outputs.state] == [True, True, False]
+
+
 # What can be loaded as a teacher or a member
 
 

@@ -1,6 +1,7 @@
 """The measurement: every row is what the saved models give by hand."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from transformers import (
 
 from ban_hf import BornAgainEnsemble, TokenWindows, create_language_model
 from ban_hf.evaluation import measure_family
-from ban_hf.measurement import TextTest
+from ban_hf.heads import load_classifier
+from ban_hf.lineage import RECORD, read_json, write_json
+from ban_hf.measurement import ImageTest, TextTest
 
 TEST = views(33, seed=2, augment=False)
 PIXELS = TEST.__getitems__(range(33))["pixel_values"]
@@ -132,6 +135,50 @@ def test_no_controls_give_no_rows(folder):
     assert "torch" in results["versions"]
 
 
+def test_what_was_pulled_has_no_log_and_is_measured_the_same(folder, tmp_path):
+    pulled = Path(shutil.copytree(folder, tmp_path / "pulled"))
+    for log in pulled.glob("generation-*/training_log.json"):
+        log.unlink()
+    expected, found = (measure_family(path, TEST) for path in (folder, pulled))
+    for before, row in zip(expected["generations"], found["generations"], strict=True):
+        assert row["test"] == before["test"]
+        assert row["train_loss"] is None
+        assert not {"validation", "best_validation"} & row.keys()
+    assert found["ensembles"] == expected["ensembles"]
+
+
+def test_a_family_may_begin_with_a_later_generation(folder, controls, tmp_path):
+    later = Path(shutil.copytree(folder, tmp_path / "later"))
+    shutil.rmtree(later / "generation-0")
+    record = read_json(later / "generation-1" / RECORD)
+    record["seed"]["family_seed"], record["training"]["hardware"] = 99, "another machine"
+    write_json(later / "generation-1" / RECORD, record)
+    results, whole = measure_family(later, TEST, controls=controls), measure_family(folder, TEST)
+    assert [row["generation"] for row in results["generations"]] == [1, 2, 3]
+    assert results["generations"][1:] == whole["generations"][2:]
+    (row,) = results["ensembles"]
+    assert (row["name"], row["members"]) == ("Ens*2 of generations 2-3", [2, 3])
+    members = [probabilities(folder / f"generation-{k}") for k in (2, 3)]
+    assert_measures(row["test"], sum(members) / 2)
+    # Generation 1 is no label-trained network: it is not among the controls.
+    names = [row["name"] for row in results["controls"]]
+    assert names == [
+        "labels again, network 1",
+        "labels again, network 2",
+        "Ens*2 of label-trained networks",
+    ]
+    assert (results["seed"], results["hardware"]) == (whole["seed"], whole["hardware"])
+
+
+@torch.no_grad()
+def test_members_may_have_weights(folder):
+    test = ImageTest(TEST, 10)
+    members = [test.predict(load_classifier(folder / f"generation-{k}")) for k in (1, 2)]
+    mean = sum(w * m.softmax(1) for w, m in zip((0.75, 0.25), members, strict=True))
+    assert_measures(test.metrics(members, (3, 1)), mean)
+    assert test.metrics(members, (2, 2)) == test.metrics(members)
+
+
 # Texts
 
 
@@ -190,6 +237,17 @@ def test_an_ensemble_of_language_models_mixes_probabilities():
     assert "above_entropy" not in metrics
     together = test.metrics([test.predict(BornAgainEnsemble.from_members(models))])
     assert together["nll"] == pytest.approx(nll, rel=1e-5)
+
+
+def test_weights_of_language_models_are_those_of_the_probabilities():
+    models, test = [language_model("lstm", seed) for seed in (0, 1, 2)], text_test(columns=1)
+    readings, weights = [test.predict(model) for model in models], (1, 3, 0)
+    mean = (read_whole(models[0]) + 3 * read_whole(models[1])) / 4
+    nll = -mean.gather(1, TEXT[1:, None]).log().mean().item()
+    assert test.metrics(readings, weights)["nll"] == pytest.approx(nll, rel=1e-6)
+    assert test.metrics(readings, (0, 1, 0)) == test.metrics(readings[1:2])
+    together = BornAgainEnsemble.from_members(models, weights)
+    assert test.metrics([test.predict(together)])["nll"] == pytest.approx(nll, rel=1e-5)
 
 
 def test_a_transformer_reads_each_window_for_itself():

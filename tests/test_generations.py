@@ -17,9 +17,10 @@ from transformers import (
     set_seed,
 )
 
-from ban_hf import BornAgainEnsemble, generations
-from ban_hf.generations import generation_seed
+from ban_hf import BornAgainEnsemble, train_generations
+from ban_hf import run as sequence
 from ban_hf.lineage import RECORD, Record
+from ban_hf.run import generation_seed
 
 
 def test_two_students_make_three_networks_and_an_ensemble(never_killed):
@@ -85,13 +86,13 @@ def test_a_model_that_could_not_be_loaded_again_is_refused_before_it_is_trained(
 def test_the_teacher_is_the_generation_before_as_it_was_saved(tmp_path, monkeypatch):
     teachers, seeds = [], []
 
-    class Spy(generations.BANTrainer):
+    class Spy(sequence.BANTrainer):
         def train(self, *args, **kwargs):
             teachers.append(self.teacher)
             seeds.append((self.args.seed, self.train_dataset.seed))
             return super().train(*args, **kwargs)
 
-    monkeypatch.setattr(generations, "BANTrainer", Spy)
+    monkeypatch.setattr(sequence, "BANTrainer", Spy)
     train(tmp_path)
     assert teachers[0] is None
     for k in (1, 2):
@@ -140,7 +141,7 @@ def test_a_negative_number_of_students_is_refused(tmp_path):
 def test_the_arguments_and_data_given_are_left_as_they_were(tmp_path):
     args = tiny.arguments(tmp_path)
     before = copy.deepcopy(args.to_dict())
-    generations.train_generations(network, args, generations=1, train_dataset=tiny.Images())
+    train_generations(network, args, generations=1, train_dataset=tiny.Images())
     assert args.to_dict() == before
 
 

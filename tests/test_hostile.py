@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from ban_hf import OBJECTIVES, BANTrainer, create_classifier, load_images
+from ban_hf import OBJECTIVES, BANTrainer, HubError, create_classifier, load_images
 from ban_hf.aggregate import main as aggregate
 from ban_hf.lineage import Record
 
@@ -82,9 +82,11 @@ def test_two_runs_do_not_write_into_one_directory(tmp_path):
     assert family.listing(tmp_path) == before
 
 
-def test_publishing_is_refused_as_long_as_it_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="push_to_hub"):
-        family.train(tmp_path, push_to_hub=True)
+def test_publishing_without_a_token_is_refused_before_anything_is_trained(hub, tmp_path):
+    hub.tokens.clear()
+    with pytest.raises(HubError, match="hf auth login"):
+        family.train(tmp_path / "run", push_to_hub=True)
+    assert not (tmp_path / "run" / "generation-0").exists()
 
 
 @pytest.mark.parametrize(

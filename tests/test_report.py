@@ -1,5 +1,6 @@
 """The report: the table's every cell, pooling over seeds, the picture as a file."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 from ban_hf.aggregate import aggregate, main
 from ban_hf.report import markdown_table, plot_generations, write_report
+from ban_hf.results import is_measured, method_of, results_of, subtitle
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -108,6 +110,24 @@ def language_run(seed: int, perplexities=(21.0, 19.2, 18.7), *, entropy: float |
     }
 
 
+def record(generation: int | None, values: dict[str, float], **changes) -> dict:
+    """What of a lineage record a table and a picture are made from; None is the ensemble."""
+    objective = {"name": "kd", "teacher_weight": 1, "label_weight": 0, "temperature": 1}
+    metrics = [{"name": k, "value": v, "split": "test", "n": 359} for k, v in values.items()]
+    return {
+        "kind": "ensemble" if generation is None else "generation",
+        "family": "digits",
+        "generation": generation,
+        "members": [{"generation": 1}, {"generation": 2}] if generation is None else [],
+        "objective": objective if generation else None,
+        "seed": {} if generation is None else {"seed": 7, "family_seed": 42},
+        "data": {"source": {"id": "somewhere/of/this/machine/digits"}},
+        "training": {} if generation is None else {"hardware": "2 CPU cores", "seconds": 9.9},
+        "metrics": metrics,
+        "code": {"torch": "2.15.0"},
+    } | changes
+
+
 def texts_of_the_picture(results: dict, monkeypatch, folder: Path) -> str:
     """All that is written in the picture, a line each."""
     figures = []
@@ -121,7 +141,8 @@ def texts_of_the_picture(results: dict, monkeypatch, folder: Path) -> str:
     plot_generations(results, folder / "results.png")
     axes = figures[-1].axes[0]
     texts = [text.get_text() for text in (*figures[-1].texts, *axes.texts)]
-    return "\n".join([*texts, axes.get_ylabel()])
+    ticks = " ".join(label.get_text() for label in axes.get_xticklabels())
+    return "\n".join([*texts, f"ticks {ticks}", axes.get_ylabel()])
 
 
 def test_the_table_of_one_run():
@@ -210,6 +231,101 @@ def test_what_is_far_off_the_scale_is_told_beside_the_picture(tmp_path, monkeypa
     assert "Best possible" not in texts
     alone = language_run(1, (21.0,)) | {"ensembles": [], "controls": []}
     assert "\nBest possible: 15.64" in texts_of_the_picture(alone, monkeypatch, tmp_path)
+
+
+def test_records_alone_make_a_table():
+    records = [
+        record(0, {"loss": 0.2, "error": 5.85, "nll": 0.2}),
+        record(1, {"loss": 0.3, "error": 6.13, "nll": 0.3, "teacher_agreement": 94.7}),
+    ]
+    results = results_of(records, record(None, {"error": 6.0}))
+    assert markdown_table(results).splitlines()[2:] == [
+        "| labels | 5.85 | 0.200 | – | – |",
+        "| BAN-1 | 6.13 | 0.300 | – | 94.70 |",
+        "| Ens*2 of generations 1, 2 | 6.00 | – | – | – |",
+    ]
+    assert subtitle(results) == "digits · 359 test items · one seed (42)"
+    assert (results["hardware"], results["versions"]) == ("2 CPU cores", {"torch": "2.15.0"})
+    with pytest.raises(ValueError, match="generations is empty"):
+        results_of([])
+
+
+def test_records_of_language_models_have_their_loss_as_nats_per_word():
+    results = results_of([record(0, {"loss": 4.757, "perplexity": 116.4})])
+    assert results["metric"] == "perplexity"
+    assert markdown_table(results).splitlines()[2] == "| labels | 116.40 | 4.7570 | – |"
+
+
+def test_records_whose_loss_is_all_that_was_measured():
+    results = results_of([record(k, {"loss": 0.5 - k / 10}) for k in range(2)])
+    heading = "| generation | test loss | agreement with its teacher % |"
+    assert markdown_table(results).splitlines()[0] == heading
+
+
+def test_the_methods_have_the_paper_s_names():
+    names = [("kd", 0), ("kd", 1), ("cwtm", 0), ("dkpp", 0.5)]
+    objectives = [{"name": name, "label_weight": weight} for name, weight in names]
+    assert [*map(method_of, objectives)] == ["BAN", "BAN+L", "CWTM", "DKPP+L"]
+    assert method_of(None) == "labels"
+
+
+def test_a_family_that_goes_on_from_another_is_drawn_from_its_first(tmp_path, monkeypatch):
+    pulled = record(2, {"error": 7.2}, seed={"seed": 3, "family_seed": 1}, family="theirs")
+    own = [record(k, {"error": 7.0 - k / 10}, family="ours") for k in (3, 4)]
+    texts = texts_of_the_picture(results_of([pulled, *own]), monkeypatch, tmp_path).splitlines()
+    assert texts[:2] == [
+        "Family ours",
+        "digits · 359 test items · one run of each generation (seeds 1, 42)",
+    ]
+    assert "ticks 2 3 4" in texts
+    assert "First teacher" in texts
+
+
+def test_a_generation_alone_is_not_a_line_of_born_again_ones(tmp_path, monkeypatch):
+    first = texts_of_the_picture(results_of([record(0, {"error": 7.2})]), monkeypatch, tmp_path)
+    assert "Trained on labels" in first
+    assert "(labels)" in first
+    third = texts_of_the_picture(results_of([record(3, {"error": 7.2})]), monkeypatch, tmp_path)
+    assert "\nBorn-again\n" in third
+    for text in (first, third):
+        assert "First teacher" not in text
+        assert "generations" not in text
+
+
+def test_without_measurements_there_is_no_picture(tmp_path):
+    nothing = results_of([record(0, {}), record(1, {"error": math.nan})], record(None, {}))
+    assert not is_measured(nothing)
+    with pytest.raises(ValueError, match=r"no test error of any generation.*test_dataset"):
+        plot_generations(nothing, tmp_path / "results.png")
+    assert not list(tmp_path.iterdir())
+    assert "| labels | – | – | – | – |" in markdown_table(nothing)
+    some = results_of([record(0, {}), record(1, {"error": 5.0})])
+    assert is_measured(some)
+    plot_generations(some, tmp_path / "results.png")
+
+
+@pytest.mark.parametrize("errors", [(60, 20, 18, 17), (17, 18, 20, 60), (60, 5, 50, 4), (5, 5, 5)])
+def test_a_value_stands_clear_of_its_line(errors, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: figures.append(figure))
+    monkeypatch.setattr(Path, "replace", lambda *a: None)
+    results = results_of([record(k, {"error": float(e)}) for k, e in enumerate(errors)])
+    plot_generations(results, tmp_path / "results.png")
+    axes = figures[-1].axes[0]
+    figures[-1].draw_without_rendering()
+    places = axes.transData.transform(list(enumerate(errors)))
+    for text, place in zip(axes.texts, places, strict=False):
+        assert text.get_text() == f"{errors[list(places[:, 0]).index(place[0])]:.2f}"
+        assert not crosses(text.get_window_extent(), places)
+
+
+def crosses(box, places) -> bool:
+    """Whether a line through points passes through a box."""
+    for (x, y), (to_x, to_y) in itertools.pairwise(places):
+        steps = [i / 200 for i in range(201)]
+        if any(box.contains(x + s * (to_x - x), y + s * (to_y - y)) for s in steps):
+            return True
+    return False
 
 
 def test_an_unknown_metric_is_named():

@@ -12,7 +12,9 @@ from ban_hf.data import (
     load_text,
 )
 from ban_hf.ensemble import BornAgainEnsemble, BornAgainEnsembleConfig
+from ban_hf.errors import HubError, LineageError, PublishError
 from ban_hf.generations import train_generations
+from ban_hf.hub import pull, push_family, push_generation
 from ban_hf.image_family import run_image_family
 from ban_hf.language_family import run_language_family
 from ban_hf.lineage import Lineage, Record, load_family
@@ -29,7 +31,14 @@ from ban_hf.models import (
     image_processor,
 )
 from ban_hf.objectives import OBJECTIVES
-from ban_hf.recipe import FamilyArguments, begin_recipe, parse_recipe, run_recipe
+from ban_hf.provenance import load_lineage, verify_lineage
+from ban_hf.recipe import (
+    FamilyArguments,
+    begin_recipe,
+    parse_recipe,
+    run_recipe,
+    shareable_command,
+)
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import BANTrainingArguments
 
@@ -46,11 +55,14 @@ __all__ = [
     "CifarNetConfig",
     "CifarNetForImageClassification",
     "FamilyArguments",
+    "HubError",
     "ImageSplits",
     "ImageViews",
     "LSTMConfig",
     "LSTMForCausalLM",
     "Lineage",
+    "LineageError",
+    "PublishError",
     "Record",
     "TextSplits",
     "TokenWindows",
@@ -62,10 +74,16 @@ __all__ = [
     "image_processor",
     "load_family",
     "load_images",
+    "load_lineage",
     "load_text",
     "parse_recipe",
+    "pull",
+    "push_family",
+    "push_generation",
     "run_image_family",
     "run_language_family",
     "run_recipe",
+    "shareable_command",
     "train_generations",
+    "verify_lineage",
 ]

@@ -9,10 +9,11 @@ from torch.utils.data import Dataset
 
 from ban_hf.data.windows import TokenWindows
 from ban_hf.facts import versions
-from ban_hf.generations import LOG, ensemble_members
+from ban_hf.generations import ensemble_members
 from ban_hf.heads import load_classifier
-from ban_hf.lineage import Record, load_family
+from ban_hf.lineage import LOG, Record, load_family
 from ban_hf.measurement import ImageTest, TextTest
+from ban_hf.results import method_of
 
 
 def measure_family(
@@ -28,9 +29,10 @@ def measure_family(
     Ensembles are those of generations 1 to 2, 1 to 3, ..., 1 to k (of 0 and 1 where k is 1). Where
     controls are given, other label-trained networks (each a family of generation 0 alone), each
     ensemble has beside it one of as many label-trained networks, generation 0 the first of them.
+    A family that goes on from a generation of another one begins with that.
 
     Args:
-        output_dir: of the family.
+        output_dir: of the family, trained here or pulled from the Hub.
         test_dataset: of images with `labels`, or `TokenWindows` of a text.
         controls: directories of label-trained networks.
         batch_size: of the measurement on images; a text has its columns.
@@ -51,32 +53,35 @@ def measure_family(
     def predict(folder: Path) -> Any:
         return test.predict(load_classifier(folder))
 
-    students = [predict(output_dir / f"generation-{r.generation}") for r in lineage.generations]
-    first = ensemble_members(len(students) - 1).start
+    records = lineage.generations
+    networks = [predict(output_dir / f"generation-{r.generation}") for r in records]
+    first, last = (int(r.generation or 0) for r in (records[0], records[-1]))
+    begin = ensemble_members(first, last).start
     others = [predict(Path(folder) / "generation-0") for folder in controls]
     rows = [
         _generation_row(record, output_dir, test.metric) | {"test": test.metrics([predictions])}
-        for record, predictions in zip(lineage.generations, students, strict=True)
+        for record, predictions in zip(records, networks, strict=True)
     ]
-    for row, predictions, teacher in zip(rows[1:], students[1:], students, strict=False):
+    for row, predictions, teacher in zip(rows[1:], networks[1:], networks, strict=False):
         row["teacher_agreement"] = test.agreement(predictions, teacher)
     return {
         "metric": test.metric,
         "generations": rows,
         "ensembles": _ensembles(
-            f"Ens*{{k}} of generations {first}-{{last}}", students[first:], test, first
+            f"Ens*{{k}} of generations {begin}-{{last}}", networks[begin - first :], test, begin
         ),
-        "controls": _controls([students[0], *others], test) if others else [],
-        "seed": lineage.generations[0].seed["family_seed"],
-        "hardware": lineage.generations[0].training["hardware"],
+        "controls": _controls([] if first else networks[:1], others, test),
+        # Of the last: the first may have been pulled, and be of another run.
+        "seed": records[-1].seed["family_seed"],
+        "hardware": records[-1].training["hardware"],
         "versions": versions(),
     }
 
 
 def _generation_row(record: Record, output_dir: Path, metric: str) -> dict[str, Any]:
     """What the record and the log of a generation say of its training."""
-    folder = output_dir / f"generation-{record.generation}"
-    log = json.loads((folder / LOG).read_text("utf-8"))
+    path = output_dir / f"generation-{record.generation}" / LOG
+    log = json.loads(path.read_text("utf-8")) if path.is_file() else []  # it is not published
     evaluations = [line for line in log if f"eval_{metric}" in line]
     losses = [line.get("label_loss", line["loss"]) for line in log if "loss" in line]
     row = {
@@ -94,10 +99,8 @@ def _generation_row(record: Record, output_dir: Path, metric: str) -> dict[str, 
 
 
 def _row_name(record: Record) -> str:
-    """As the paper names them: with labels beside the teacher it is BAN+L."""
-    if record.objective is None:
-        return "labels"
-    return f"BAN{'+L' if record.objective['label_weight'] else ''}-{record.generation}"
+    method = method_of(record.objective)
+    return method if method == "labels" else f"{method}-{record.generation}"
 
 
 def _ensembles(
@@ -114,8 +117,12 @@ def _ensembles(
     ]
 
 
-def _controls(members: Sequence[Any], test: ImageTest | TextTest) -> list[dict[str, Any]]:
-    """Rows of the label-trained networks but the first, which is generation 0, and of ensembles."""
+def _controls(
+    own: Sequence[Any], others: Sequence[Any], test: ImageTest | TextTest
+) -> list[dict[str, Any]]:
+    """Rows of other label-trained networks, and of ensembles of them with the family's own one."""
+    if not others:
+        return []
     networks = [
         {
             "name": f"labels again, network {i}",
@@ -123,9 +130,9 @@ def _controls(members: Sequence[Any], test: ImageTest | TextTest) -> list[dict[s
             "size": 1,
             "test": test.metrics([predictions]),
         }
-        for i, predictions in enumerate(members[1:], start=2)
+        for i, predictions in enumerate(others, start=len(own) + 1)
     ]
-    ensembles = _ensembles("Ens*{k} of label-trained networks", members, test)
+    ensembles = _ensembles("Ens*{k} of label-trained networks", [*own, *others], test)
     return networks + [
         {"name": e["name"], "kind": "ensemble", "size": len(e["members"]), "test": e["test"]}
         for e in ensembles

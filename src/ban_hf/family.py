@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ from accelerate import PartialState
 
 from ban_hf.evaluation import measure_family
 from ban_hf.facts import architecture, canonical_arguments, describe_data
-from ban_hf.generations import generation_seed, train_generations
+from ban_hf.generations import train_generations
 from ban_hf.lineage import Lineage, Record
 from ban_hf.report import write_report
+from ban_hf.run import generation_seed
 from ban_hf.training_args import BANTrainingArguments
 
 CONTROL = "control"  # folder of the label-trained networks
@@ -28,9 +28,12 @@ def run_family(
     generations: int,
     control: bool,
     control_from: Sequence[str],
+    teacher: str | None,
     report: dict[str, Any],
 ) -> Lineage:
     """Train a teacher and `generations` students, measure them on the test set, and report.
+
+    With `args.push_to_hub` they are published, the ensemble after the report, which its card shows.
 
     Args:
         family: what all calls of `train_generations` have in common; its `test_dataset` is what
@@ -40,26 +43,35 @@ def run_family(
         control: whether to train label-trained networks, as many, with generation 0, as the
             ensemble has members.
         control_from: output directories of runs of other seeds, whose generations 0 are controls.
+        teacher: a generation on the Hub to go on from, see `train_generations`.
         report: what `write_report` takes beside the measurement: `title`, `command`, `dataset`.
     """
+    if teacher is not None and (control or control_from):
+        raise ValueError(
+            "control and control_from compare with generation 0, which a family that goes on from "
+            f"teacher={teacher!r} does not have: leave them out."
+        )
     for folder in control_from:
         _check_control(Path(folder), args, family)
-    train = partial(train_generations, **family)
-    lineage = train(args=args, generations=generations)
     members = max(2, generations) if control and generations else 1  # of the ensemble
     controls = [_alone(args, number) for number in range(1, members)]
-    for alone in controls:
-        train(args=alone, generations=0)
-    if PartialState().is_main_process:
-        folders = [alone.output_dir for alone in controls] + list(control_from)
-        entropy = report["dataset"].get("test_entropy")
-        results = measure_family(
-            args.output_dir, family["test_dataset"], controls=folders, entropy=entropy
-        )
-        write_report(results | report, args.output_dir)
-        print((Path(args.output_dir) / "results.md").read_text("utf-8"))
-    PartialState().wait_for_everyone()
-    return lineage
+
+    def measure() -> None:
+        for alone in controls:
+            train_generations(args=alone, generations=0, **family)
+        if PartialState().is_main_process:
+            folders = [alone.output_dir for alone in controls] + list(control_from)
+            entropy = report["dataset"].get("test_entropy")
+            results = measure_family(
+                args.output_dir, family["test_dataset"], controls=folders, entropy=entropy
+            )
+            write_report(results | report, args.output_dir)
+            print((Path(args.output_dir) / "results.md").read_text("utf-8"))
+        PartialState().wait_for_everyone()
+
+    return train_generations(
+        args=args, generations=generations, teacher=teacher, report=measure, **family
+    )
 
 
 def _check_control(folder: Path, args: BANTrainingArguments, family: dict[str, Any]) -> None:
@@ -89,6 +101,7 @@ def _check_control(folder: Path, args: BANTrainingArguments, family: dict[str, A
 def _alone(args: BANTrainingArguments, number: int) -> BANTrainingArguments:
     """Arguments of the n-th label-trained network of another seed."""
     alone = copy.copy(args)
+    alone.push_to_hub = False
     alone.output_dir = str(Path(args.output_dir) / CONTROL / str(number))
     alone.seed = generation_seed(args.seed, CONTROL_SEEDS + number)
     return alone

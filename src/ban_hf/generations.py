@@ -1,54 +1,18 @@
 """The sequence: generation 0 learns from labels, each further one from the one before it."""
 
-import contextlib
 import copy
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from accelerate import PartialState
-from filelock import FileLock, Timeout
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
+from transformers import PreTrainedModel
 
-from ban_hf.callbacks import GenerationProgress
-from ban_hf.data import ImageViews
-from ban_hf.ensemble import BornAgainEnsemble, is_language_model
-from ban_hf.facts import (
-    architecture,
-    canonical_arguments,
-    count_items,
-    describe_data,
-    hardware,
-    plain_json,
-    versions,
-    weights_digest,
-)
-from ban_hf.heads import check_loadable, load_classifier
-from ban_hf.lineage import (
-    CHECKPOINTS,
-    RECORD,
-    Lineage,
-    Record,
-    check_folders,
-    finished_generations,
-    load_family,
-    note_family,
-    read_json,
-    reference,
-    refuse_another,
-    sha256_of_json,
-    write_json,
-)
+from ban_hf.facts import describe_data
+from ban_hf.lineage import Lineage, load_family
+from ban_hf.publisher import Publisher
 from ban_hf.recurrence import check_windows
-from ban_hf.trainer import BANTrainer
-from ban_hf.training_args import LOWER_IS_BETTER, BANTrainingArguments
-
-LOG = "training_log.json"
+from ban_hf.run import Run
+from ban_hf.training_args import BANTrainingArguments
 
 
 def train_generations(
@@ -62,6 +26,8 @@ def train_generations(
     ensemble: bool = True,
     family: str | None = None,
     data: dict[str, Any] | None = None,
+    teacher: str | None = None,
+    report: Callable[[], None] | None = None,
     **trainer_kwargs: Any,
 ) -> Lineage:
     """Train generation 0 on labels, then `generations` students, each from the one before it.
@@ -71,6 +37,10 @@ def train_generations(
     family's `lineage.json`. Called again with the same arguments it continues where it stopped: a
     finished generation is not trained again, a killed one goes on from its last checkpoint. More
     generations may be asked for later.
+
+    With `args.push_to_hub` each generation is published as soon as it is finished, to
+    `<hub_model_id>-gen0` and so on, and at the end the ensemble to `hub_model_id`. A Hub that is
+    away in between does not stop the training: what is missing is published at the end.
 
     Args:
         model_init: gives a fresh network for a generation; torch is seeded for it beforehand.
@@ -85,6 +55,10 @@ def train_generations(
         ensemble: whether to write the ensemble.
         family: name of the sequence; by default that of the output directory at the start.
         data: what the records say of the data (JSON), beside the fingerprints of `ImageViews`.
+        teacher: a generation of somebody's family on the Hub, `"ns/family-gen2@commit"`, to go on
+            from: it is pulled to `generation-2`, and the students are generations 3 and so on.
+        report: called when all is trained, before the ensemble is published: where it writes
+            `results.json` (`write_report`), the family's card shows that.
         trainer_kwargs: for `BANTrainer`: `data_collator`, `compute_metrics`, `processing_class`,
             `callbacks` and so on.
 
@@ -94,278 +68,41 @@ def train_generations(
     Raises:
         ValueError: where `output_dir` holds a run of other arguments, data or model; the message
             names what differs.
+        LineageError: where `teacher` is not what its record says.
+        PublishError: where `hub_model_id` holds something else; before anything is trained.
+        HubError: where the Hub cannot be reached, at the start or, with all trained, at the end.
         FloatingPointError: where a loss becomes NaN; the finished generations stay.
     """
-    if generations < 0:
-        raise ValueError(f"generations={generations} must not be negative: it counts the students.")
-    if args.push_to_hub:
-        raise ValueError("push_to_hub: publishing a family is not there yet; leave the flag out.")
-    args = copy.copy(args)
+    if generations < bool(teacher):
+        raise ValueError(
+            f"generations={generations}: it counts the students, and must not be negative, nor 0 "
+            "where there is a teacher."
+        )
+    publisher, args = Publisher(args), copy.copy(args)
+    args.push_to_hub = False  # the trainer's own way, which uploads pickles
     splits = {"train": train_dataset, "validation": eval_dataset, "test": test_dataset}
     described = {name: describe_data(d) for name, d in splits.items() if d is not None}
-    run = Run(model_init, args, generations, family, (data or {}) | described)
+    run = Run(model_init, args, generations, family, (data or {}) | described, teacher)
     check_windows("test_dataset", test_dataset, args.eval_batch_size, args)
     run.open()
+    publisher.prepare(run.first, is_new=not run.finished(run.first))
     trainer_kwargs |= {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     with run.alone():
-        for generation in range(generations + 1):
+        for generation in range(run.first, run.last + 1):
             if not run.finished(generation):
                 run.train(generation, test_dataset, trainer_kwargs)
-        last = len(finished_generations(run.output_dir)) - 1  # may be more than asked for
-        if ensemble and last:
-            run.build_ensemble(ensemble_members(last), test_dataset, trainer_kwargs)
+            publisher.publish_generation(run.folder(generation))
+        lineage = load_family(run.output_dir)
+        first, last = (lineage.generations[i].generation or 0 for i in (0, -1))
+        if ensemble and last > first:
+            run.build_ensemble(ensemble_members(first, last), test_dataset, trainer_kwargs)
         run.close()
+    if report is not None:
+        report()
+    publisher.publish_family(run.output_dir)
     return load_family(run.output_dir)
 
 
-def ensemble_members(last: int) -> range:
+def ensemble_members(first: int, last: int) -> range:
     """The generations in the ensemble of a family: the students, or both where there is but one."""
-    return range(1, last + 1) if last > 1 else range(last + 1)
-
-
-def generation_seed(seed: int, generation: int) -> int:
-    """The seed of a generation of a family, in [0, 2^31): fresh, and a function of both."""
-    return int(np.random.SeedSequence([seed, generation]).generate_state(1)[0] >> 1)
-
-
-class Run:
-    """A sequence under one directory: what stands there, and its next generation."""
-
-    def __init__(
-        self,
-        model_init: Callable[[int], PreTrainedModel],
-        args: BANTrainingArguments,
-        generations: int,
-        family: str | None,
-        data: dict[str, Any],
-    ) -> None:
-        self.output_dir = Path(args.output_dir)
-        self.asked_family, self.family = family, family or self.output_dir.resolve().name
-        self.model_init, self.args = model_init, args
-        self.generations, self.data = generations, data
-
-    def folder(self, generation: int) -> Path:
-        return self.output_dir / f"generation-{generation}"
-
-    def finished(self, generation: int) -> bool:
-        return (self.folder(generation) / RECORD).is_file()
-
-    def open(self) -> None:
-        """Note what this run is, or hold that the run that stands here is the same one.
-
-        Raises:
-            ValueError: naming every argument that differs.
-        """
-        set_seed(generation_seed(self.args.seed, 0))
-        model = self.model_init(0)
-        check_loadable(model)
-        if self.args.label_weight_is_default and is_language_model(model):
-            self.args.label_weight = 1.0
-        facts = plain_json(
-            {
-                "arguments": canonical_arguments(self.args),
-                "data": self.data,
-                "model": architecture(model),
-            }
-        )
-        path = self.output_dir / RECORD
-        standing = read_json(path) if path.is_file() else None
-        first = self.output_dir / CHECKPOINTS / "generation-0"
-        begun = self.finished(0) or _last_checkpoint(first) is not None
-        if standing is not None:
-            # A run that failed before it had anything to lose may be started with others.
-            asked = {"family": self.asked_family, "run": facts if begun else {}}
-            refuse_another(self.output_dir, standing, asked)
-            self.family = standing["family"]
-        check_folders(self.output_dir, is_ours=standing is not None)
-        self.facts = standing["run"] if standing is not None and begun else facts
-        if not begun and self.args.should_save:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            note_family(self.output_dir, self.family, self.facts)
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the directory, so that no other run writes into it.
-
-        Raises:
-            ValueError: if another run holds it.
-        """
-        if not self.args.should_save:
-            yield
-            return
-        lock = FileLock(self.output_dir / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise ValueError(
-                f"output_dir={self.output_dir} is being written by another run: wait for it, or "
-                "give another output_dir."
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
-            (self.output_dir / ".lock").unlink(missing_ok=True)
-
-    def train(
-        self, generation: int, test_dataset: Dataset | None, trainer_kwargs: dict[str, Any]
-    ) -> None:
-        """Train one generation to its end and put its folder in place, whole or not at all."""
-        args = copy.copy(self.args)
-        args.seed = generation_seed(self.args.seed, generation)
-        args.output_dir = str(self.output_dir / CHECKPOINTS / f"generation-{generation}")
-        train_dataset = trainer_kwargs["train_dataset"]
-        if isinstance(train_dataset, ImageViews):
-            train_dataset.seed = args.seed if args.data_seed is None else args.data_seed
-        set_seed(args.seed)
-        model = self.model_init(generation)
-        record = Record("generation", self.family, generation, data=self.data)
-        record.seed = {
-            "seed": args.seed,
-            "family_seed": self.args.seed,
-            "init_sha256": weights_digest(model),
-        }
-        teacher = self._teacher(generation, record) if generation else None
-        trainer = BANTrainer(model, args, teacher=teacher, **trainer_kwargs)
-        _show_progress(trainer, generation, self.generations)
-        record.training = _train(trainer) | {"arguments": canonical_arguments(self.args)}
-        record.training["arguments_sha256"] = sha256_of_json(record.training["arguments"])
-        self._finish(generation, record, trainer, test_dataset)
-
-    def _teacher(self, generation: int, record: Record) -> PreTrainedModel:
-        """Load the teacher from the folder it was saved to, and note it in the student's record."""
-        folder = self.folder(generation - 1)
-        teacher = load_classifier(folder)
-        earlier = [Record.read(self.folder(i)).seed for i in range(generation)]
-        known = {seed[name] for seed in earlier for name in ("init_sha256", "trained_sha256")}
-        if record.seed["init_sha256"] in known:
-            raise ValueError(
-                f"model_init({generation}) gave the weights that an earlier generation had, "
-                "fresh or trained: build a new model each time, with weights drawn from torch's "
-                "global generator, which is seeded for each generation."
-            )
-        record.teacher = reference(folder, self.folder(generation))
-        names = ("temperature", "teacher_weight", "label_weight")
-        record.objective = {"name": self.args.objective} | {
-            name: getattr(self.args, name) for name in names
-        }
-        return teacher
-
-    def _finish(
-        self, generation: int, record: Record, trainer: BANTrainer, test_dataset: Dataset | None
-    ) -> None:
-        checkpoints = Path(trainer.args.output_dir)
-        partial = checkpoints / "finished"
-        if trainer.args.should_save:
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-        record.seed["trained_sha256"] = weights_digest(trainer.model)
-        trainer.save_model(str(partial))  # before the test, which may cast it (bf16_full_eval)
-        record.metrics = _test(trainer, test_dataset)
-        if trainer.args.should_save:
-            # A pickle of the arguments, with paths of this machine; the record has them in JSON.
-            (partial / "training_args.bin").unlink(missing_ok=True)
-            write_json(partial / LOG, trainer.state.log_history)
-            record.architecture = architecture(trainer.model)
-            record.code = versions()
-            record.write(partial)
-            os.replace(partial, self.folder(generation))
-            note_family(self.output_dir, self.family, self.facts)
-            shutil.rmtree(checkpoints)
-        trainer.accelerator.wait_for_everyone()
-
-    def build_ensemble(
-        self, members: Sequence[int], test_dataset: Dataset | None, trainer_kwargs: dict[str, Any]
-    ) -> None:
-        """Write the ensemble of some generations, unless it stands there already."""
-        folder = self.output_dir / "ensemble"
-        record = Record("ensemble", self.family, data=self.data, code=versions())
-        record.members = [reference(self.folder(i), folder) for i in members]
-        stands = (folder / RECORD).is_file() and Record.read(folder).members == record.members
-        PartialState().wait_for_everyone()  # all have looked before one of them writes
-        if stands:
-            return
-        model = BornAgainEnsemble.from_members([load_classifier(self.folder(i)) for i in members])
-        args = copy.copy(self.args)
-        args.output_dir = str(self.output_dir / CHECKPOINTS / "ensemble")
-        if args.should_save:
-            shutil.rmtree(args.output_dir, ignore_errors=True)  # of a run that was killed here
-        trainer = BANTrainer(model, args, **trainer_kwargs)
-        _show_progress(trainer, members[-1], self.generations)
-        record.metrics = _test(trainer, test_dataset)
-        record.architecture = architecture(model)
-        trainer.save_model(args.output_dir)
-        if args.should_save:
-            Path(args.output_dir, "training_args.bin").unlink()
-            record.write(Path(args.output_dir))
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(args.output_dir, folder)
-        trainer.accelerator.wait_for_everyone()
-
-    def close(self) -> None:
-        """Note all that is finished, and remove what a kill just after that left behind."""
-        if self.args.should_save:
-            note_family(self.output_dir, self.family, self.facts)
-            for folder in (self.output_dir / CHECKPOINTS).glob("*"):
-                if (self.output_dir / folder.name / RECORD).is_file():
-                    shutil.rmtree(folder)
-            with contextlib.suppress(OSError):  # a later generation's, of a run of more
-                (self.output_dir / CHECKPOINTS).rmdir()
-        PartialState().wait_for_everyone()
-
-
-def _show_progress(trainer: BANTrainer, generation: int, generations: int) -> None:
-    """One line an epoch in place of a dictionary of logs."""
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(GenerationProgress(generation, generations))
-
-
-def _train(trainer: BANTrainer) -> dict[str, Any]:
-    """Train, from the last checkpoint if there is one; what the record says of it."""
-    args = trainer.args
-    # Without the optimizer's state a checkpoint is no place to go on from.
-    checkpoint = None if args.save_only_model else _last_checkpoint(Path(args.output_dir))
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-    if not trainer.state.global_step:
-        raise ValueError(
-            "Not one step was trained: look at num_train_epochs, max_steps, "
-            "per_device_train_batch_size and dataloader_drop_last."
-        )
-    return {
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "world_size": args.world_size,
-        "hardware": hardware(),
-        "seconds": round(time.monotonic() - started, 1),
-        "resumed_from": checkpoint.name if checkpoint else None,
-    }
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that is whole: its `trainer_state.json` is what `Trainer` writes last."""
-    for step in sorted((int(f.name[11:]) for f in folder.glob("checkpoint-[0-9]*")), reverse=True):
-        checkpoint = folder / f"checkpoint-{step}"
-        with contextlib.suppress(OSError, ValueError):
-            read_json(checkpoint / "trainer_state.json")
-            return checkpoint
-    return None
-
-
-def _test(trainer: BANTrainer, test_dataset: Dataset | None) -> list[dict[str, Any]]:
-    """The one look at the test set, as the record's metrics."""
-    if test_dataset is None:
-        return []
-    values = trainer.evaluate(test_dataset, metric_key_prefix="test")
-    timing = ("runtime", "per_second", "preparation_time")
-    return [
-        {
-            "name": name.removeprefix("test_"),
-            "value": value,
-            "split": "test",
-            "n": count_items(test_dataset),
-            "higher_is_better": name.removeprefix("test_") not in LOWER_IS_BETTER,
-        }
-        for name, value in values.items()
-        if name.startswith("test_") and not name.endswith(timing)
-    ]
+    return range(first + 1, last + 1) if last > first + 1 else range(first, last + 1)

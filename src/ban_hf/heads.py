@@ -75,10 +75,11 @@ def load_classifier(name: str | Path) -> PreTrainedModel:
     Raises:
         ValueError: if there is no such folder or id, or its head is none that we can distil.
     """
-    where, kwargs = str(name), {}
+    kwargs: dict[str, Any]
+    where, kwargs = str(name), {"trust_remote_code": False}  # None would ask on a terminal
     if not Path(name).is_dir():
         where, _, revision = where.partition("@")
-        kwargs = {"revision": revision or "main"}
+        kwargs["revision"] = revision or "main"
     try:
         config = AutoConfig.from_pretrained(where, **kwargs)
     except (OSError, ValueError) as error:

@@ -24,6 +24,7 @@ def run_image_family(
     generations: int = 3,
     control: bool = False,
     control_from: Sequence[str] = (),
+    teacher: str | None = None,
     command: str = "",
 ) -> Lineage:
     """Train a teacher and `generations` students, measure them on the test set, and report.
@@ -41,6 +42,7 @@ def run_image_family(
         control: whether to train the controls.
         control_from: output directories of runs of other seeds, whose generations 0 are controls
             that cost nothing more.
+        teacher: a generation on the Hub to go on from, see `train_generations`.
         command: how the run was started, for the report.
     """
     args = copy.copy(args)
@@ -53,6 +55,7 @@ def run_image_family(
         generations=generations,
         control=control,
         control_from=control_from,
+        teacher=teacher,
         report={
             "title": f"{model_name} on {name}",
             "command": command,

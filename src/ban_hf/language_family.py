@@ -8,13 +8,12 @@ from typing import Any
 from transformers import PreTrainedModel, default_data_collator
 
 from ban_hf.data import TextSplits
+from ban_hf.data.text import WARM_UP, evaluation_columns
 from ban_hf.data.windows import TokenWindows
 from ban_hf.family import run_family
 from ban_hf.lineage import Lineage
 from ban_hf.models import create_language_model
 from ban_hf.training_args import BANTrainingArguments
-
-WARM_UP = 2  # windows before each column of a measurement, so that its width makes no difference
 
 
 def run_language_family(
@@ -27,6 +26,7 @@ def run_language_family(
     window: int = 35,
     control: bool = False,
     control_from: Sequence[str] = (),
+    teacher: str | None = None,
     command: str = "",
 ) -> Lineage:
     """Train a teacher and `generations` students, measure them on the test text, and report.
@@ -50,6 +50,7 @@ def run_language_family(
         control: whether to train as many label-trained networks as the ensemble has members.
         control_from: output directories of runs of other seeds, whose generations 0 are controls
             that cost nothing more.
+        teacher: a generation on the Hub to go on from, see `train_generations`.
         command: how the run was started, for the report.
 
     Raises:
@@ -63,7 +64,7 @@ def run_language_family(
     args = copy.copy(args)
     # A batch is given whole, with the next words, which no model takes; and is small: none to pin.
     args.remove_unused_columns = args.dataloader_pin_memory = False
-    columns = _evaluation_columns(splits, args, window)
+    columns = evaluation_columns(splits, args.eval_batch_size, window, args.world_size)
     args.per_device_eval_batch_size = columns // args.world_size
     name = Path(str(splits.source["id"])).name
     known = {"entropy": splits.entropy, "test_entropy": splits.test_entropy}
@@ -73,6 +74,7 @@ def run_language_family(
         generations=generations,
         control=control,
         control_from=control_from,
+        teacher=teacher,
         report={
             "title": f"{model_name} on {name}",
             "command": command,
@@ -81,16 +83,6 @@ def run_language_family(
             | {key: value for key, value in known.items() if value is not None},
         },
     )
-
-
-def _evaluation_columns(splits: TextSplits, args: BANTrainingArguments, window: int) -> int:
-    """As many columns as asked for, fewer where a column of its own text would be under a window.
-
-    Every process has as many. (With several processes a very short text may be too short.)
-    """
-    shortest = min(len(splits.validation), len(splits.test))
-    possible = (shortest - 1 - WARM_UP * window) // window // args.world_size
-    return args.world_size * max(1, min(args.eval_batch_size, possible))
 
 
 def _family(

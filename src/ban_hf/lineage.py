@@ -17,6 +17,7 @@ from typing import Any
 
 SCHEMA = "ban_hf.lineage/1"
 RECORD = "lineage.json"
+LOG = "training_log.json"  # beside the record, while it is at home
 CHECKPOINTS = "checkpoints"  # beside the generations, while one is in training
 
 
@@ -80,7 +81,14 @@ class Record:
         unknown = data.keys() - cls.__dataclass_fields__.keys()
         if unknown:
             raise ValueError(f"{folder / RECORD} has unknown fields: {', '.join(sorted(unknown))}.")
+        if not isinstance(data.get("family"), str):
+            raise ValueError(f"{folder / RECORD} names no family.")
         return cls(**data)
+
+    @property
+    def weights_sha256(self) -> list[str]:
+        """The digests of its weight files, by which students and ensembles name it."""
+        return [f["sha256"] for f in self.files if f["path"].endswith(".safetensors")]
 
     def metric(self, name: str, split: str) -> float | None:
         """A metric's value, or None if it was not measured."""
@@ -90,40 +98,58 @@ class Record:
 
 @dataclass
 class Lineage:
-    """A family: its generations from 0 upwards, and their ensemble if there is one."""
+    """A family: its generations from the lowest upwards, and their ensemble if there is one.
+
+    `places` says where each stands: generation (None for the ensemble) to `"ns/name@commit"` or a
+    local folder.
+    """
 
     family: str
     generations: list[Record]
     ensemble: Record | None = None
+    places: dict[int | None, str] = field(default_factory=dict)
 
 
 def reference(folder: Path, base: Path) -> dict[str, Any]:
     """How a student or an ensemble names another folder of its family."""
     record = Record.read(folder)
-    weights = [f["sha256"] for f in record.files if f["path"].endswith(".safetensors")]
     return {
         "path": Path(os.path.relpath(folder, base)).as_posix(),
         "generation": record.generation,
         "lineage_sha256": sha256_of_file(folder / RECORD),
-        "weights_sha256": weights,
+        "weights_sha256": record.weights_sha256,
     }
 
 
 def load_family(output_dir: str | Path) -> Lineage:
-    """The records of the generations that stand finished under a directory, and of the ensemble."""
-    generations = [Record.read(folder) for folder in finished_generations(Path(output_dir))]
-    if not generations:
+    """The records of the generations that stand finished under a directory, and of the ensemble.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    folders = finished_generations(Path(output_dir))
+    if not folders:
         raise ValueError(f"{output_dir} holds no finished generation.")
     ensemble = Path(output_dir) / "ensemble"
-    has_ensemble = (ensemble / RECORD).is_file()
-    return Lineage(
-        generations[0].family, generations, Record.read(ensemble) if has_ensemble else None
-    )
+    if (ensemble / RECORD).is_file():
+        folders.append(ensemble)
+    records = [Record.read(folder) for folder in folders]
+    places = {
+        record.generation: str(folder) for record, folder in zip(records, folders, strict=True)
+    }
+    last = records.pop() if folders[-1] == ensemble else None
+    return Lineage(records[-1].family, records, last, places)
 
 
 def finished_generations(output_dir: Path) -> list[Path]:
-    """The folders of the generations that stand finished, from 0 upwards."""
-    folders = (output_dir / f"generation-{i}" for i in itertools.count())
+    """The folders of the generations that stand finished, from the lowest upwards.
+
+    The lowest is 0, or the teacher of a sequence that goes on from somebody else's generation.
+    """
+    numbers = [
+        int(f.name[11:]) for f in output_dir.glob("generation-[0-9]*") if f.name[11:].isdigit()
+    ]
+    folders = (output_dir / f"generation-{i}" for i in itertools.count(min(numbers, default=0)))
     return list(itertools.takewhile(lambda folder: (folder / RECORD).is_file(), folders))
 
 
@@ -161,7 +187,7 @@ def refuse_another(output_dir: Path, standing: dict[str, Any], asked: dict[str, 
     if asked["family"] not in (None, standing["family"]):
         differences.append(f"family: {standing['family']!r} there, {asked['family']!r} here")
     for part, now in asked["run"].items():
-        before = standing["run"][part]
+        before = standing["run"].get(part, {})
         # Another release of transformers has other arguments; data and model have the same facts.
         names = before.keys() & now.keys() if part == "arguments" else before.keys() | now.keys()
         differences += [
@@ -200,7 +226,8 @@ def check_folders(output_dir: Path, is_ours: bool) -> None:
         )
     for folder in folders:
         teacher = Record.read(folder).teacher
-        if teacher is not None and not _is_there(teacher, folder):
+        was_pulled = teacher is not None and "repo_id" in teacher and folder == folders[0]
+        if teacher is not None and not was_pulled and not _is_there(teacher, folder):
             raise ValueError(
                 f"{folder} had another teacher than the generation-{teacher['generation']} that "
                 "stands there now, or that is gone. Nothing was changed: put it back, or move "
@@ -209,9 +236,15 @@ def check_folders(output_dir: Path, is_ours: bool) -> None:
 
 
 def _is_there(named: dict[str, Any], base: Path) -> bool:
-    """Whether the folder that a record names, relative to its own, is still the one it names."""
-    folder = base / named["path"]
-    return (folder / RECORD).is_file() and reference(folder, base) == named
+    """Whether the folder that a record names is still the one it names.
+
+    A teacher from the Hub stands, as it was pulled, beside its student.
+    """
+    folder = base / named.get("path", f"../generation-{named['generation']}")
+    if not (folder / RECORD).is_file():
+        return False
+    found = reference(folder, base)
+    return all(named[name] == found[name] for name in ("lineage_sha256", "weights_sha256"))
 
 
 def describe_files(folder: Path) -> list[dict[str, Any]]:
@@ -258,7 +291,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, data: Any) -> None:
     """Write JSON with sorted keys, whole or not at all."""
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(
-        json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8"
-    )
+    partial.write_bytes(as_json(data))
     os.replace(partial, path)
+
+
+def as_json(data: Any) -> bytes:
+    """Plain data as our files hold it: UTF-8, sorted keys."""
+    return (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

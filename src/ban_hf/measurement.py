@@ -4,7 +4,6 @@ A test of either kind has `predict`, what is kept of one network's outputs; `met
 of some networks' probabilities; and `agreement` of a student with its teacher.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from transformers import PreTrainedModel, default_data_collator
 
 from ban_hf.data import collate
 from ban_hf.data.windows import IGNORED, TokenWindows
-from ban_hf.ensemble import is_recurrent, mean_logits
+from ban_hf.ensemble import is_recurrent, log_mean_exp, mean_logits, weighted
 from ban_hf.metrics import (
     agreement,
     error_rate,
@@ -49,9 +48,11 @@ class ImageTest:
         ]
         return torch.cat(parts)  # (N, C)
 
-    def metrics(self, members: Sequence[Tensor]) -> dict[str, float]:
-        """Of one network's logits, or of the ensemble of several."""
-        logits = members[0] if len(members) == 1 else mean_logits(members)  # (N, C)
+    def metrics(
+        self, members: Sequence[Tensor], weights: Sequence[float] | None = None
+    ) -> dict[str, float]:
+        """Of one network's logits, or of the ensemble of several, with equal weights by default."""
+        logits = members[0] if len(members) == 1 else mean_logits(members, weights)  # (N, C)
         return {
             "error": error_rate(logits, self.labels).item(),
             "nll": negative_log_likelihood(logits, self.labels).item(),
@@ -109,10 +110,13 @@ class TextTest:
             predicted.append(logits.argmax(1).cpu())
         return Reading(torch.cat(logp), torch.cat(predicted))
 
-    def metrics(self, members: Sequence[Reading]) -> dict[str, float]:
+    def metrics(
+        self, members: Sequence[Reading], weights: Sequence[float] | None = None
+    ) -> dict[str, float]:
         """Of one network's reading, or of the ensemble that mixes several ones' probabilities."""
+        members, log_weights = weighted(members, weights)
         together = torch.stack([member.logp for member in members])  # (K, N)
-        logp = together.logsumexp(0) - math.log(len(members))  # (N,)
+        logp = log_mean_exp(together, log_weights)  # (N,)
         nll = -logp.mean()  # ()
         metrics = {"perplexity": nll.exp().item(), "nll": nll.item(), "n": len(logp)}
         return metrics | (

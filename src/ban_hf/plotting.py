@@ -18,13 +18,23 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from ban_hf.results import Results, best_possible, entries_of, mean_of, measure_of, subtitle
+from ban_hf.results import (
+    Results,
+    best_possible,
+    entries_of,
+    is_measured,
+    mean_of,
+    measure_of,
+    subtitle,
+)
 
 Label = tuple[float | None, str, str]  # height, text, colour
 
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#00785A", "#767676", "#222222"
 LEFT, WIDTH = 0.08, 0.66  # of the figure; what is right of the axes holds the labels
 CONTROL_SHIFT = -0.18  # generations; keeps a control beside, not under, what it is compared with
+TEXT_HEIGHT = 7  # of a written value, in points
+STEEP = 0.4  # a slope on paper at which a line runs into the value that is centred on its marker
 
 
 @dataclass
@@ -36,8 +46,16 @@ class Series:
     marker: str
     places: list[float]
     values: list[Any]  # of the leading metric: errors or perplexities
-    value_offset: tuple[int, int] | None = None  # of the written values, in points; None: unwritten
+    value_offset: tuple[int, int] = (0, 9)  # of the written values, in points
     line: str = "-"
+
+    @property
+    def means(self) -> list[float]:
+        return [mean_of(value) or 0.0 for value in self.values]
+
+    @property
+    def deviations(self) -> list[float]:
+        return [(v["std"] or 0.0) if isinstance(v, Mapping) else 0.0 for v in self.values]
 
 
 def plot_generations(results: Results, path: str | os.PathLike[str]) -> None:
@@ -47,7 +65,15 @@ def plot_generations(results: Results, path: str | os.PathLike[str]) -> None:
     is known, the perplexity that no model can fall below. Controls are grey, each beside what it is
     to be compared with. Of an aggregated result the mean is drawn, the standard deviation as a bar,
     single seeds as faint dots.
+
+    Raises:
+        ValueError: if no generation has a value of the leading metric: there is no line to draw.
     """
+    if not is_measured(results):
+        raise ValueError(
+            f"results has no test {measure_of(results).title} of any generation, so that there is "
+            "nothing to draw: give train_generations a test_dataset."
+        )
     figure = Figure(figsize=(9.6, 5.4), dpi=150, facecolor="white")
     axes = figure.add_axes((LEFT, 0.135, WIDTH, 0.695))
     lines = [line for line in (*_ours(results), *_control_ensembles(results)) if line.places]
@@ -57,6 +83,8 @@ def plot_generations(results: Results, path: str | os.PathLike[str]) -> None:
     labels += [*_draw_first_teacher(axes, results), *_draw_control_networks(axes, results)]
     labels += _draw_best_possible(axes, results)
     _style(axes, results)
+    for line in lines:
+        _write_values(axes, line)
     _label(axes, labels)
     figure.text(LEFT, 0.935, results["title"], fontsize=15, fontweight="bold", color=INK)
     note = subtitle(results)
@@ -72,10 +100,9 @@ def _ours(results: Results) -> list[Series]:
     generations, ensembles = results["generations"], results.get("ensembles") or []
     return [
         _series(
-            "Born-again generations",
+            _name_of(generations),
             (BLUE, "o"),
             [(entry["generation"], _value(entry, results)) for entry in generations],
-            value_offset=(0, 9),
         ),
         _series(
             "Their ensembles",
@@ -84,6 +111,12 @@ def _ours(results: Results) -> list[Series]:
             value_offset=(0, -16),
         ),
     ]
+
+
+def _name_of(generations: Sequence[Results]) -> str:
+    if len(generations) > 1:
+        return "Born-again generations"
+    return "Trained on labels" if generations[0]["generation"] == 0 else "Born-again"
 
 
 def _control_ensembles(results: Results) -> list[Series]:
@@ -100,7 +133,7 @@ def _control_ensembles(results: Results) -> list[Series]:
 
 def _value(entry: Results, results: Results) -> Any:
     """An entry's leading metric, one run's or aggregated."""
-    return entry["test"][measure_of(results).leading.name]
+    return entry["test"].get(measure_of(results).leading.name)
 
 
 def _series(
@@ -111,12 +144,10 @@ def _series(
 
 
 def _draw(axes: Axes, series: Series) -> None:
-    means = [mean_of(value) or 0.0 for value in series.values]
-    deviations = [(v["std"] or 0.0) if isinstance(v, Mapping) else 0.0 for v in series.values]
     axes.errorbar(
         series.places,
-        means,
-        deviations if any(deviations) else None,
+        series.means,
+        series.deviations if any(series.deviations) else None,
         color=series.colour,
         marker=series.marker,
         markersize=7,
@@ -130,24 +161,48 @@ def _draw(axes: Axes, series: Series) -> None:
     for place, value in zip(series.places, series.values, strict=True):
         seeds = value["values"] if isinstance(value, Mapping) else []
         axes.plot([place] * len(seeds), seeds, "o", color=series.colour, alpha=0.3, ms=5, mew=0)
-    for place, mean, deviation in zip(series.places, means, deviations, strict=True):
-        if series.value_offset:
-            right, up = series.value_offset
-            edge = mean if right else mean + math.copysign(deviation, up)  # clear of the bar
-            align = "right" if right else "center"
-            _write(axes, f"{mean:.2f}", (place, edge), (right, up), series.colour, ha=align)
+
+
+def _write_values(axes: Axes, series: Series) -> None:
+    """Write each value beside its marker, once the axes are as they will be."""
+    offsets = _offsets(axes, series)
+    values = zip(series.places, series.means, series.deviations, offsets, strict=True)
+    for place, mean, deviation, (right, up) in values:
+        edge = mean if right else mean + math.copysign(deviation, up)  # clear of the bar
+        align = {-1: "right", 0: "center", 1: "left"}[(right > 0) - (right < 0)]
+        _write(axes, f"{mean:.2f}", (place, edge), (right, up), series.colour, ha=align)
+
+
+def _offsets(axes: Axes, series: Series) -> list[tuple[int, int]]:
+    """Where each value is written, in points from its marker: beside or opposite a steep line."""
+    right, up = series.value_offset
+    axes.autoscale_view()
+    points = axes.transData.transform(list(zip(series.places, series.means, strict=True)))
+
+    def is_steep(here: Any, there: Any) -> bool:
+        rise = (there[1] - here[1]) * math.copysign(1, up)
+        return bool(rise > STEEP * abs(there[0] - here[0]))
+
+    pairs = list(itertools.pairwise(points))
+    before = [False, *(is_steep(b, a) for a, b in pairs)]
+    after = [*(is_steep(a, b) for a, b in pairs), False]
+    return [
+        (0, -up - TEXT_HEIGHT) if left and out else (right or 6 * (left - out), up)
+        for left, out in zip(before, after, strict=True)
+    ]
 
 
 def _draw_first_teacher(axes: Axes, results: Results) -> list[Label]:
-    level = mean_of(_value(results["generations"][0], results))
-    if level is None:
+    first, *students = results["generations"]
+    level = mean_of(_value(first, results))
+    if level is None or not students:
         return []
     axes.axhline(level, color=INK, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
     return [(level, "First teacher", INK)]
 
 
 def _draw_control_networks(axes: Axes, results: Results) -> list[Label]:
-    """Every further label-trained network at generation 0, of every seed, and their mean level."""
+    """Every further label-trained network, at the first generation, and their mean level."""
     networks = [c for c in results.get("controls") or [] if c["kind"] == "network"]
     known = [v for v in (_value(c, results) for c in networks) if mean_of(v) is not None]
     single = [v["values"] if isinstance(v, Mapping) else [v] for v in known]
@@ -155,7 +210,7 @@ def _draw_control_networks(axes: Axes, results: Results) -> list[Label]:
     if not values:
         return []
     level = statistics.fmean(values)
-    places = [CONTROL_SHIFT] * len(values)
+    places = [results["generations"][0]["generation"] + CONTROL_SHIFT] * len(values)
     axes.plot(places, values, "o", color=GREY, markerfacecolor="white", markersize=6)
     axes.axhline(level, color=GREY, linewidth=1, linestyle=":", zorder=1)
     return [(level, "Label-trained again, mean", GREY)]
@@ -177,9 +232,10 @@ def _is_in_reach(best: float, results: Results) -> bool:
 
 
 def _style(axes: Axes, results: Results) -> None:
-    last, measure = max(e["generation"] for e in results["generations"]), measure_of(results)
-    axes.set_xlim(-0.4, last + 0.25)
-    axes.set_xticks(range(last + 1), ["0\n(labels)", *map(str, range(1, last + 1))])
+    numbers, measure = [e["generation"] for e in results["generations"]], measure_of(results)
+    ticks = range(min(numbers), max(numbers) + 1)
+    axes.set_xlim(ticks[0] - 0.4, ticks[-1] + 0.25)
+    axes.set_xticks(ticks, [str(k) if k else "0\n(labels)" for k in ticks])
     axes.set_xlabel("Generation", color=INK, fontsize=11)
     unit = f" ({measure.unit})" if measure.unit else ""
     axes.set_ylabel(f"Test {measure.title}{unit}", color=INK, fontsize=11)

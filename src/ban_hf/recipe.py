@@ -5,6 +5,7 @@ import difflib
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,13 @@ class FamilyArguments:
     control_from: list[str] = field(
         default_factory=list,
         metadata={"help": "Output directories of other seeds: take their teachers as controls."},
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Go on from a generation on the Hub, ns/family-gen2@commit: the students are "
+            "generations 3 and so on."
+        },
     )
     smoke: bool = field(
         default=False, metadata={"help": "Shrink the run to seconds, on built-in data."}
@@ -133,14 +141,32 @@ def begin_recipe(
     started = f" This is the quickstart; the real thing: {real}"
     if argv:  # flags without a file
         started = " What no flag says is the quickstart's." if argv[0].startswith("-") else ""
+    teacher = f"generations from {family.teacher}:" if family.teacher else "a teacher and"
     print(
-        f"{what}: a teacher and {family.generations} students, "
+        f"{what}: {teacher} {family.generations} students, "
         f"{args.num_train_epochs:g} epochs each, into {args.output_dir}.{started}",
         flush=True,
     )
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     if args.device.type == "cpu" and threads == 1 and cores > 1:  # what accelerate launch sets
         print(f"On one of {cores} cores: put OMP_NUM_THREADS={cores} before the command for all.")
+
+
+def shareable_command(recipe: str, argv: Sequence[str]) -> str:
+    """The command that started a recipe, as a report shows it: without a token.
+
+    Args:
+        recipe: name of the file in `recipes/`.
+        argv: as given to `parse_recipe`.
+    """
+    words = list(argv)
+    for i, word in enumerate(words):
+        flag, _, value = word.partition("=")
+        if flag == "--hub_token" and value:
+            words[i] = f"{flag}=..."
+        elif flag == "--hub_token" and i + 1 < len(words):
+            words[i + 1] = "..."
+    return shlex.join(["accelerate", "launch", f"recipes/{recipe}", *words])
 
 
 def run_recipe(main: Callable[[list[str]], None]) -> None:

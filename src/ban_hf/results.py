@@ -7,12 +7,14 @@ for texts (`metric` is `perplexity`) `perplexity`, `nll` (nats per word), `n` an
 source is known, `above_entropy`: what of `nll` is more than the entropy, which nobody can avoid. An
 ensemble also has its `members`, a control its `kind` (network or ensemble) and `size`.
 `ban_hf.aggregate` puts the runs of several seeds into the same shape, each measured number become
-`{"mean", "std", "values"}`.
+`{"mean", "std", "values"}`. `results_of` makes one, less its `command`, from the records of a
+family: there `seed` is a list where generations come from runs of several seeds.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 Results = Mapping[str, Any]
@@ -74,6 +76,7 @@ MEASURES = {
             Metric("above_entropy", "above the entropy", 4),
         ),
     ),
+    "loss": Measure("loss", "", "items", (Metric("loss", "test loss", 4),)),  # if nothing else
 }
 
 
@@ -113,11 +116,108 @@ def best_possible(results: Results) -> float | None:
 
 def subtitle(results: Results) -> str:
     """Data, size of the test set and seeds in one line."""
-    seeds = results.get("seeds") or [results["seed"]]
     n = results["generations"][0]["test"].get("n")
     items = [f"{n:,} test {measure_of(results).items}"] if n else []
-    parts = [results["dataset"]["name"], *items]
-    if len(seeds) == 1:
-        return " · ".join([*parts, f"one seed ({seeds[0]})"])
-    named = ", ".join(map(str, seeds))
-    return " · ".join([*parts, f"mean ± standard deviation over {len(seeds)} seeds ({named})"])
+    return " · ".join([results["dataset"]["name"], *items, _seeds(results)])
+
+
+def _seeds(results: Results) -> str:
+    seeds, own = results.get("seeds") or [], results.get("seed")
+    if isinstance(own, list):
+        return f"one run of each generation (seeds {', '.join(map(str, own))})"
+    if len(seeds) > 1:
+        named = ", ".join(map(str, seeds))
+        return f"mean ± standard deviation over {len(seeds)} seeds ({named})"
+    return f"one seed ({seeds[0] if seeds else own})"
+
+
+def is_measured(results: Results) -> bool:
+    """Whether a generation has a value of the leading metric, so that there is a line to draw."""
+    leading, rows = measure_of(results).leading.name, results["generations"]
+    return any(mean_of(row["test"].get(leading)) is not None for row in rows)
+
+
+def results_of(
+    generations: Sequence[Mapping[str, Any]], ensemble: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The results dictionary of a family, from its records (`lineage.json`) alone.
+
+    Args:
+        generations: the records, in order; the first need not be generation 0.
+        ensemble: the ensemble's record, if there is one.
+
+    Returns:
+        `metric` is the first of `MEASURES` that a record has of the test split. Where none has
+        any, rows have no values: `is_measured` says so, and there is nothing to draw.
+    """
+    records = [*generations, *([ensemble] if ensemble else [])]
+    if not records:
+        raise ValueError("generations is empty: give the record of one generation at least.")
+    last, rows = records[-1], [_generation_row(record) for record in generations]
+    rows_of_ensembles = [_ensemble_row(ensemble)] if ensemble else []
+    tests = [row["test"] for row in (*rows, *rows_of_ensembles)]
+    seeds = [record["seed"].get("family_seed") for record in generations]
+    known = list(dict.fromkeys(seed for seed in seeds if seed is not None))
+    trainings = [record["training"] for record in generations]
+    return {
+        "title": f"Family {last['family']}",
+        "dataset": {"name": data_name(last) or "data of unknown name"},
+        "seed": known[0] if len(known) == 1 else known,
+        "hardware": next((t["hardware"] for t in trainings if t.get("hardware")), "not recorded"),
+        "versions": dict(last["code"]),
+        "metric": next((name for name in MEASURES if any(name in t for t in tests)), "error"),
+        "generations": rows,
+        "ensembles": rows_of_ensembles,
+        "controls": [],
+    }
+
+
+def _generation_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    measured = _test_metrics(record)
+    method, generation = method_of(record.get("objective")), record["generation"]
+    return {
+        "generation": generation,
+        "name": method if method == "labels" else f"{method}-{generation}",
+        "seed": record["seed"].get("seed"),
+        "seconds": record["training"].get("seconds"),
+        "teacher_agreement": measured.get("teacher_agreement"),
+        "test": measured,
+    }
+
+
+def _ensemble_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    members = [member["generation"] for member in record["members"]]
+    name = f"Ens*{len(members)} of generations {', '.join(map(str, members))}"
+    return {"name": name, "members": members, "test": _test_metrics(record)}
+
+
+def _test_metrics(record: Mapping[str, Any]) -> dict[str, Any]:
+    measured = [metric for metric in record["metrics"] if metric["split"] == "test"]
+    values = {metric["name"]: metric["value"] for metric in measured}
+    if "perplexity" in values and "loss" in values:
+        values.setdefault("nll", values["loss"])  # of a language model they are the same
+    n = next((metric["n"] for metric in measured if metric.get("n")), None)
+    return values | ({"n": n} if n else {})
+
+
+def method_of(objective: Mapping[str, Any] | None) -> str:
+    """How a generation learnt, as the paper names it: labels, BAN, BAN+L, CWTM, DKPP, ..."""
+    if not objective:
+        return "labels"
+    name = "BAN" if objective["name"] == "kd" else str(objective["name"]).upper()
+    return f"{name}+L" if objective["label_weight"] else name
+
+
+def source_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a record's data came from: `id`, `config`, `revision`, as far as it is recorded."""
+    source: Mapping[str, Any] = record["data"].get("source", record["data"])
+    return source
+
+
+def data_name(record: Mapping[str, Any]) -> str | None:
+    """A Hub id as it is; of a local path only the last part, which gives no machine away."""
+    data_id = source_of(record).get("id")
+    if not data_id:
+        return None
+    local = data_id.startswith(("/", ".", "~")) or data_id.count("/") > 1
+    return PurePosixPath(data_id).name if local else str(data_id)

@@ -70,6 +70,11 @@ class BANTrainingArguments(TrainingArguments):
         },
     )
 
+    hub_license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the weights for the model cards, such as apache-2.0."},
+    )
+
     def __post_init__(self) -> None:
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if self.greater_is_better is None and metric in LOWER_IS_BETTER:

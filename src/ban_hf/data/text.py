@@ -18,6 +18,7 @@ from ban_hf.data.tokenizer import EOS, UNK, read_words, word_tokenizer
 
 logger = logging.getLogger(__name__)
 
+WARM_UP = 2  # windows before each column of a measurement, so that its width makes no difference
 GRAMMAR_WORDS = {"train": 8_000, "validation": 5_000, "test": 20_000}
 
 
@@ -44,6 +45,16 @@ class TextSplits:
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Reads any text as the corpus was read."""
         return word_tokenizer(self.words)
+
+
+def evaluation_columns(splits: TextSplits, columns: int, window: int, processes: int = 1) -> int:
+    """As many columns as asked for, fewer where a column of its own text would be under a window.
+
+    Every process has as many. (With several processes a very short text may be too short.)
+    """
+    shortest = min(len(splits.validation), len(splits.test))
+    possible = (shortest - 1 - WARM_UP * window) // window // processes
+    return processes * max(1, min(columns, possible))
 
 
 def load_text(

@@ -1,0 +1,221 @@
+"""The command `ban-hf`: families on the Hub and in folders."""
+
+import argparse
+import json
+import logging
+import sys
+import textwrap
+from collections.abc import Sequence
+
+import transformers
+
+from ban_hf import commands
+from ban_hf.facts import versions
+from ban_hf.recipe import did_you_mean
+from ban_hf.terminal import one_line, say
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status.
+
+    0 where it succeeded, 1 where it did not, with one line on standard error, or with `--json` an
+    `error` on standard output; 2 (by SystemExit) for a command line that says nothing known.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser, known = _parsers()
+    if not words:
+        parser.print_help()
+        return 0
+    _refuse_unknown(parser, known, words)
+    args = parser.parse_args(words)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        answer: commands.Answer = args.run(args)
+    except (ValueError, OSError) as error:
+        logging.getLogger("ban_hf").debug("", exc_info=True)
+        kind, message = type(error).__name__, one_line(error)
+        if args.json:
+            say(json.dumps({"error": {"kind": kind, "message": message}}, indent=2))
+        else:
+            print(f"ban-hf: {kind}: {message}", file=sys.stderr)
+        return 1
+    say(json.dumps(answer.data, indent=2) if args.json else answer.text)
+    return 0
+
+
+def _refuse_unknown(
+    parser: argparse.ArgumentParser,
+    known: dict[str, argparse.ArgumentParser],
+    words: Sequence[str],
+) -> None:
+    """Say what was near where a command or a flag is unknown, ahead of what else is missing."""
+    command = words[0]
+    if not command.startswith("-") and command not in known:
+        near = did_you_mean(command, known) or f" There are: {', '.join(known)}."
+        parser.error(f"unknown command {command!r}.{near}")
+    chosen = known.get(command, parser)
+    options = [option for action in chosen._actions for option in action.option_strings]
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name not in options:
+            chosen.error(f"unknown argument {name!r}.{did_you_mean(name, options)}")
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and that of each command."""
+    parser = argparse.ArgumentParser(
+        prog="ban-hf",
+        description="Born-again networks: families of generations, on the Hub and in folders.",
+        epilog="`ban-hf COMMAND --help` explains a command and shows how it is used.",
+        allow_abbrev=False,
+    )
+    version = f"%(prog)s {versions()['ban-hf']}"
+    parser.add_argument("--version", action="version", version=version)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    known: dict[str, argparse.ArgumentParser] = {}
+    for run, add_arguments, summary, more, examples in COMMANDS:
+        command = subparsers.add_parser(
+            run.__name__,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog="\n".join([textwrap.fill(more, 79), "", "examples:", *examples]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        add_arguments(command)
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+        command.set_defaults(run=run)
+        known[run.__name__] = command
+    return parser, known
+
+
+def _where(command: argparse.ArgumentParser) -> None:
+    command.add_argument("where", metavar="WHERE", help="Hub id or folder, see below")
+    command.add_argument("--revision", help="commit, tag or branch of the Hub (default: main)")
+
+
+def _license(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--license", help="of the weights, as the Hub writes it: apache-2.0")
+
+
+def _pull_arguments(command: argparse.ArgumentParser) -> None:
+    _where(command)
+    command.add_argument(
+        "output_dir", metavar="OUTPUT_DIR", nargs="?", help="default: the repository's name"
+    )
+
+
+def _push_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", metavar="FOLDER", help="of a family, or of one generation")
+    command.add_argument("repo_id", metavar="REPO_ID", help="ns/family, or ns/family-gen2")
+    command.add_argument("--private", action="store_true", help="for nobody else to read")
+    _license(command)
+    command.add_argument("--teacher", metavar="NS/NAME@COMMIT", help="of a single generation")
+
+
+def _ensemble_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("members", metavar="MEMBER", nargs="+", help="folder or ns/name@revision")
+    command.add_argument("--weights", metavar="W", type=float, nargs="+", help="default: equal")
+    command.add_argument("--dataset_name", required=True, metavar="NAME", help="see below")
+    command.add_argument("--dataset_config", metavar="C", help="of a Hub dataset that has several")
+    command.add_argument("--dataset_revision", metavar="R", help="of a Hub dataset")
+    for kind in ("image", "label", "text"):
+        command.add_argument(f"--{kind}_column", metavar="C", help="default: found by its type")
+    command.add_argument("--window", metavar="N", type=int, default=35, help="words (default: 35)")
+    command.add_argument(
+        "--batch_size", metavar="N", type=int, help="images (500), or columns of a text (20)"
+    )
+    command.add_argument(
+        "--output_dir", metavar="DIR", help="save the ensemble there, as one model"
+    )
+
+
+def _card_arguments(command: argparse.ArgumentParser) -> None:
+    _where(command)
+    command.add_argument("--output", metavar="FILE", help="write it there (default: print it)")
+    _license(command)
+
+
+WHERE = (
+    'WHERE is "ns/family" or "ns/family-gen2" on the Hub, with @REVISION if wanted (a commit, a '
+    "tag or a branch), or the folder of a family, a generation or an ensemble."
+)
+
+#: Function, its arguments, what it does in a line and in more, examples.
+COMMANDS = (
+    (
+        commands.lineage,
+        _where,
+        "draw who taught whom, as a tree",
+        f"{WHERE} Records alone are read, no weights are downloaded.",
+        (
+            "  ban-hf lineage ns/digits",
+            "  ban-hf lineage ns/digits-gen2 --revision v1",
+            "  ban-hf lineage runs/digits --json | jq '.generations[].metrics'",
+        ),
+    ),
+    (
+        commands.verify,
+        _where,
+        "download everything that a lineage names and check every hash",
+        f"{WHERE} The exit status is 0 only if all of it is verified; what cannot be reached is "
+        "not. Otherwise the error begins with its kind: TamperedFileError, TeacherChangedError, "
+        "UnverifiableError and so on. Integrity is proved, not authorship.",
+        (
+            "  ban-hf verify ns/digits",
+            "  ban-hf verify ns/digits-gen2@v1",
+            "  ban-hf verify runs/digits && echo all is well",
+        ),
+    ),
+    (
+        commands.pull,
+        _pull_arguments,
+        "download a family or a generation, each file held against its record",
+        f"{WHERE} Of a family come generation-0 and so on, and ensemble, as they were trained; of "
+        "a generation it alone. A private one needs a token: `hf auth login`, or HF_TOKEN.",
+        (
+            "  ban-hf pull ns/digits",
+            "  ban-hf pull ns/digits-gen2@v1 runs/mine",
+        ),
+    ),
+    (
+        commands.push,
+        _push_arguments,
+        "publish a family, or one generation",
+        "A family becomes ns/family-gen0, ns/family-gen1 and so on, and ns/family, which holds the "
+        "ensemble. Pushing again completes what is missing, and sends nothing that is there. The "
+        "token is that of `hf auth login`, or of the environment variable HF_TOKEN: it is not "
+        "taken from the command line, where others could read it.",
+        (
+            "  ban-hf push runs/digits ns/digits --private",
+            "  ban-hf push runs/digits/generation-2 ns/digits-gen2",
+            "  ban-hf push runs/mine/generation-3 ns/mine-gen3 --teacher ns/digits-gen2@COMMIT",
+        ),
+    ),
+    (
+        commands.ensemble,
+        _ensemble_arguments,
+        "measure any models and their ensemble on the test split of a dataset",
+        "The ensemble's probabilities are the mean of its members', with --weights or without; "
+        "weights need not sum to 1. Members may be of any architecture, also ensembles, as long as "
+        "they have the same classes, or words; each is given images of its own size and "
+        "normalisation. NAME is what the recipes take: digits, cifar10, cifar100, grammar, ptb, "
+        "wikitext2, a Hub id, a folder or a file.",
+        (
+            "  ban-hf ensemble runs/digits/generation-1 runs/digits/generation-2 \\",
+            "      --dataset_name digits",
+            "  ban-hf ensemble ns/digits-gen1 ns/digits-gen2@v1 --weights 1 3 \\",
+            "      --dataset_name digits --output_dir runs/both",
+        ),
+    ),
+    (
+        commands.card,
+        _card_arguments,
+        "render a model card again, from its lineage",
+        WHERE,
+        (
+            "  ban-hf card ns/digits-gen2",
+            "  ban-hf card runs/digits/generation-2 --license apache-2.0 --output README.md",
+        ),
+    ),
+)

@@ -1,0 +1,135 @@
+"""What the commands of `ban-hf` do: each takes its arguments and gives an `Answer`."""
+
+import argparse
+import textwrap
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ban_hf import cards, hub
+from ban_hf.ensemble import normalised_weights
+from ban_hf.lineage import RECORD, Lineage, Record, finished_generations
+from ban_hf.members import (
+    DatasetArguments,
+    check_savable,
+    load_members,
+    measure_members,
+    save_ensemble,
+)
+from ban_hf.provenance import load_lineage, verify_lineage
+from ban_hf.terminal import branch, draw_tree, measurement_table, table
+
+PROVED = (
+    "Verified: the generations fall by one down to 0; each teacher and member is, by the hashes of "
+    "its record and its weights, the one that its student or ensemble recorded; every file has the "
+    "size and the sha256 of its record; no other weights or code lie beside them."
+)
+NOT_PROVED = (
+    "Not proved: who made them, and that the metrics are true. Hashes prove integrity, not "
+    "authorship."
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command found, as data for `--json` and as text."""
+
+    data: dict[str, Any]
+    text: str
+
+
+def lineage(args: argparse.Namespace) -> Answer:
+    """Draw who taught whom."""
+    found = load_lineage(args.where, args.revision)
+    return Answer(_as_data(found), draw_tree(found, branch()))
+
+
+def verify(args: argparse.Namespace) -> Answer:
+    """Download everything that a lineage names, and check it."""
+    found = verify_lineage(args.where, args.revision)
+    rows = [
+        {
+            "name": "ensemble" if record.generation is None else f"generation {record.generation}",
+            "files": len(record.files),
+            "bytes": sum(file["size"] for file in record.files),
+            "place": found.places[record.generation],
+        }
+        for record in _records(found)
+    ]
+    lines = [
+        [row["name"], f"{row['files']} files", f"{row['bytes']:,} bytes", row["place"]]
+        for row in rows
+    ]
+    data = {"verified": True, "family": found.family, "places": rows}
+    proved = {"proved": PROVED, "not_proved": NOT_PROVED}
+    prose = "\n".join(textwrap.fill(text, 79) for text in proved.values())
+    return Answer(data | proved, f"{table(lines)}\n{prose}")
+
+
+def pull(args: argparse.Namespace) -> Answer:
+    """Download a family or a generation."""
+    folder = args.output_dir or Path(args.where.partition("@")[0]).name
+    found = hub.pull(args.where, folder, revision=args.revision)
+    text = f"Pulled into {folder}, each file as its record says.\n{draw_tree(found, branch())}"
+    return Answer({"output_dir": str(folder)} | _as_data(found), text)
+
+
+def push(args: argparse.Namespace) -> Answer:
+    """Publish a family or a generation."""
+    folder = Path(args.folder)
+    options = {"private": args.private or None, "license": args.license}
+    if finished_generations(folder):
+        if args.teacher is not None:
+            raise ValueError("--teacher is of a single generation; a family has its own teachers.")
+        commits = hub.push_family(folder, args.repo_id, **options)
+    elif (folder / RECORD).is_file():
+        commits = [hub.push_generation(folder, args.repo_id, teacher=args.teacher, **options)]
+    else:
+        raise ValueError(
+            f"{folder} is no folder of a family, which has generation-0 and so on, nor of a "
+            f"generation, which has a {RECORD}."
+        )
+    published = [{"repo_id": c.repo_id, "revision": c.revision} for c in commits]
+    return Answer({"published": published}, "\n".join(f"published {commit}" for commit in commits))
+
+
+def ensemble(args: argparse.Namespace) -> Answer:
+    """Measure models and their ensemble on a dataset."""
+    normalised_weights(args.weights, len(args.members))  # all that can be refused before the work
+    data = DatasetArguments(**{f.name: getattr(args, f.name) for f in fields(DatasetArguments)})
+    members = load_members(args.members)
+    if args.output_dir is not None:
+        check_savable(members, args.output_dir)
+    measured = measure_members(members, data, args.weights)
+    text = measurement_table(measured)
+    if args.output_dir is not None:
+        save_ensemble(members, args.output_dir, args.weights)
+        text += f"\nThe ensemble is in {args.output_dir}."
+    return Answer(measured | {"output_dir": args.output_dir}, text)
+
+
+def card(args: argparse.Namespace) -> Answer:
+    """Render a model card again."""
+    content = str(cards.card(args.where, revision=args.revision, license=args.license))
+    if args.output is None:
+        return Answer({"card": content, "output": None}, content)
+    Path(args.output).write_text(content, "utf-8")
+    return Answer({"card": content, "output": args.output}, f"The card is in {args.output}.")
+
+
+def _records(lineage: Lineage) -> list[Record]:
+    return [*lineage.generations, *([lineage.ensemble] if lineage.ensemble else [])]
+
+
+def _as_data(lineage: Lineage) -> dict[str, Any]:
+    """A lineage as plain data: the records, each with its `place`."""
+    records = [
+        asdict(record) | {"place": lineage.places[record.generation]}
+        for record in _records(lineage)
+    ]
+    count = len(lineage.generations)
+    return {
+        "family": lineage.family,
+        "generations": records[:count],
+        "ensemble": records[count] if lineage.ensemble else None,
+    }

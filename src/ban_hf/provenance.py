@@ -1,0 +1,237 @@
+"""Who taught whom, back to generation 0, across folders and repositories; and whether it is so.
+
+`load_lineage` reads records alone and holds their structure. `verify_lineage` also downloads every
+file and holds every hash. Both fail closed: what cannot be reached is not verified. Hashes prove
+that nothing was changed since the record was written; who wrote it they do not prove.
+"""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ban_hf.errors import (
+    BrokenChainError,
+    CyclicLineageError,
+    RecordError,
+    TamperedFileError,
+    TeacherChangedError,
+    UnlistedFileError,
+)
+from ban_hf.lineage import RECORD, Lineage, Record, finished_generations, sha256_of_file
+from ban_hf.places import HubCommit, LocalFolder, Place, locate, look
+from ban_hf.record_form import check_form
+
+#: Files that a loader might take weights from, or run.
+LOADABLE = (
+    ".safetensors .bin .pt .pth .ckpt .pkl .h5 .msgpack .gguf .onnx .npz .joblib .pickle .py"
+).split()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record, and where it stands."""
+
+    place: Place
+    record: Record
+
+    @classmethod
+    def at(cls, place: Place) -> "Entry":
+        """The record of a place, checked for its form."""
+        file = place.fetch(RECORD)
+        try:
+            record = Record.read(file.parent)
+            check_form(record)
+        except ValueError as error:
+            raise RecordError(f"{place}: {error}") from error
+        return cls(place, record)
+
+    @property
+    def lineage_sha256(self) -> str:
+        """The digest of the record as it stands there."""
+        return sha256_of_file(self.place.fetch(RECORD))
+
+    def agrees_with(self, reference: dict[str, Any]) -> bool:
+        """Whether this is what a student or an ensemble named: its record and its weights."""
+        ours = self.lineage_sha256, self.record.weights_sha256
+        return ours == (reference["lineage_sha256"], reference["weights_sha256"])
+
+
+def load_lineage(where: str | Path, revision: str | None = None) -> Lineage:
+    """A family's records, from generation 0 upwards; no weights are downloaded.
+
+    Args:
+        where: a folder of a family, a generation or an ensemble, or `"ns/name"` on the Hub, also
+            `"ns/name@revision"`.
+        revision: of a Hub repository: a branch, a tag or a commit; by default `main`.
+
+    Returns:
+        The lineage of that generation, or of the family, with the commit or folder of each.
+
+    Raises:
+        LineageError: naming what does not hold: `RecordError`, `BrokenChainError`,
+            `CyclicLineageError`, `UnpinnedTeacherError`, `TeacherChangedError`,
+            `UnverifiableError`.
+    """
+    return _as_lineage(*walk(where, revision))
+
+
+def verify_lineage(where: str | Path, revision: str | None = None) -> Lineage:
+    """Download everything that a lineage names and hold that it is what the records say.
+
+    Checked: the form of every record; full commits only; generations that fall by one down to 0;
+    each teacher's record and weights as its student recorded them, there and on its `main` branch;
+    size and sha256 of every file; no weights or code beside those that are listed.
+
+    Args:
+        where: see `load_lineage`.
+        revision: see `load_lineage`.
+
+    Returns:
+        The lineage, verified.
+
+    Raises:
+        LineageError: at the first thing that does not hold, beside those of `load_lineage`
+            `TamperedFileError` or `UnlistedFileError`.
+    """
+    chain, ensemble = walk(where, revision)
+    entries = [*chain, *([ensemble] if ensemble else [])]
+    for entry in entries:
+        check_files(entry)
+    for entry in chain if ensemble else chain[:-1]:
+        _check_main(entry)
+    return _as_lineage(chain, ensemble)
+
+
+def ancestry(place: Place) -> list[Entry]:
+    """A generation and its teachers, generation 0 first.
+
+    Raises:
+        LineageError: if they are no chain, or a teacher is not the one that its student recorded.
+    """
+    entry, seen = Entry.at(place), [place]
+    chain = [entry]
+    while (teacher := entry.record.teacher) is not None:
+        place = entry.place.named(teacher)
+        if place in seen:
+            raise CyclicLineageError(f"{place} is its own ancestor, by way of {entry.place}.")
+        student, entry = entry, Entry.at(place)
+        if (entry.record.kind, entry.record.generation) != ("generation", _before(student)):
+            raise BrokenChainError(
+                f"{student.place} is generation {student.record.generation}, but its teacher "
+                f"{place} is generation {entry.record.generation}, not {_before(student)}."
+            )
+        seen.append(place)
+        chain.append(entry)
+    for student, entry in itertools.pairwise(chain):
+        _check_reference(student, student.record.teacher or {}, entry)
+    return chain[::-1]
+
+
+def _before(student: Entry) -> int:
+    return int(student.record.generation or 0) - 1
+
+
+def _check_reference(whose: Entry, reference: dict[str, Any], named: Entry) -> None:
+    if not named.agrees_with(reference):
+        raise TeacherChangedError(
+            f"{named.place} is not the generation {reference['generation']} that {whose.place} "
+            "recorded: its record or its weights have other hashes."
+        )
+
+
+def walk(where: str | Path, revision: str | None) -> tuple[list[Entry], Entry | None]:
+    """The chain of generations that a place stands for, and the ensemble if it stands for one.
+
+    Raises:
+        LineageError: see `load_lineage`.
+    """
+    place = locate(where, revision)
+    ensemble = None
+    if isinstance(place, LocalFolder) and (folders := finished_generations(place.path)):
+        if (place.path / "ensemble" / RECORD).is_file():
+            ensemble = Entry.at(LocalFolder(place.path / "ensemble"))
+        chain = ancestry(LocalFolder(folders[-1].resolve()))
+    else:
+        entry = Entry.at(place)
+        if entry.record.kind == "generation":
+            return ancestry(place), None
+        ensemble = entry
+        last = max(entry.record.members, key=lambda member: int(member["generation"]))
+        chain = ancestry(place.named(last))
+    if ensemble is not None:
+        _check_members(ensemble, chain)
+    return chain, ensemble
+
+
+def _check_members(ensemble: Entry, chain: list[Entry]) -> None:
+    found = {entry.record.generation: entry for entry in chain}
+    for member in ensemble.record.members:
+        entry = found.get(member["generation"])
+        if entry is None:
+            raise BrokenChainError(
+                f"{ensemble.place} has a member of generation {member['generation']}, of which "
+                f"there are {min(found)} to {max(found)}."  # type: ignore[type-var]
+            )
+        _check_reference(ensemble, member, entry)
+
+
+def check_files(entry: Entry) -> None:
+    """Hold size and sha256 of every listed file, and that nothing loadable is unlisted."""
+    listed = {file["path"] for file in entry.record.files}
+    unlisted = [name for name in entry.place.names() if is_loadable(name) and name not in listed]
+    if unlisted:
+        raise UnlistedFileError(
+            f"{entry.place} holds {', '.join(unlisted)}, which its record does not name."
+        )
+    for file in entry.record.files:
+        check_file(entry.place, file)
+
+
+def check_file(place: Place, file: dict[str, Any]) -> Path:
+    """Fetch a listed file and hold that it is as listed; its path."""
+    path = place.fetch(file["path"])
+    if (size := path.stat().st_size) != file["size"]:
+        raise TamperedFileError(
+            f"{file['path']} of {place} has {size} bytes; its record says {file['size']}."
+        )
+    if (digest := sha256_of_file(path)) != file["sha256"]:
+        raise TamperedFileError(
+            f"{file['path']} of {place} has the sha256 {digest}; its record says {file['sha256']}."
+        )
+    return path
+
+
+def _check_main(entry: Entry) -> None:
+    """Hold that a teacher was not published again since: what `main` gives is what taught."""
+    if not isinstance(entry.place, HubCommit):
+        return
+    taught = entry.place
+    now = str(look(taught.repo_id, token=taught.token).sha)
+    if now == taught.revision:
+        return
+    head = Entry.at(HubCommit(taught.repo_id, now, taught.token))
+    if head.lineage_sha256 != entry.lineage_sha256:
+        raise TeacherChangedError(
+            f"{taught.repo_id} was published again since {taught.revision[:7]}, the commit that "
+            f"taught: its main branch ({now[:7]}) is another training."
+        )
+    check_files(head)
+
+
+def is_loadable(name: str) -> bool:
+    """Whether a loader might take weights from a file of this name, or run it."""
+    return PurePosixPath(name).suffix.lower() in LOADABLE
+
+
+def _as_lineage(chain: list[Entry], ensemble: Entry | None) -> Lineage:
+    places: dict[int | None, str] = {e.record.generation: str(e.place) for e in chain}
+    if ensemble:
+        places[None] = str(ensemble.place)
+    last = ensemble or chain[-1]
+    return Lineage(
+        last.record.family,
+        [entry.record for entry in chain],
+        ensemble.record if ensemble else None,
+        places,
+    )

@@ -1,0 +1,242 @@
+"""One repository of the Hub: looked at, written in one commit, read back, tagged.
+
+A repository that was published is never replaced by something else, and nothing that somebody else
+put there is overwritten. Publishing again what is there does nothing, so that a publication which
+broke off at any point is completed by being made again.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import CommitOperationAdd, HfApi, RepoFile
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils.sha import git_hash
+
+from ban_hf.errors import PublishError
+from ban_hf.lineage import RECORD, sha256_of_file
+from ban_hf.network import UnsettledError, persistently
+
+OURS = "ban_hf: "  # how the titles of our commits begin
+BY_THE_HUB = {".gitattributes"}  # what a new repository holds
+VERSION = re.compile(r"v([1-9]\d*)")
+
+Content = Path | bytes
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What stands in a repository."""
+
+    head: str
+    files: dict[str, RepoSibling]
+
+
+def publish(
+    repo_id: str,
+    contents: Mapping[str, Content],
+    *,
+    title: str,
+    private: bool | None = None,
+    token: str | None = None,
+    replaces: Callable[[Path], bool] = lambda record: False,
+) -> str:
+    """Bring files, a record among them, into a repository of their own, in one commit.
+
+    The repository is made if it is not there. The commit is read back: who can read it, what it
+    stands on, and the hash of every file; then it is tagged, the first `v1`.
+
+    Args:
+        repo_id: `"ns/name"`.
+        contents: each file's name there, and its path here or its bytes.
+        title: of the commit.
+        private: True to hold that only you can read it, before anything is sent; None for a new
+            repository to be as your account's are by default.
+        token: by default the one that `hf auth login` or HF_TOKEN gave.
+        replaces: whether the record that stands there is an earlier state of this one.
+
+    Returns:
+        The commit in which these contents are published.
+
+    Raises:
+        PublishError: if it should be private and is not, or holds something else: nothing of it is
+            changed.
+        HubError: if the Hub cannot be reached, or refuses.
+    """
+    api = HfApi(token=token)
+
+    def attempt() -> str:
+        remote = _made(api, repo_id, private)
+        record = remote.files.get(RECORD)
+        if record is not None and is_same(record, contents[RECORD]):
+            _hold_whole(repo_id, remote, contents)
+        else:
+            _hold_free(api, repo_id, remote, replaces)
+            remote = _commit(api, repo_id, contents, title, remote.head, private)
+        return _tagged(api, repo_id, remote.head, contents[RECORD])
+
+    return persistently(repo_id, _settled(attempt))
+
+
+def publication(repo_id: str, token: str | None = None) -> str:
+    """The commit in which a repository was last published, that of its last tag.
+
+    Raises:
+        PublishError: if it has none.
+        HubError: if it is not there, or the Hub cannot be reached.
+    """
+    tags = persistently(repo_id, lambda: _versions(HfApi(token=token), repo_id))
+    if not tags:
+        raise PublishError(f"{repo_id} is not published: it has no tag v1.")
+    return tags[max(tags)]
+
+
+def prepare(repo_id: str, private: bool | None = None, token: str | None = None) -> Remote:
+    """Make a repository unless it is there, and look at it.
+
+    Raises:
+        PublishError: if it should be private and everybody can read it.
+        HubError: see `publish`.
+    """
+    api = HfApi(token=token)
+    return persistently(repo_id, _settled(lambda: _made(api, repo_id, private)))
+
+
+def _settled(attempt: Callable[[], T]) -> Callable[[], T]:
+    """An attempt in which what was made a moment ago may not be found yet."""
+
+    def settled() -> T:
+        try:
+            return attempt()
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise UnsettledError("the Hub does not show yet what was just made.") from error
+
+    return settled
+
+
+def _made(api: HfApi, repo_id: str, private: bool | None) -> Remote:
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    return _look(api, repo_id, private)
+
+
+def _look(api: HfApi, repo_id: str, private: bool | None, revision: str | None = None) -> Remote:
+    info = api.model_info(repo_id, revision=revision, files_metadata=True)
+    if private and not info.private:
+        raise PublishError(
+            f"{repo_id} should be private, but the Hub says that it is public. (Weights are sent "
+            "after this check only.) Make it private in its settings, delete it, or give another "
+            "name."
+        )
+    files = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    return Remote(str(info.sha), files)
+
+
+def _hold_whole(repo_id: str, remote: Remote, contents: Mapping[str, Content]) -> None:
+    """Hold that the files of a published record are still there; its card may have been edited."""
+    changed = [
+        name
+        for name, content in contents.items()
+        if not name.endswith((".md", ".png"))
+        and not (name in remote.files and is_same(remote.files[name], content))
+    ]
+    if changed:
+        raise PublishError(
+            f"{repo_id} is published, but somebody has changed or removed {', '.join(changed)} "
+            "since. Nothing was changed: revert that commit, or give another name."
+        )
+
+
+def _hold_free(api: HfApi, repo_id: str, remote: Remote, replaces: Callable[[Path], bool]) -> None:
+    """Hold that a repository holds nothing that would be lost."""
+    others = remote.files.keys() - BY_THE_HUB
+    if not others:
+        return
+    if RECORD not in others:
+        raise PublishError(
+            f"{repo_id} holds {', '.join(sorted(others))}, which is none of ours. Nothing was "
+            "changed: give another name, or delete it."
+        )
+    record = Path(api.hf_hub_download(repo_id, RECORD, revision=remote.head))
+    if not replaces(record):
+        raise PublishError(
+            f"{repo_id} holds another training than this one. Nothing was changed: give another "
+            "name, or delete it (whoever was taught by it then has a teacher that is gone)."
+        )
+    last = api.list_repo_commits(repo_id, revision=remote.head)[0]
+    if not last.title.startswith(OURS):
+        raise PublishError(
+            f"{repo_id} was changed by {', '.join(last.authors) or 'somebody'} since it was "
+            f"published ({last.commit_id[:7]}: {last.title}). Nothing was changed: revert that "
+            "commit, or give another name."
+        )
+
+
+def _commit(
+    api: HfApi,
+    repo_id: str,
+    contents: Mapping[str, Content],
+    title: str,
+    parent: str,
+    private: bool | None,
+) -> Remote:
+    """Write all files in one commit on top of `parent`, and read it back."""
+    additions = [
+        CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+        for name, content in contents.items()
+    ]
+    commit = api.create_commit(
+        repo_id, additions, commit_message=OURS + title, parent_commit=parent
+    )
+    remote = _look(api, repo_id, private, revision=commit.oid)
+    wrong = [
+        name
+        for name, content in contents.items()
+        if not (name in remote.files and is_same(remote.files[name], content))
+    ]
+    history = [entry.commit_id for entry in api.list_repo_commits(repo_id, revision=commit.oid)]
+    if remote.head != commit.oid or wrong or history[0] != commit.oid:
+        raise UnsettledError(f"commit {commit.oid[:7]} does not read back as it was written.")
+    if history[1:2] != [parent]:
+        raise PublishError(
+            f"{repo_id} took our commit {commit.oid[:7]} on top of {history[1:2]}, though it was "
+            f"made for {parent[:7]}: somebody else wrote in between, and the server did not heed "
+            "it. Look at both commits; both are there."
+        )
+    return remote
+
+
+def _tagged(api: HfApi, repo_id: str, head: str, record: Content) -> str:
+    """The commit in which this record was published: that of the last tag, or the head, tagged."""
+    tags = _versions(api, repo_id)
+    if tags:
+        last = tags[max(tags)]
+        stands = api.get_paths_info(repo_id, RECORD, revision=last)
+        if stands and isinstance(stands[0], RepoFile) and is_same(stands[0], record):
+            return last
+    number = max(tags, default=0) + 1
+    api.create_tag(repo_id, tag=f"v{number}", revision=head, exist_ok=True)
+    if _versions(api, repo_id).get(number) != head:  # an old tag stays where it was, silently
+        raise UnsettledError(f"tag v{number} does not read back as it was set.")
+    return head
+
+
+def _versions(api: HfApi, repo_id: str) -> dict[int, str]:
+    """Number and commit of the tags v1, v2 and so on."""
+    tags = api.list_repo_refs(repo_id).tags
+    found = ((VERSION.fullmatch(tag.name), tag.target_commit) for tag in tags)
+    return {int(match[1]): commit for match, commit in found if match}
+
+
+def is_same(stored: RepoSibling | RepoFile, content: Content) -> bool:
+    """Whether a stored file has these contents, by the hashes that the Hub keeps."""
+    if stored.lfs is None:
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        return bool(stored.blob_id == git_hash(data))
+    if isinstance(content, bytes):
+        return bool(stored.lfs.sha256 == hashlib.sha256(content).hexdigest())
+    return bool(stored.lfs.sha256 == sha256_of_file(content))

@@ -1,0 +1,462 @@
+"""Publishing and pulling, by the real client, on a Hub of our own."""
+
+import itertools
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import family
+import pytest
+import tiny
+import torch
+from hub.client import environment
+from huggingface_hub import ModelCard
+from transformers import AutoModelForImageClassification, TrainerCallback
+
+from ban_hf import (
+    BANTrainer,
+    BornAgainEnsemble,
+    HubError,
+    PublishError,
+    create_classifier,
+    create_language_model,
+    load_lineage,
+    pull,
+    push_family,
+    push_generation,
+    repository,
+    verify_lineage,
+)
+from ban_hf.errors import TamperedFileError, UnverifiableError
+from ban_hf.lineage import Record
+
+GENERATIONS = ["ns/fam-gen0", "ns/fam-gen1", "ns/fam-gen2"]
+FAMILY = [*GENERATIONS, "ns/fam"]
+PUBLISHED = {"push_to_hub": True, "hub_model_id": "ns/fam"}
+WRITES = ("/commit/", "/lfs/", "/tag/")
+
+
+def written(hub) -> list[str]:
+    """The requests that changed something."""
+    return [r.path for r in hub.requests if any(part in r.path for part in WRITES)]
+
+
+def heads(hub) -> dict[str, str]:
+    return {repo_id: repo.head for repo_id, repo in hub.repositories.items()}
+
+
+def record_of(hub, repo_id: str) -> dict:
+    return json.loads(hub.repositories[repo_id].files()["lineage.json"])
+
+
+class TestPush:
+    def test_each_generation_has_a_repository_in_one_commit_and_a_tag(self, published):
+        assert list(published.repositories) == FAMILY  # in this order: the family is last
+        for repo in published.repositories.values():
+            ours, made = repo.commits_of("main")
+            assert ours.title.startswith("ban_hf: ")
+            assert made.title == "initial commit"
+            assert repo.tags == {"v1": repo.head}
+
+    def test_only_what_a_model_is_loaded_from_goes_up_and_its_card(self, published):
+        names = set(published.repositories["ns/fam-gen2"].files()) - {".gitattributes"}
+        model = {"config.json", "model.safetensors", "preprocessor_config.json"}
+        assert names == model | {"lineage.json", "README.md", "results.png"}
+
+    def test_a_pickle_or_a_log_that_lies_there_stays_at_home(self, hub, run):
+        (run / "generation-0" / "training_args.bin").write_bytes(b"pickle")
+        (run / "generation-0" / "notes.txt").write_text("private")
+        push_family(run, "ns/fam")
+        names = {name for repo in hub.repositories.values() for name in repo.files()}
+        assert not names & {"training_args.bin", "notes.txt", "training_log.json"}
+
+    def test_nothing_tells_of_this_machine(self, hub, run):
+        record = Record.read(run / "generation-0")
+        record.data["source"] = {"id": "/home/me/faces", "config": None, "revision": None}
+        record.training["arguments"] |= {"deepspeed": "/home/me/zero.json", "seen": ["C:\\me\\x"]}
+        record.write(run / "generation-0")
+        for folder in (run / "generation-1", run / "generation-2", run / "ensemble"):
+            shutil.rmtree(folder)
+        push_family(run, "ns/fam")
+        files = hub.repositories["ns/fam-gen0"].files()
+        for content in files.values():
+            for private in (str(run), str(Path.home()) + "/", "/home/me", "C:\\\\me", "hf_ours"):
+                assert private.encode() not in content
+        published = json.loads(files["lineage.json"])
+        assert published["data"]["source"]["id"] == "faces"
+        assert published["training"]["arguments"]["deepspeed"] == "zero.json"
+
+    def test_students_name_their_teachers_by_commit_and_hash(self, published):
+        for teacher, student in itertools.pairwise(GENERATIONS):
+            named = record_of(published, student)["teacher"]
+            assert named["repo_id"] == teacher
+            assert named["revision"] == published.repositories[teacher].head
+            assert "path" not in named
+        verify_lineage("ns/fam")
+
+    def test_the_model_tree_is_a_chain(self, published):
+        def data(repo_id):
+            return ModelCard(published.repositories[repo_id].files()["README.md"].decode()).data
+
+        assert data("ns/fam-gen0").base_model is None
+        assert data("ns/fam-gen2").base_model == "ns/fam-gen1"
+        assert data("ns/fam").base_model == ["ns/fam-gen1", "ns/fam-gen2"]
+        assert data("ns/fam").license == "apache-2.0"
+
+    def test_again_sends_nothing(self, published, never_killed):
+        before = heads(published)
+        commits = push_family(never_killed, "ns/fam")
+        assert heads(published) == before
+        assert not written(published)
+        assert [str(commit) for commit in commits] == [f"{r}@{h}" for r, h in before.items()]
+
+    def test_a_card_that_somebody_bettered_stays(self, published, never_killed):
+        published.commit("ns/fam-gen1", {"README.md": b"# Better words"}, "Better words")
+        commits = push_family(never_killed, "ns/fam")
+        assert published.repositories["ns/fam-gen1"].files()["README.md"] == b"# Better words"
+        assert commits[1].revision == published.repositories["ns/fam-gen1"].tags["v1"]
+
+    def test_a_bare_name_is_the_users(self, hub, never_killed):
+        assert push_family(never_killed, "fam")[-1].repo_id == "ns/fam"
+
+    def test_a_family_that_has_grown_is_brought_up_to_date(self, published, run):
+        before = heads(published)
+        family.train(run, generations=3)
+        push_family(run, "ns/fam")
+        after = heads(published)
+        assert {name: after[name] for name in GENERATIONS} == {n: before[n] for n in GENERATIONS}
+        assert published.repositories["ns/fam"].tags == {
+            "v1": before["ns/fam"],
+            "v2": after["ns/fam"],
+        }
+        assert [m["generation"] for m in verify_lineage("ns/fam").ensemble.members] == [1, 2, 3]
+
+    def test_a_family_without_an_ensemble_is_its_generations(self, hub, run, caplog):
+        shutil.rmtree(run / "ensemble")
+        assert [c.repo_id for c in push_family(run, "ns/fam")] == GENERATIONS
+        assert "has no ensemble" in caplog.text
+
+
+class TestRefusals:
+    """Whatever is in the way stays as it is, and is named."""
+
+    def test_somebodys_model(self, hub, never_killed):
+        hub.commit("ns/fam-gen0", {"model.bin": b"theirs"}, "A model")
+        before = heads(hub)
+        with pytest.raises(PublishError, match=r"holds .*, which is none of ours"):
+            push_family(never_killed, "ns/fam")
+        assert heads(hub) == before
+
+    def test_another_training(self, published, tmp_path):
+        family.train(tmp_path / "other", generations=1, seed=4)
+        before = heads(published)
+        with pytest.raises(PublishError, match="ns/fam-gen0 holds another training"):
+            push_family(tmp_path / "other", "ns/fam")
+        assert heads(published) == before
+
+    def test_weights_that_somebody_replaced(self, published, never_killed):
+        published.commit("ns/fam-gen1", {"model.safetensors": b"theirs"}, "Better weights")
+        before = heads(published)
+        with pytest.raises(PublishError, match=r"changed or removed model.safetensors"):
+            push_family(never_killed, "ns/fam")
+        assert heads(published) == before
+
+    def test_a_growing_family_whose_card_somebody_edited(self, published, run):
+        published.commit("ns/fam", {"README.md": b"# Mine"}, "My words", author="somebody")
+        family.train(run, generations=3)
+        with pytest.raises(PublishError, match="was changed by somebody since"):
+            push_family(run, "ns/fam")
+        assert published.repositories["ns/fam"].files()["README.md"] == b"# Mine"
+
+    @pytest.mark.parametrize("heeds", [True, False])
+    def test_somebody_who_writes_between_our_look_and_our_commit(
+        self, hub, never_killed, monkeypatch, heeds
+    ):
+        look = repository._hold_free
+
+        def hold_and_wait(api, repo_id, *rest):
+            look(api, repo_id, *rest)
+            if "theirs" not in hub.repositories[repo_id].files():
+                hub.commit(repo_id, {"theirs": b"theirs"}, "In between")
+
+        monkeypatch.setattr(repository, "_hold_free", hold_and_wait)
+        hub.ignores_parent = not heeds
+        with pytest.raises(PublishError, match=r"holds theirs|somebody else wrote"):
+            push_family(never_killed, "ns/fam")
+        assert hub.repositories["ns/fam-gen0"].files()["theirs"] == b"theirs"
+        assert "ns/fam" not in hub.repositories
+
+    def test_a_file_that_changed_since_it_was_trained(self, hub, run):
+        weights = run / "generation-2" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+        with pytest.raises(TamperedFileError, match=r"model.safetensors"):
+            push_family(run, "ns/fam")
+        assert not hub.requests
+
+    def test_an_empty_folder(self, hub, tmp_path):
+        with pytest.raises(ValueError, match="no finished generation"):
+            push_family(tmp_path, "ns/fam")
+
+    def test_another_networks_name_for_the_teacher(self, published, never_killed, tmp_path):
+        family.train(tmp_path / "other", generations=1, seed=4)
+        with pytest.raises(PublishError, match="another network than the generation 0"):
+            push_generation(tmp_path / "other" / "generation-1", "ns/fam-gen1")
+
+    def test_a_student_before_its_teacher(self, hub, never_killed):
+        with pytest.raises(HubError, match="ns/fam-gen0"):
+            push_generation(never_killed / "generation-1", "ns/fam-gen1")
+        with pytest.raises(PublishError, match="does not end in -gen1"):
+            push_generation(never_killed / "generation-1", "ns/student")
+        assert not hub.repositories
+
+    @pytest.mark.parametrize("token", ["hf_theirs", "hf_unknown"])
+    def test_somebody_elses_name(self, hub, never_killed, token, caplog):
+        with pytest.raises(HubError, match="hf auth login") as caught:
+            push_family(never_killed, "ns/fam", token=token)
+        assert token not in str(caught.value) + caplog.text
+        assert not hub.repositories
+
+    def test_offline(self, never_killed):
+        with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+            push_family(never_killed, "ns/fam")
+
+
+class TestPrivate:
+    def test_private_it_is(self, hub, never_killed):
+        push_family(never_killed, "ns/fam", private=True)
+        assert all(repo.private for repo in hub.repositories.values())
+        verify_lineage("ns/fam")
+
+    def test_a_server_that_ignores_it_gets_no_weights(self, hub, never_killed):
+        hub.ignores_private = True
+        with pytest.raises(PublishError, match="should be private, but"):
+            push_family(never_killed, "ns/fam", private=True)
+        self.nothing_was_sent(hub)
+
+    def test_a_repository_that_is_public_already_gets_none(self, hub, never_killed):
+        hub.commit("ns/fam-gen0", {}, "Made by hand")
+        with pytest.raises(PublishError, match="should be private, but"):
+            push_family(never_killed, "ns/fam", private=True)
+        self.nothing_was_sent(hub)
+
+    def nothing_was_sent(self, hub):
+        assert list(hub.repositories) == ["ns/fam-gen0"]
+        assert set(hub.repositories["ns/fam-gen0"].files()) <= {".gitattributes"}
+        assert not written(hub)
+
+    def test_a_token_that_is_given_is_used_to_read_back(self, hub, never_killed, monkeypatch):
+        monkeypatch.setenv("HF_TOKEN", "")
+        push_family(never_killed, "ns/fam", private=True, token="hf_ours")
+        with pytest.raises(UnverifiableError):
+            verify_lineage("ns/fam")
+
+
+class TestPull:
+    def test_a_family_comes_whole_and_verified(self, published, never_killed, tmp_path):
+        lineage = pull("ns/fam", tmp_path / "mine")
+        assert lineage.places[1] == str(tmp_path / "mine" / "generation-1")
+        assert family.final_weights(tmp_path / "mine") == family.final_weights(never_killed)
+        before = len(published.requests)
+        verify_lineage(tmp_path / "mine")
+        assert len(published.requests) == before  # its teachers lie beside it
+
+    def test_one_generation(self, published, tmp_path):
+        pull("ns/fam-gen1", tmp_path / "mine")
+        assert [p.name for p in (tmp_path / "mine").iterdir()] == ["generation-1"]
+        assert len(load_lineage(tmp_path / "mine").generations) == 2  # its teacher on the Hub
+
+    def test_again_downloads_nothing_and_another_is_in_the_way(self, published, tmp_path):
+        pull("ns/fam-gen1", tmp_path / "mine")
+        pull("ns/fam-gen1", tmp_path / "mine")
+        (tmp_path / "mine" / "generation-1" / "lineage.json").unlink()
+        with pytest.raises(ValueError, match="is in the way"):
+            pull("ns/fam-gen1", tmp_path / "mine")
+
+    def test_a_tampered_file_leaves_nothing(self, published, tmp_path):
+        weights = published.repositories["ns/fam-gen1"].files()["model.safetensors"]
+        published.tamper("ns/fam-gen1", "model.safetensors", weights[:-1] + b"\1")
+        with pytest.raises(TamperedFileError):
+            pull("ns/fam-gen1", tmp_path / "mine")
+        assert not list((tmp_path / "mine").iterdir())
+
+
+class TestLoad:
+    def test_a_generation_and_the_family_with_the_auto_class(self, published, never_killed):
+        student = AutoModelForImageClassification.from_pretrained("ns/fam-gen2")
+        assert family.same_weights(student, never_killed / "generation-2")
+        ensemble = AutoModelForImageClassification.from_pretrained("ns/fam")
+        assert isinstance(ensemble, BornAgainEnsemble)
+        assert family.same_weights(ensemble, never_killed / "ensemble")
+
+    def test_a_teacher_by_its_commit(self, published, tmp_path):
+        commit = load_lineage("ns/fam-gen1").places[1]
+        trainer = BANTrainer(tiny.vit(), tiny.arguments(tmp_path), teacher=commit)
+        expected = AutoModelForImageClassification.from_pretrained("ns/fam-gen1")
+        assert tiny.distance(trainer.teacher, expected) == 0
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["ImageClassification", "CausalLM"])
+    def test_our_networks_load_where_ban_hf_is_not_installed(self, hub, tmp_path, kind):
+        torch.manual_seed(0)
+        model = (
+            create_classifier("cifar_wrn_10_1", num_labels=3)
+            if kind == "ImageClassification"
+            else create_language_model("lstm_200", words=["a", "b", "<eos>", "<unk>"])
+        )
+        folder = tmp_path / "generation-0"
+        model.save_pretrained(folder)
+        record = Record("generation", "ours", 0, seed={"seed": 0, "family_seed": 0})
+        record.architecture = {"model_type": "m", "class": type(model).__name__}
+        record.architecture["num_parameters"] = model.num_parameters()
+        record.write(folder)
+        push_generation(folder, "ns/ours-gen0")
+        program = f"""
+import sys
+sys.modules["ban_hf"] = None  # as where it is not installed
+from transformers import AutoModelFor{kind}
+model = AutoModelFor{kind}.from_pretrained("ns/ours-gen0", trust_remote_code=True)
+print(sum(p.double().sum().item() for p in model.parameters()))
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment(hub, tmp_path / "home"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        expected = sum(p.double().sum().item() for p in model.parameters())
+        assert float(done.stdout) == expected
+
+
+class Outage(TrainerCallback):
+    """The Hub goes away when a generation begins to be trained."""
+
+    def __init__(self, hub, generation: int) -> None:
+        self.hub, self.generation = hub, generation
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.output_dir.endswith(f"generation-{self.generation}"):
+            self.hub.fail(1, "error", times=10_000)
+
+
+class TestTraining:
+    """`push_to_hub` of a sequence."""
+
+    def test_each_generation_is_online_as_soon_as_it_is_finished(self, hub, tmp_path):
+        with pytest.raises(family.Killed):
+            family.train(tmp_path, callbacks=[family.KillAt(2, 1)], **PUBLISHED)
+        assert list(hub.repositories) == GENERATIONS[:2]
+        verify_lineage("ns/fam-gen1")
+        family.train(tmp_path, **PUBLISHED)
+        assert list(hub.repositories) == FAMILY
+        verify_lineage("ns/fam")
+
+    def test_the_report_is_made_before_the_family_is_published(self, hub, tmp_path):
+        seen = []
+        family.train(tmp_path, report=lambda: seen.append(list(hub.repositories)), **PUBLISHED)
+        assert seen == [GENERATIONS]
+
+    def test_a_hub_that_goes_away_costs_no_training(self, hub, tmp_path, caplog):
+        with pytest.raises(HubError, match="give the same command again"):
+            family.train(tmp_path, callbacks=[Outage(hub, 1)], **PUBLISHED)
+        assert "is not published yet" in caplog.text
+        assert len(load_lineage(tmp_path).generations) == 3
+        hub.heal()
+        before = family.final_weights(tmp_path)
+        family.train(tmp_path, **PUBLISHED)
+        assert family.final_weights(tmp_path) == before
+        verify_lineage("ns/fam")
+
+    def test_a_name_that_is_taken_is_refused_before_anything_is_trained(self, published, tmp_path):
+        with pytest.raises(PublishError, match="ns/fam-gen0 is published already"):
+            family.train(tmp_path, **PUBLISHED)
+        assert not (tmp_path / "generation-0").exists()
+
+    def test_a_server_that_ignores_private_is_found_out_before_anything_is_trained(
+        self, hub, tmp_path
+    ):
+        hub.ignores_private = True
+        with pytest.raises(PublishError, match="should be private"):
+            family.train(tmp_path, hub_private_repo=True, **PUBLISHED)
+        assert not (tmp_path / "generation-0").exists()
+
+
+class TestGoingOn:
+    """A second family, from somebody's generation."""
+
+    @pytest.fixture
+    def teacher(self, published) -> str:
+        return load_lineage("ns/fam-gen2").places[2]
+
+    def test_the_students_go_on_counting_and_name_their_teacher(self, published, teacher, tmp_path):
+        out = tmp_path / "second"
+        lineage = family.train(out, generations=2, teacher=teacher, seed=5)
+        assert [record.generation for record in lineage.generations] == [2, 3, 4]
+        assert lineage.family == "second"
+        named = Record.read(out / "generation-3").teacher
+        assert f"{named['repo_id']}@{named['revision']}" == teacher
+        assert Record.read(out / "generation-4").teacher["path"] == "../generation-3"
+        assert [m["generation"] for m in lineage.ensemble.members] == [3, 4]
+        push_family(out, "ns/second")
+        assert not {"ns/second-gen2", "ns/second-gen0"} & set(published.repositories)
+        walked = verify_lineage("ns/second")
+        assert [place.partition("@")[0] for place in walked.places.values()] == [
+            *GENERATIONS,
+            "ns/second-gen3",
+            "ns/second-gen4",
+            "ns/second",
+        ]
+
+    def test_one_student_is_joined_by_its_teacher(self, published, teacher, tmp_path):
+        lineage = family.train(tmp_path, generations=1, teacher=teacher)
+        assert [m["generation"] for m in lineage.ensemble.members] == [2, 3]
+        push_family(tmp_path, "ns/second")
+        verify_lineage("ns/second")
+
+    def test_killed_and_resumed_equals_in_one_go(self, published, teacher, tmp_path):
+        with pytest.raises(family.Killed):
+            family.train(
+                tmp_path / "a", teacher=teacher, callbacks=[family.KillAt(4, 3)], family="x"
+            )
+        family.train(tmp_path / "a", teacher=teacher, family="x")
+        family.train(tmp_path / "b", teacher=teacher, family="x")
+        assert family.final_weights(tmp_path / "a") == family.final_weights(tmp_path / "b")
+
+    def test_a_branch_is_pinned_when_the_run_begins(self, published, tmp_path):
+        family.train(tmp_path, generations=1, teacher="ns/fam-gen2")
+        commit = published.repositories["ns/fam-gen2"].head
+        published.commit("ns/fam-gen2", {"README.md": b"# New words"}, "New words")
+        family.train(tmp_path, generations=2, teacher="ns/fam-gen2")
+        assert Record.read(tmp_path / "generation-3").teacher["revision"] == commit
+
+    def test_another_teacher_or_none_is_another_run(self, published, teacher, tmp_path):
+        family.train(tmp_path, generations=1, teacher=teacher)
+        with pytest.raises(ValueError, match="teacher: 'ns/fam-gen2@"):
+            family.train(tmp_path, generations=1)
+        with pytest.raises(ValueError, match=r"teacher: .* here"):
+            family.train(tmp_path, generations=1, teacher="ns/fam-gen1")
+
+    def test_what_cannot_be_a_teacher_is_said(self, published, never_killed, tmp_path):
+        with pytest.raises(ValueError, match="is an ensemble"):
+            family.train(tmp_path / "a", teacher="ns/fam")
+        with pytest.raises(ValueError, match="is a local folder"):
+            family.train(tmp_path / "b", teacher=str(never_killed / "generation-2"))
+        with pytest.raises(UnverifiableError, match="ns/none"):
+            family.train(tmp_path / "c", teacher="ns/none")
+        with pytest.raises(ValueError, match="generations=0"):
+            family.train(tmp_path / "d", generations=0, teacher="ns/fam-gen2")
+        assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_token_is_in_no_log(hub, never_killed, caplog):
+    caplog.set_level(logging.DEBUG)
+    hub.fail(3, "error", times=3)
+    push_family(never_killed, "ns/fam", token="hf_ours")
+    ours = [r for r in caplog.records if r.name.startswith("ban_hf")]
+    assert ours
+    assert not [r for r in ours if "hf_ours" in r.getMessage()]
