@@ -187,11 +187,12 @@ def test_card_is_printed_or_written(ban_hf, run, tmp_path):
     printed = ban_hf("card", run / "generation-1", "--license", "mit")
     assert "license: mit" in printed
     assert "generation-1" in printed
-    path = tmp_path / "card.md"
-    assert str(path) in ban_hf("card", run / "generation-1", "--license", "mit", "--output", path)
-    assert path.read_text("utf-8") == printed.removesuffix("\n")
+    written = ("card", run / "generation-1", "--license", "mit", "--output_dir", tmp_path / "card")
+    assert str(tmp_path / "card" / "README.md") in ban_hf(*written)
+    assert (tmp_path / "card" / "README.md").read_text("utf-8") == printed.removesuffix("\n")
+    assert (tmp_path / "card" / "results.png").read_bytes().startswith(b"\x89PNG")
     found = ban_hf("card", run / "generation-1", "--license", "mit", "--json")
-    assert found == {"card": printed.removesuffix("\n"), "output": None}
+    assert found == {"card": printed.removesuffix("\n")}
 
 
 def test_what_is_pushed_must_be_a_family_or_a_generation(ban_hf, run):

@@ -52,7 +52,7 @@ def test_lines_become_numbers(tmp_path):
     assert written(splits, "test") == "a <unk> sees the dog <eos> the cat <eos>"
     assert {part.dtype for part in (splits.train, splits.validation, splits.test)} == {torch.int64}
     assert (splits.entropy, splits.test_entropy) == (None, None)
-    assert splits.source["id"] == str(tmp_path / "corpus")
+    assert splits.source["id"] == "corpus"  # not where it lies
     assert splits.source["tokens"] == {"train": 14, "validation": 4, "test": 9}
     assert splits.source["vocabulary"] == 8
     assert json.loads(json.dumps(splits.source)) == splits.source

@@ -31,15 +31,43 @@ def card(
         revision: see `load_lineage`.
         license: of the weights, as the Hub writes it (`"apache-2.0"`).
     """
+    return _render(*_standing(where, revision), license)
+
+
+def write_card(
+    where: str | Path,
+    folder: str | Path,
+    *,
+    revision: str | None = None,
+    license: str | None = None,
+) -> list[Path]:
+    """Render a card again into a folder, `README.md` and its picture; the files.
+
+    Args:
+        where: see `load_lineage`.
+        folder: made if it is not there; a card that stands in it is replaced.
+        revision: see `load_lineage`.
+        license: see `card`.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    files = card_files(*_standing(where, revision), license)
+    for name, content in files.items():
+        Path(folder, name).write_bytes(content)
+    return [Path(folder, name) for name in files]
+
+
+def _standing(
+    where: str | Path, revision: str | None
+) -> tuple[Place, Record, list[Entry], str | None]:
+    """Place and record of what a card is asked for, the generations before it, its repository."""
     chain, ensemble = walk(where, revision)
     entry = ensemble or chain[-1]
     repo_id = entry.place.repo_id if isinstance(entry.place, HubCommit) else None
-    before = chain if ensemble else chain[:-1]
-    return _render(entry.place, entry.record, before, repo_id, license)
+    return entry.place, entry.record, chain if ensemble else chain[:-1], repo_id
 
 
 def card_files(
-    place: Place, record: Record, before: Sequence[Entry], repo_id: str, license: str | None
+    place: Place, record: Record, before: Sequence[Entry], repo_id: str | None, license: str | None
 ) -> dict[str, bytes]:
     """Card and picture, as files of the repository that is going to hold them.
 
@@ -47,7 +75,7 @@ def card_files(
         place: of the model's files.
         record: as it is published.
         before: the generations before it, or those of the ensemble's family, from 0 upwards.
-        repo_id: of the repository.
+        repo_id: of the repository, if there is one.
         license: of the weights, as the Hub writes it.
     """
     rendered = _render(place, record, before, repo_id, license)

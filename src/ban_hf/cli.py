@@ -132,7 +132,9 @@ def _ensemble_arguments(command: argparse.ArgumentParser) -> None:
 
 def _card_arguments(command: argparse.ArgumentParser) -> None:
     _where(command)
-    command.add_argument("--output", metavar="FILE", help="write it there (default: print it)")
+    command.add_argument(
+        "--output_dir", metavar="DIR", help="write README.md and its picture there, not print it"
+    )
     _license(command)
 
 
@@ -215,7 +217,7 @@ COMMANDS = (
         WHERE,
         (
             "  ban-hf card ns/digits-gen2",
-            "  ban-hf card runs/digits/generation-2 --license apache-2.0 --output README.md",
+            "  ban-hf card runs/digits/generation-2 --license apache-2.0 --output_dir cards/2",
         ),
     ),
 )

@@ -110,11 +110,12 @@ def ensemble(args: argparse.Namespace) -> Answer:
 
 def card(args: argparse.Namespace) -> Answer:
     """Render a model card again."""
-    content = str(cards.card(args.where, revision=args.revision, license=args.license))
-    if args.output is None:
-        return Answer({"card": content, "output": None}, content)
-    Path(args.output).write_text(content, "utf-8")
-    return Answer({"card": content, "output": args.output}, f"The card is in {args.output}.")
+    options = {"revision": args.revision, "license": args.license}
+    if args.output_dir is None:
+        content = str(cards.card(args.where, **options))
+        return Answer({"card": content}, content)
+    files = [str(path) for path in cards.write_card(args.where, args.output_dir, **options)]
+    return Answer({"files": files}, f"Written: {', '.join(files)}")
 
 
 def _records(lineage: Lineage) -> list[Record]:

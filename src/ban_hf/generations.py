@@ -53,7 +53,8 @@ def train_generations(
         eval_dataset: for validation while training; what a checkpoint may be chosen by.
         test_dataset: each generation is measured on it once, when it is finished.
         ensemble: whether to write the ensemble.
-        family: name of the sequence; by default that of the output directory at the start.
+        family: name of the sequence; by default that of `hub_model_id`, or of the output directory,
+            at the start.
         data: what the records say of the data (JSON), beside the fingerprints of `ImageViews`.
         teacher: a generation of somebody's family on the Hub, `"ns/family-gen2@commit"`, to go on
             from: it is pulled to `generation-2`, and the students are generations 3 and so on.

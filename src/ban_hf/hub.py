@@ -32,6 +32,7 @@ from ban_hf.network import persistently
 from ban_hf.places import HubCommit, LocalFolder, Place, locate
 from ban_hf.provenance import Entry, ancestry, check_file, load_lineage, walk
 from ban_hf.repository import Content, prepare, publication, publish
+from ban_hf.results import data_name
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def push_generation(
     files = {**contents, RECORD: as_json(asdict(record))}
     files |= card_files(entry.place, record, chain, repo_id, license)
     commit = publish(repo_id, files, title=title, private=private, token=token)
-    return _published(repo_id, commit, token)
+    return HubCommit(repo_id, commit, token)
 
 
 def _push_ensemble(
@@ -163,7 +164,7 @@ def _push_ensemble(
     commit = publish(
         repo_id, files, title=title, private=private, token=token, replaces=is_of_fewer
     )
-    return _published(repo_id, commit, token)
+    return HubCommit(repo_id, commit, token)
 
 
 def prepare_family(repo_id: str, generation: int, private: bool | None, token: str | None) -> None:
@@ -250,12 +251,6 @@ def _folder_name(record: Record) -> str:
     return "ensemble" if record.kind == "ensemble" else f"generation-{record.generation}"
 
 
-def _published(repo_id: str, commit: str, token: str | None) -> HubCommit:
-    place = HubCommit(repo_id, commit, token)
-    logger.info("Published %s.", place)
-    return place
-
-
 def _contents(entry: Entry) -> dict[str, Content]:
     """The files of a folder that are published, each as its record names it."""
     return {
@@ -314,9 +309,8 @@ def _for_others(record: Record, contents: dict[str, Content]) -> Record:
     if "arguments" in training:
         training["arguments_sha256"] = sha256_of_json(training["arguments"])
     data = _without_paths(record.data)
-    source = data.get("source", data)
-    if source.get("id") and not source.get("revision"):  # a folder, not the Hub's
-        source["id"] = PurePosixPath(source["id"]).name
+    if (source := data.get("source", data)).get("id"):
+        source["id"] = data_name(asdict(record))  # of a relative path, too, the last part
     files = [file for file in record.files if file["path"] in contents]
     return replace(record, data=data, training=training, files=files)
 

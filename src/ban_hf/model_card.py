@@ -141,15 +141,14 @@ def _check(
 def _metadata(
     lineage: Fields, repo_id: str | None, license: str | None, pipeline_tag: str
 ) -> ModelCardData:
-    data, ensemble = source_of(lineage), lineage["kind"] == "ensemble"
+    name, ensemble = data_name(lineage), lineage["kind"] == "ensemble"
     sources = lineage["members"] if ensemble else [lineage["teacher"]]
     base_models = [source["repo_id"] for source in sources if source and source.get("repo_id")]
     relation = "merge" if ensemble else "finetune"
     position = "ensemble" if ensemble else f"generation-{lineage['generation']}"
     return ModelCardData(
         base_model=(base_models if ensemble else "".join(base_models)) or None,
-        # A revision is what tells a dataset of the Hub from a local one.
-        datasets=[data["id"]] if data.get("revision") else None,
+        datasets=[name] if name and "/" in name else None,  # others are local, or built in
         eval_results=_eval_results(lineage, pipeline_tag),
         library_name="transformers",
         license=license,

@@ -50,7 +50,8 @@ class Publisher:
             return
         number = int(folder.name.removeprefix("generation-"))
         try:
-            push_generation(folder, generation_repository(self.repo_id, number), **self.options)
+            name = generation_repository(self.repo_id, number)
+            print(f"Published {push_generation(folder, name, **self.options)}", flush=True)
         except (HubError, PublishError) as error:
             logger.warning(
                 "%s is not published yet: %s It will be tried again at the end.", folder, error
@@ -64,4 +65,4 @@ class Publisher:
             HubError: see `push_family`.
         """
         if self.is_on:
-            push_family(output_dir, self.repo_id, **self.options)
+            print(f"Published {push_family(output_dir, self.repo_id, **self.options)[-1]}")

@@ -67,7 +67,8 @@ class Run:
         teacher: str | None = None,
     ) -> None:
         self.output_dir = Path(args.output_dir)
-        self.asked_family, self.family = family, family or self.output_dir.resolve().name
+        name = (args.hub_model_id or str(self.output_dir.resolve())).rpartition("/")[2]
+        self.asked_family, self.family = family, family or name
         self.model_init, self.args = model_init, args
         self.data, self.teacher = data, teacher
         self.generations, self.first = generations, 0  # with a teacher the one after it

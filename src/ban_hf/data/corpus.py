@@ -8,7 +8,7 @@ import datasets
 from datasets.exceptions import DatasetGenerationError
 
 from ban_hf.data.decode import near
-from ban_hf.data.images import FILE_BUILDERS, load_splits
+from ban_hf.data.images import FILE_BUILDERS, load_splits, source_id
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +31,14 @@ def read_corpus(
 
     See :func:`ban_hf.data.load_text` for arguments and errors.
     """
-    path, hub_id = Path(name), name
+    path, hub_id, known = Path(name), name, source_id(name)
     if name in BUILT_IN_TEXTS:  # a folder of that name in the working directory is something else
         path = Path(os.environ.get("BAN_HF_DATA") or os.devnull, name)
         hub_id, known_config, known_revision = BUILT_IN_TEXTS[name]
+        known = hub_id
         if not path.is_dir():
             config, revision = config or known_config, revision or known_revision
-    source = {"id": hub_id, "config": config, "revision": revision}
+    source = {"id": known, "config": config, "revision": revision}
     files = _text_files(path)
     if files:
         if text_column is not None:

@@ -127,7 +127,7 @@ def load_images(
         train=dataset("train", augment=True),
         validation=dataset("validation") if "validation" in decoded | rows else None,
         test=dataset("test"),
-        source={"id": spec.hub_id or name, "config": config, "revision": revision},
+        source={"id": spec.hub_id or source_id(name), "config": config, "revision": revision},
     )
 
 
@@ -221,6 +221,14 @@ def _digits() -> dict[str, datasets.Dataset]:
         )
         for split, part in (("train", train.numpy()), ("test", test.numpy()))
     }
+
+
+def source_id(name: str) -> str:
+    """What records call a dataset: its Hub id, or the name alone of a folder or file.
+
+    Where that lies is nobody's business; what it holds its fingerprints say.
+    """
+    return Path(name).resolve().name if Path(name).exists() else name
 
 
 def load_splits(
