@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
         control=family.control,
         control_from=family.control_from,
         teacher=family.teacher,
-        command=ban_hf.shareable_command("ban_cifar.py", argv),
+        command=ban_hf.shareable_command("ban_cifar.py", argv, args.hub_token),
     )
 
 

@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
         control=family.control,
         control_from=family.control_from,
         teacher=family.teacher,
-        command=ban_hf.shareable_command("ban_ptb.py", argv),
+        command=ban_hf.shareable_command("ban_ptb.py", argv, args.hub_token),
     )
 
 

@@ -31,6 +31,7 @@ LAYERS = {
     "plotting": 1,
     "network": 1,
     "record_form": 1,
+    "public_record": 1,
     "diagnosis": 2,
     "teacher": 2,
     "recurrence": 2,

@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import datasets
@@ -140,10 +141,11 @@ def test_a_terminal_that_has_ascii_alone_is_given_that(run, monkeypatch):
 
 
 def test_what_a_record_says_cannot_steer_the_terminal(ban_hf, run):
-    for path in [*run.glob("generation-*"), run / "ensemble"]:
-        write_json(path / RECORD, read_json(path / RECORD) | {"family": "\x1b[2Jgone\x9b\r"})
-    drawn = ban_hf("lineage", run / "generation-0")
-    assert drawn.startswith("?[2Jgone??\n")
+    path = run / "generation-0"
+    write_json(path / RECORD, read_json(path / RECORD) | {"family": "\x1b[2Jgone\x9b\r"})
+    said = ban_hf("lineage", path, status=1)
+    assert "RecordError" in said
+    assert "\x1b" not in said
 
 
 def test_verify_says_what_was_proved(ban_hf, run):
@@ -279,7 +281,7 @@ def test_the_table_has_a_line_for_each_member_and_the_ensemble(ban_hf, never_kil
     names = [str(never_killed / name) for name in ("generation-0", "ensemble")]
     options = ("--dataset_name", images, "--weights", 1, 3)
     lines = ban_hf("ensemble", *names, *options).splitlines()
-    assert lines[0] == f"{images}: 10 test items"
+    assert lines[0] == f"{Path(images).name}: 10 test items"
     assert lines[1].split() == ["weight", "test", "error", "%", "NLL", "ECE", "%"]
     assert [line.split()[:2] for line in lines[2:4]] == [[names[0], "0.250"], [names[1], "0.750"]]
     assert lines[4].startswith("Ens*2")
@@ -448,3 +450,29 @@ def test_what_cannot_be_reached_is_an_error_of_one_line(ban_hf):
         assert said.startswith("ban-hf: UnverifiableError: ")
         assert said.count("\n") == 1
     assert ban_hf("lineage", "ns/x", "--json", status=1)["error"]["kind"] == "UnverifiableError"
+
+
+# How it ends
+
+
+@pytest.mark.parametrize(("ending", "status"), [(BrokenPipeError, 141), (KeyboardInterrupt, 130)])
+def test_a_reader_that_has_gone_and_a_stop_are_no_tracebacks(
+    never_killed, monkeypatch, capfd, ending, status
+):
+    def end(text):
+        raise ending
+
+    monkeypatch.setattr("ban_hf.cli.say", end)
+    assert main(["lineage", str(never_killed)]) == status
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_metric_that_is_not_finite_is_null_in_json(ban_hf, run):
+    record = Record.read(run / "generation-2")
+    record.metrics[0]["value"] = float("nan")
+    record.write(run / "generation-2")
+    shutil.rmtree(run / "ensemble")
+    found = ban_hf("lineage", run, "--json")
+    assert found["generations"][2]["metrics"][0]["value"] is None
+    assert "error" in ban_hf("lineage", run)
+    ban_hf("card", run)

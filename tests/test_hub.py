@@ -30,7 +30,9 @@ from ban_hf import (
     repository,
     verify_lineage,
 )
+from ban_hf.cards import card
 from ban_hf.errors import TamperedFileError, UnverifiableError
+from ban_hf.heads import load_classifier
 from ban_hf.lineage import Record
 
 GENERATIONS = ["ns/fam-gen0", "ns/fam-gen1", "ns/fam-gen2"]
@@ -160,7 +162,7 @@ class TestRefusals:
     def test_weights_that_somebody_replaced(self, published, never_killed):
         published.commit("ns/fam-gen1", {"model.safetensors": b"theirs"}, "Better weights")
         before = heads(published)
-        with pytest.raises(PublishError, match=r"changed or removed model.safetensors"):
+        with pytest.raises(PublishError, match=r"changed, added or removed model.safetensors"):
             push_family(never_killed, "ns/fam")
         assert heads(published) == before
 
@@ -181,6 +183,7 @@ class TestRefusals:
             look(api, repo_id, *rest)
             if "theirs" not in hub.repositories[repo_id].files():
                 hub.commit(repo_id, {"theirs": b"theirs"}, "In between")
+            return []
 
         monkeypatch.setattr(repository, "_hold_free", hold_and_wait)
         hub.ignores_parent = not heeds
@@ -223,6 +226,40 @@ class TestRefusals:
         with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
             push_family(never_killed, "ns/fam")
 
+    def test_a_pickle_that_somebody_added(self, published, never_killed):
+        published.commit("ns/fam-gen1", {"pytorch_model.bin": b"theirs"}, "For older loaders")
+        with pytest.raises(PublishError, match=r"added or removed pytorch_model.bin"):
+            push_family(never_killed, "ns/fam")
+
+    def test_a_tag_that_somebody_moved_to_other_weights(self, published, never_killed):
+        repo = published.repositories["ns/fam-gen0"]
+        ours = repo.files()
+        published.commit("ns/fam-gen0", {"model.safetensors": b"theirs"}, "Theirs")
+        repo.tags["v1"] = repo.head
+        published.commit("ns/fam-gen0", ours, "Ours again")
+        with pytest.raises(PublishError, match=r"ns/fam-gen0@v1 is published, but somebody"):
+            push_family(never_killed, "ns/fam")
+
+    def test_an_ensemble_of_a_generation_that_is_gone_is_found_before_anything_is_sent(
+        self, hub, run
+    ):
+        shutil.rmtree(run / "generation-2")
+        with pytest.raises(PublishError, match="has another generation 2 for a member"):
+            push_family(run, "ns/fam")
+        assert not hub.requests
+
+    @pytest.mark.parametrize("token", ["hf_ours\n", " hf_ours"])
+    def test_a_token_from_a_file_has_a_line_break(self, hub, never_killed, token):
+        push_generation(never_killed / "generation-0", "ns/fam-gen0", token=token)
+        assert {r.token for r in hub.requests if "/api/" in r.path} == {"hf_ours"}
+
+    @pytest.mark.parametrize("token", ["hf_secret\0", "hf_sécret", "hf_a b"])
+    def test_what_is_no_token_is_said_without_it(self, hub, never_killed, token, caplog):
+        with pytest.raises(HubError, match="the token has characters") as caught:
+            push_family(never_killed, "ns/fam", token=token)
+        assert token not in str(caught.value) + caplog.text
+        assert not hub.requests
+
 
 class TestPrivate:
     def test_private_it_is(self, hub, never_killed):
@@ -241,6 +278,14 @@ class TestPrivate:
         with pytest.raises(PublishError, match="should be private, but"):
             push_family(never_killed, "ns/fam", private=True)
         self.nothing_was_sent(hub)
+
+    def test_what_comes_of_a_private_teacher_is_private_unless_it_is_said(self, hub, run):
+        push_family(run, "ns/fam", private=True)
+        family.train(run, generations=3)
+        push_family(run, "ns/fam")
+        assert hub.repositories["ns/fam-gen3"].private
+        push_generation(run / "generation-1", "ns/open", teacher="ns/fam-gen0", private=False)
+        assert not hub.repositories["ns/open"].private
 
     def nothing_was_sent(self, hub):
         assert list(hub.repositories) == ["ns/fam-gen0"]
@@ -282,8 +327,38 @@ class TestPull:
             pull("ns/fam-gen1", tmp_path / "mine")
         assert not list((tmp_path / "mine").iterdir())
 
+    def test_a_folder_that_was_damaged_since_is_not_passed_over(self, published, tmp_path):
+        pull("ns/fam-gen1", tmp_path / "mine")
+        weights = tmp_path / "mine" / "generation-1" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+        with pytest.raises(TamperedFileError):
+            pull("ns/fam-gen1", tmp_path / "mine")
+
 
 class TestLoad:
+    def test_a_folder_of_the_same_name_does_not_stand_for_a_commit(
+        self, published, never_killed, tmp_path, monkeypatch
+    ):
+        commit = load_lineage("ns/fam-gen2").places[2]
+        shutil.copytree(never_killed / "generation-0", tmp_path / "ns" / "fam-gen2")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match="there is a folder ns/fam-gen2 here"):
+            BANTrainer(tiny.vit(), tiny.arguments(tmp_path), teacher=commit)
+
+    def test_code_of_a_repository_never_runs_unasked(self, hub, tmp_path, monkeypatch):
+        code = f"open({str(tmp_path / 'ran')!r}, 'w')"
+        auto_map = {"AutoConfig": "evil.Config", "AutoModelForImageClassification": "evil.Model"}
+        config = {"model_type": "evil", "auto_map": auto_map, "architectures": ["Model"]}
+        record = Record("generation", "evil", 0).__dict__
+        files = {"config.json": config, "lineage.json": record}
+        contents = {name: json.dumps(data).encode() for name, data in files.items()}
+        hub.commit("evil/model", {"evil.py": code.encode(), **contents}, "A model")
+        monkeypatch.setattr("builtins.input", lambda *args: "y")
+        for use in (load_classifier, card):
+            with pytest.raises(ValueError, match=r"trust_remote_code|cannot be loaded"):
+                use("evil/model")
+        assert not (tmp_path / "ran").exists()
+
     def test_a_generation_and_the_family_with_the_auto_class(self, published, never_killed):
         student = AutoModelForImageClassification.from_pretrained("ns/fam-gen2")
         assert family.same_weights(student, never_killed / "generation-2")
@@ -333,6 +408,9 @@ print(sum(p.double().sum().item() for p in model.parameters()))
         assert float(done.stdout) == expected
 
 
+OTHER = tiny.vit(num_labels=3)
+
+
 class Outage(TrainerCallback):
     """The Hub goes away when a generation begins to be trained."""
 
@@ -373,7 +451,16 @@ class TestTraining:
         verify_lineage("ns/fam")
 
     def test_a_name_that_is_taken_is_refused_before_anything_is_trained(self, published, tmp_path):
-        with pytest.raises(PublishError, match="ns/fam-gen0 is published already"):
+        with pytest.raises(PublishError, match="ns/fam is published already"):
+            family.train(tmp_path, **PUBLISHED)
+        assert not (tmp_path / "generation-0").exists()
+
+    @pytest.mark.parametrize("name", ["ns/fam-gen1", "ns/fam"])
+    def test_a_later_name_that_is_taken_is_refused_before_anything_is_trained(
+        self, hub, tmp_path, name
+    ):
+        hub.commit(name, {"model.bin": b"theirs"}, "A model")
+        with pytest.raises(PublishError, match=f"{name} holds model"):
             family.train(tmp_path, **PUBLISHED)
         assert not (tmp_path / "generation-0").exists()
 
@@ -433,6 +520,37 @@ class TestGoingOn:
         published.commit("ns/fam-gen2", {"README.md": b"# New words"}, "New words")
         family.train(tmp_path, generations=2, teacher="ns/fam-gen2")
         assert Record.read(tmp_path / "generation-3").teacher["revision"] == commit
+
+    def test_a_teacher_of_an_earlier_attempt_is_not_taken_for_a_student(self, published, tmp_path):
+        with pytest.raises(ValueError, match="classes"):
+            family.train(tmp_path / "a", teacher="ns/fam-gen2", model_init=lambda generation: OTHER)
+        with pytest.raises(ValueError, match="was pulled for another teacher"):
+            family.train(tmp_path / "a", teacher="ns/fam-gen1")
+        with pytest.raises(ValueError, match="was pulled for another teacher"):
+            family.train(tmp_path / "a")
+
+    def test_it_goes_on_though_the_hub_is_away(self, published, teacher, tmp_path):
+        family.train(tmp_path / "a", generations=1, teacher=teacher)
+        published.fail(1, "error", times=1_000_000)
+        shutil.rmtree(tmp_path / "cache")
+        lineage = family.train(tmp_path / "a", generations=2, teacher=teacher)
+        assert len(lineage.generations) == 3
+
+    def test_a_teacher_that_goes_away_costs_no_training(self, published, teacher, tmp_path, caplog):
+        del published.repositories["ns/fam-gen0"]
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        with pytest.raises(UnverifiableError, match="ns/fam-gen0"):
+            family.train(tmp_path / "a", teacher=teacher)  # before anything is trained
+        assert not (tmp_path / "a" / "generation-3").exists()
+
+    def test_a_private_teacher_is_reached_with_the_runs_token(
+        self, hub, never_killed, tmp_path, monkeypatch
+    ):
+        push_family(never_killed, "ns/fam", private=True)
+        monkeypatch.setenv("HF_TOKEN", "")
+        shutil.rmtree(tmp_path / "cache")
+        family.train(tmp_path / "a", generations=1, teacher="ns/fam-gen2", hub_token="hf_ours")
+        assert Record.read(tmp_path / "a" / "generation-3").teacher["repo_id"] == "ns/fam-gen2"
 
     def test_another_teacher_or_none_is_another_run(self, published, teacher, tmp_path):
         family.train(tmp_path, generations=1, teacher=teacher)

@@ -18,6 +18,7 @@ from ban_hf.errors import (
     UnpinnedTeacherError,
     UnverifiableError,
 )
+from ban_hf.lineage import Record
 
 STUDENT = "ns/fam-gen2"
 
@@ -98,11 +99,38 @@ class TestVerify:
         with pytest.raises(TamperedFileError, match=f"model.safetensors of {repo_id}@"):
             verify_lineage("ns/fam")
 
-    @pytest.mark.parametrize("name", ["pytorch_model.bin", "extra/model.safetensors", "more.py"])
+    @pytest.mark.parametrize(
+        "name",
+        "pytorch_model.bin extra/model.safetensors more.py processor_config.json lib.so "
+        "adapter_config.json model.safetensors.index.json tokenizer.json MODEL.SAFETENSORS "
+        "LICENSE.py".split(),
+    )
     def test_another_file_that_a_loader_might_take(self, published, name):
         published.commit(STUDENT, {name: b"weights"}, "More weights")
         with pytest.raises(UnlistedFileError, match=name):
             verify_lineage(STUDENT)
+
+    def test_pictures_and_a_licence_are_no_tampering(self, published):
+        more = {"LICENSE": b"free", "assets/plot.png": b"PNG", ".gitignore": b"x"}
+        published.commit(STUDENT, more, "For people")
+        verify_lineage(STUDENT)
+
+    @pytest.mark.parametrize("lacking", ["config.json", "model.safetensors"])
+    def test_a_record_without_a_model(self, published, lacking):
+        files = json.loads(published.repositories[STUDENT].files()["lineage.json"])["files"]
+        published.commit(STUDENT, {}, "Remove it", delete=(lacking,))
+        changed(published, STUDENT, files=[f for f in files if f["path"] != lacking])
+        with pytest.raises(RecordError, match=r"lists no config.json, or no weights"):
+            verify_lineage(STUDENT)
+
+    @pytest.mark.parametrize("code", ["evil/repo--modeling.Model", "modeling.Model"])
+    def test_a_config_that_names_code_elsewhere(self, run, code):
+        config = run / "generation-2" / "config.json"
+        named = {"auto_map": {"AutoModelForImageClassification": code}}
+        config.write_text(json.dumps(json.loads(config.read_text()) | named))
+        Record.read(run / "generation-2").write(run / "generation-2")
+        with pytest.raises(UnlistedFileError, match="names code"):
+            verify_lineage(run / "generation-2")
 
     def test_a_generation_number_changed(self, published):
         changed(published, STUDENT, generation=7)
@@ -178,6 +206,28 @@ class TestVerify:
         with pytest.raises(UnverifiableError, match=r"has no model.safetensors"):
             verify_lineage(run)
 
+    def test_a_link_to_files_elsewhere(self, run, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (run / "generation-1" / "sub").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(UnlistedFileError, match="sub"):
+            verify_lineage(run)
+
+    @pytest.mark.parametrize("folder", ["ensemble", "generation-2"])
+    def test_a_folder_that_has_lost_its_record(self, run, folder):
+        (run / folder / "lineage.json").unlink()
+        with pytest.raises(LineageError):
+            verify_lineage(run)
+
+    def test_a_generation_after_a_gap(self, run):
+        (run / "generation-2").rename(run / "generation-5")
+        with pytest.raises(BrokenChainError, match="generation-5"):
+            verify_lineage(run)
+
+    def test_a_generation_that_lies_on_another_disk(self, run, tmp_path):
+        shutil.move(run / "generation-2", tmp_path / "elsewhere")
+        (run / "generation-2").symlink_to(tmp_path / "elsewhere")
+        verify_lineage(run)
+
 
 class TestForm:
     """Records come from anybody."""
@@ -208,6 +258,15 @@ class TestForm:
             {"objective": "kd"},
             {"training": None},
             {"members": 3},
+            {"metrics": [{"name": "error", "split": "test", "value": 10**400}]},
+            {"metrics": [{"name": "a|b", "split": "test", "value": 1}]},
+            {"objective": {"name": "kd** | [win](http://evil)", "teacher_weight": 1}},
+            {"family": "one\ntwo"},
+            {"family": "`<img src=x>`"},
+            {"data": {"source": 5}},
+            {"seed": {"family_seed": []}},
+            {"architecture": {"class": 5}},
+            {"training": {"arguments": 5}},
         ],
         ids=str,
     )
@@ -223,8 +282,9 @@ class TestForm:
         with pytest.raises(RecordError, match="names a folder"):
             load_lineage(STUDENT)
 
-    def test_what_is_no_json(self, published):
-        published.commit(STUDENT, {"lineage.json": b"{"}, "Broken")
+    @pytest.mark.parametrize("text", [b"{", b"[" * 200_000, b"\xff"])
+    def test_what_is_no_json(self, published, text):
+        published.commit(STUDENT, {"lineage.json": text}, "Broken")
         with pytest.raises(RecordError, match="is not JSON"):
             load_lineage(STUDENT)
 

@@ -96,7 +96,7 @@ def is_drawn(record: Record, results: Mapping[str, Any]) -> bool:
 def _render(
     place: Place, record: Record, before: Sequence[Entry], repo_id: str | None, license: str | None
 ) -> ModelCard:
-    config = AutoConfig.from_pretrained(place.fetch("config.json").parent)
+    config = AutoConfig.from_pretrained(place.fetch("config.json").parent, trust_remote_code=False)
     network = _network(config)
     own_class = type(config).__module__.startswith("ban_hf")
     results = _results(place, record, before)
@@ -128,7 +128,8 @@ def _results(place: Place, record: Record, before: Sequence[Entry]) -> dict[str,
         return results_of([*records, asdict(record)])
     if isinstance(place, LocalFolder) and (file := place.path.parent / "results.json").is_file():
         measured = read_json(file)
-        if measured["generations"][-1]["generation"] == before[-1].record.generation:
+        last = (measured.get("generations") or [{}])[-1]
+        if last.get("generation") == before[-1].record.generation:
             return measured
     return results_of(records, asdict(record))
 

@@ -1,17 +1,17 @@
 """The command `ban-hf`: families on the Hub and in folders."""
 
 import argparse
-import json
 import logging
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
-
-import transformers
+from typing import Any
 
 from ban_hf import commands
 from ban_hf.facts import versions
-from ban_hf.recipe import did_you_mean
+from ban_hf.lineage import as_json
+from ban_hf.recipe import did_you_mean, quiet_loading
 from ban_hf.terminal import one_line, say
 
 
@@ -28,19 +28,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     _refuse_unknown(parser, known, words)
     args = parser.parse_args(words)
-    transformers.utils.logging.disable_progress_bar()
+    quiet_loading()
     try:
         answer: commands.Answer = args.run(args)
+        say(dump(answer.data) if args.json else answer.text)
+    except BrokenPipeError:  # whoever read it has gone: `ban-hf lineage ... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("ban-hf: stopped", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         logging.getLogger("ban_hf").debug("", exc_info=True)
         kind, message = type(error).__name__, one_line(error)
         if args.json:
-            say(json.dumps({"error": {"kind": kind, "message": message}}, indent=2))
+            say(dump({"error": {"kind": kind, "message": message}}))
         else:
             print(f"ban-hf: {kind}: {message}", file=sys.stderr)
         return 1
-    say(json.dumps(answer.data, indent=2) if args.json else answer.text)
     return 0
+
+
+def dump(data: Any) -> str:
+    """A JSON document."""
+    return as_json(data).decode().rstrip()
 
 
 def _refuse_unknown(
@@ -108,7 +119,15 @@ def _pull_arguments(command: argparse.ArgumentParser) -> None:
 def _push_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", metavar="FOLDER", help="of a family, or of one generation")
     command.add_argument("repo_id", metavar="REPO_ID", help="ns/family, or ns/family-gen2")
-    command.add_argument("--private", action="store_true", help="for nobody else to read")
+    for private in (True, False):
+        command.add_argument(
+            "--private" if private else "--public",
+            dest="private",
+            action="store_const",
+            const=private,
+            help=f"for {'nobody else' if private else 'everybody'} to read (default: as the "
+            "teacher is, else as your account makes them)",
+        )
     _license(command)
     command.add_argument("--teacher", metavar="NS/NAME@COMMIT", help="of a single generation")
 

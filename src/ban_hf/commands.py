@@ -77,7 +77,7 @@ def pull(args: argparse.Namespace) -> Answer:
 def push(args: argparse.Namespace) -> Answer:
     """Publish a family or a generation."""
     folder = Path(args.folder)
-    options = {"private": args.private or None, "license": args.license}
+    options = {"private": args.private, "license": args.license}
     if finished_generations(folder):
         if args.teacher is not None:
             raise ValueError("--teacher is of a single generation; a family has its own teachers.")

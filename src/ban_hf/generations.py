@@ -86,10 +86,11 @@ def train_generations(
     run = Run(model_init, args, generations, family, (data or {}) | described, teacher)
     check_windows("test_dataset", test_dataset, args.eval_batch_size, args)
     run.open()
-    publisher.prepare(run.first, is_new=not run.finished(run.first))
+    generations_here = range(run.first, run.last + 1)
+    publisher.prepare(generations_here, is_new=not run.finished(run.first))
     trainer_kwargs |= {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     with run.alone():
-        for generation in range(run.first, run.last + 1):
+        for generation in generations_here:
             if not run.finished(generation):
                 run.train(generation, test_dataset, trainer_kwargs)
             publisher.publish_generation(run.folder(generation))

@@ -4,7 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -80,6 +80,11 @@ def load_classifier(name: str | Path) -> PreTrainedModel:
     if not Path(name).is_dir():
         where, _, revision = where.partition("@")
         kwargs["revision"] = revision or "main"
+        if Path(where).is_dir():  # transformers would take it for the repository
+            raise ValueError(
+                f"{str(name)!r}: there is a folder {where} here, which would be loaded in place of "
+                "that commit. Run this from another folder."
+            )
     try:
         config = AutoConfig.from_pretrained(where, **kwargs)
     except (OSError, ValueError) as error:
@@ -87,7 +92,10 @@ def load_classifier(name: str | Path) -> PreTrainedModel:
             f"{str(name)!r} cannot be loaded: it must be a folder written by save_pretrained, or "
             f"a Hub id such as 'ns/name@revision'. ({error})"
         ) from error
-    model = auto_class(config).from_pretrained(where, **kwargs)
+    try:
+        model = auto_class(config).from_pretrained(where, **kwargs)
+    except SafetensorError as error:
+        raise ValueError(f"{str(name)!r} has weights that cannot be read: {error}") from error
     # Out of the mapped file, where they lie at odd addresses: a convolution's last bit depends on
     # that, and so would a student on whether its teacher was loaded or stayed in memory.
     for tensor in (*model.parameters(), *model.buffers()):

@@ -11,8 +11,9 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
@@ -26,13 +27,12 @@ from ban_hf.lineage import (
     Record,
     as_json,
     finished_generations,
-    sha256_of_json,
 )
-from ban_hf.network import persistently
-from ban_hf.places import HubCommit, LocalFolder, Place, locate
-from ban_hf.provenance import Entry, ancestry, check_file, load_lineage, walk
-from ban_hf.repository import Content, prepare, publication, publish
-from ban_hf.results import data_name
+from ban_hf.network import clean_token, persistently
+from ban_hf.places import HubCommit, LocalFolder, Place, locate, look
+from ban_hf.provenance import Entry, ancestry, check_file, check_files, load_lineage, walk
+from ban_hf.public_record import for_others
+from ban_hf.repository import Content, contents_of, prepare, publication, publish
 
 logger = logging.getLogger(__name__)
 
@@ -68,25 +68,47 @@ def push_family(
         PublishError: if a repository holds something else, or is public and should not be.
         HubError: if the Hub cannot be reached, or refuses.
     """
-    output_dir, repo_id = Path(output_dir), full_name(repo_id, token)
-    folders = finished_generations(output_dir)
-    if not folders:
-        raise ValueError(f"output_dir={output_dir} holds no finished generation to publish.")
-    ensemble = output_dir / "ensemble"
-    has_ensemble = (ensemble / RECORD).is_file()
-    for folder in [*folders, *([ensemble] if has_ensemble else [])]:
-        _contents(Entry.at(LocalFolder(folder)))
+    output_dir, token = Path(output_dir), clean_token(token)
+    repo_id = full_name(repo_id, token)
+    generations, ensemble = _family(output_dir)
+    if generations[0].record.generation:
+        generations = generations[1:]  # the first was pulled, and is somebody's
     options: dict[str, Any] = {"private": private, "license": license, "token": token}
     commits: list[HubCommit] = []
-    for folder in folders if _number(folders[0]) == 0 else folders[1:]:  # the first was pulled
+    for entry in generations:
         teacher = str(commits[-1]) if commits else None
-        name = generation_repository(repo_id, _number(folder))
-        commits.append(push_generation(folder, name, teacher=teacher, **options))
-    if has_ensemble:
+        name = generation_repository(repo_id, entry.record.generation)
+        commits.append(push_generation(str(entry.place), name, teacher=teacher, **options))
+    if ensemble is not None:
         commits.append(_push_ensemble(ensemble, repo_id, commits[-1], **options))
     else:
         logger.warning("%s has no ensemble, so that there is nothing for %s.", output_dir, repo_id)
     return commits
+
+
+def _family(output_dir: Path) -> tuple[list[Entry], Entry | None]:
+    """The generations and the ensemble of a directory, each file held against its record.
+
+    Raises:
+        ValueError: if there is no generation, or the ensemble has another one for a member.
+        TamperedFileError: see `push_family`.
+    """
+    generations = [Entry.at(LocalFolder(f)) for f in finished_generations(output_dir)]
+    if not generations:
+        raise ValueError(f"output_dir={output_dir} holds no finished generation to publish.")
+    has_ensemble = (output_dir / "ensemble" / RECORD).is_file()
+    ensemble = Entry.at(LocalFolder(output_dir / "ensemble")) if has_ensemble else None
+    known = {e.record.generation: e.record.weights_sha256 for e in generations}
+    for member in ensemble.record.members if ensemble else []:
+        if known.get(member["generation"]) != member["weights_sha256"]:
+            raise PublishError(
+                f"{output_dir / 'ensemble'} has another generation {member['generation']} for a "
+                "member than stands beside it. Nothing was sent: move the ensemble away, and give "
+                "the run's command again to make it anew."
+            )
+    for entry in [*generations, *([ensemble] if ensemble else [])]:
+        _contents(entry)
+    return generations, ensemble
 
 
 def push_generation(
@@ -116,22 +138,24 @@ def push_generation(
         PublishError: if the teacher is not published, or what stands there is another network than
             taught this one; and see `push_family`.
     """
+    token = clean_token(token)
     entry, repo_id = Entry.at(LocalFolder(Path(folder))), full_name(repo_id, token)
     if entry.record.kind != "generation":
         raise ValueError(f"{folder} holds an ensemble: publish it with its family, push_family.")
     contents = _contents(entry)
     chain = _teachers(entry, repo_id, teacher, token)
-    record = _for_others(entry.record, contents)
+    record = for_others(entry.record, contents)
     record.teacher = _reference(chain[-1]) if chain else None
     title = f"generation {record.generation} of {record.family}"
     files = {**contents, RECORD: as_json(asdict(record))}
     files |= card_files(entry.place, record, chain, repo_id, license)
+    private = _privacy(private, chain)
     commit = publish(repo_id, files, title=title, private=private, token=token)
     return HubCommit(repo_id, commit, token)
 
 
 def _push_ensemble(
-    folder: Path,
+    entry: Entry,
     repo_id: str,
     last: HubCommit,
     *,
@@ -140,16 +164,9 @@ def _push_ensemble(
     token: str | None,
 ) -> HubCommit:
     """Publish the ensemble, whose members are the last generation and some of its ancestors."""
-    entry, chain = Entry.at(LocalFolder(folder)), ancestry(last)
-    contents = _contents(entry)
+    chain, contents = ancestry(last), _contents(entry)
     published = {e.record.generation: e for e in chain}
-    for member in entry.record.members:
-        if published[member["generation"]].record.weights_sha256 != member["weights_sha256"]:
-            raise PublishError(
-                f"{folder} has another generation {member['generation']} for a member than "
-                f"{published[member['generation']].place} is: train it again."
-            )
-    record = _for_others(entry.record, contents)
+    record = for_others(entry.record, contents)
     record.members = [_reference(published[m["generation"]]) for m in entry.record.members]
     hashes = {e.lineage_sha256 for e in chain}
 
@@ -161,30 +178,41 @@ def _push_ensemble(
     title = f"ensemble of {record.family}"
     files = {**contents, RECORD: as_json(asdict(record))}
     files |= card_files(entry.place, record, chain, repo_id, license)
+    private = _privacy(private, chain)
     commit = publish(
         repo_id, files, title=title, private=private, token=token, replaces=is_of_fewer
     )
     return HubCommit(repo_id, commit, token)
 
 
-def prepare_family(repo_id: str, generation: int, private: bool | None, token: str | None) -> None:
-    """Hold, before hours of training, that the first generation can be published.
-
-    Makes its repository.
+def prepare_family(
+    repo_id: str, generations: Sequence[int], private: bool | None, token: str | None
+) -> None:
+    """Hold, before hours of training, that a family can be published; make its first repository.
 
     Raises:
-        PublishError: if it holds anything, or should be private and is not.
+        PublishError: if one of its repositories holds anything, or should be private and is not.
         HubError: if the Hub cannot be reached, or refuses.
     """
-    name = generation_repository(repo_id, generation)
-    if RECORD in prepare(name, private, token).files:
-        raise PublishError(
-            f"{name} is published already, and this run would train another generation "
-            f"{generation}. Nothing was changed: give another hub_model_id, or delete it."
-        )
+    names = [generation_repository(repo_id, generation) for generation in generations]
+    for name in [repo_id, *names]:
+        held = contents_of(name, token)
+        if held:
+            what = "is published already" if RECORD in held else f"holds {', '.join(sorted(held))}"
+            raise PublishError(
+                f"{name} {what}, and this run would train another one. Nothing was changed: give "
+                "another hub_model_id, or delete it."
+            )
+    prepare(names[0], private, token)
 
 
-def pull(where: str | Path, output_dir: str | Path, *, revision: str | None = None) -> Lineage:
+def pull(
+    where: str | Path,
+    output_dir: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Lineage:
     """Download a family, or one generation, into the folders that `train_generations` writes.
 
     Every file is held against its record. A folder that is there already stays, if it is the same.
@@ -194,6 +222,7 @@ def pull(where: str | Path, output_dir: str | Path, *, revision: str | None = No
             alone; with `@revision` if wanted.
         output_dir: to hold `generation-0` and so on, and `ensemble`.
         revision: a branch, a tag or a commit; by default `main`.
+        token: by default the one of `hf auth login` or HF_TOKEN.
 
     Returns:
         The lineage of what was pulled.
@@ -203,7 +232,7 @@ def pull(where: str | Path, output_dir: str | Path, *, revision: str | None = No
         ValueError: if a folder is in the way.
     """
     output_dir = Path(output_dir)
-    chain, ensemble = walk(where, revision)
+    chain, ensemble = walk(where, revision, clean_token(token))
     entries = [*chain, ensemble] if ensemble else chain[-1:]
     for entry in entries:
         _pull(entry, output_dir / _folder_name(entry.record))
@@ -213,9 +242,9 @@ def pull(where: str | Path, output_dir: str | Path, *, revision: str | None = No
 def _pull(entry: Entry, folder: Path) -> None:
     """Download a generation or an ensemble, whole or not at all."""
     if folder.exists():
-        if (folder / RECORD).is_file() and Entry.at(LocalFolder(folder)).lineage_sha256 == (
-            entry.lineage_sha256
-        ):
+        standing = Entry.at(LocalFolder(folder)) if (folder / RECORD).is_file() else None
+        if standing is not None and standing.lineage_sha256 == entry.lineage_sha256:
+            check_files(standing)
             return
         raise ValueError(f"{folder} is in the way of {entry.place}: move it, or pull elsewhere.")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -238,13 +267,19 @@ def full_name(repo_id: str, token: str | None = None) -> str:
     return f"{user}/{repo_id}"
 
 
-def generation_repository(repo_id: str, generation: int) -> str:
+def generation_repository(repo_id: str, generation: int | None) -> str:
     """The repository of a generation of a family."""
     return f"{repo_id}-gen{generation}"
 
 
-def _number(folder: Path) -> int:
-    return int(folder.name.removeprefix("generation-"))
+def _privacy(private: bool | None, chain: list[Entry]) -> bool | None:
+    """What was asked for; else private where the teacher is, whose results are in the card."""
+    if private is not None or not chain:
+        return private
+    teacher = chain[-1].place
+    if isinstance(teacher, HubCommit) and look(teacher.repo_id, token=teacher.token).private:
+        return True
+    return None
 
 
 def _folder_name(record: Record) -> str:
@@ -301,29 +336,3 @@ def _reference(entry: Entry) -> dict[str, Any]:
         "lineage_sha256": entry.lineage_sha256,
         "weights_sha256": entry.record.weights_sha256,
     }
-
-
-def _for_others(record: Record, contents: dict[str, Content]) -> Record:
-    """A record without what is nobody else's: paths of this machine, and files that stay here."""
-    training = _without_paths(record.training)
-    if "arguments" in training:
-        training["arguments_sha256"] = sha256_of_json(training["arguments"])
-    data = _without_paths(record.data)
-    if (source := data.get("source", data)).get("id"):
-        source["id"] = data_name(asdict(record))  # of a relative path, too, the last part
-    files = [file for file in record.files if file["path"] in contents]
-    return replace(record, data=data, training=training, files=files)
-
-
-def _without_paths(value: Any) -> Any:
-    """Plain data, of every absolute path in it only the last part."""
-    if isinstance(value, dict):
-        return {key: _without_paths(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(part) for part in value]
-    if not isinstance(value, str):
-        return value
-    for kind in (PurePosixPath, PureWindowsPath):
-        if kind(value).is_absolute() or value.startswith("~"):
-            return kind(value).name
-    return value

@@ -9,15 +9,17 @@ integrity, not authorship.
 import hashlib
 import itertools
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 SCHEMA = "ban_hf.lineage/1"
 RECORD = "lineage.json"
 LOG = "training_log.json"  # beside the record, while it is at home
+SHOWN = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp")  # cards and their pictures
 CHECKPOINTS = "checkpoints"  # beside the generations, while one is in training
 
 
@@ -261,6 +263,13 @@ def describe_files(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def is_shown(name: str) -> bool:
+    """Whether a file is for people or for git: no loader reads it, and no record need name it."""
+    path = PurePosixPath(name)
+    is_hidden = "/" not in name and name.startswith(".")
+    return is_hidden or name in ("LICENSE", "LICENSE.txt") or path.suffix.lower() in SHOWN
+
+
 def sha256_of_file(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
@@ -280,8 +289,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: naming the file, if it holds none.
     """
     try:
-        data = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        data = json.loads(path.read_text("utf-8"), parse_constant=lambda name: None)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds no mapping, so that it is none of ours.")
@@ -296,5 +305,14 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def as_json(data: Any) -> bytes:
-    """Plain data as our files hold it: UTF-8, sorted keys."""
-    return (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    """Plain data as our files hold it: UTF-8, sorted keys, null for a number that is not finite."""
+    text = json.dumps(_finite(data), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

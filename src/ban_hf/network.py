@@ -1,6 +1,7 @@
 """Calls to the Hub that survive what passes: timeouts, lost connections, 5xx, a stale answer."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,18 @@ def persistently(what: str, call: Callable[[], T]) -> T:
         logger.warning("%s: %s Trying again in %g s.", what, reason, wait)
         time.sleep(wait)
     raise AssertionError("the last attempt returns or raises")
+
+
+def clean_token(token: str | None) -> str | None:
+    """A token as it was given, without the line break of the file that it stood in.
+
+    Raises:
+        HubError: if it cannot be one; the message does not hold it.
+    """
+    token = token.strip() if token is not None else None
+    if token and not re.fullmatch(r"[!-~]+", token):
+        raise HubError("the token has characters that none has: give it as the Hub showed it.")
+    return token or None
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A commit, never a branch: what is behind it cannot change. Both kinds of place h
 of it, as a local path), `names` (of all its files) and `named` (the place of a teacher or member).
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,14 +41,14 @@ class LocalFolder:
 
     def names(self) -> list[str]:
         """All files, those in folders with their path."""
-        files = (path for path in self.path.rglob("*") if path.is_file())
+        files = (p for p in self.path.rglob("*") if p.is_file() or p.is_symlink())
         return sorted(path.relative_to(self.path).as_posix() for path in files)
 
     def named(self, reference: dict[str, Any]) -> "Place":
         """Where a teacher or member is: at its path, or beside this folder, or on the Hub."""
         if "path" in reference:
-            return LocalFolder((self.path / reference["path"]).resolve())
-        beside = self.path.resolve().parent / f"generation-{reference['generation']}"
+            return LocalFolder(_absolute(self.path / reference["path"]))
+        beside = _absolute(self.path).parent / f"generation-{reference['generation']}"
         record = beside / RECORD
         if record.is_file() and sha256_of_file(record) == reference["lineage_sha256"]:
             return LocalFolder(beside)  # pulled together with this one
@@ -91,6 +92,8 @@ class HubCommit:
     def names(self) -> list[str]:
         """All files, those in folders with their path."""
         info = look(self.repo_id, self.revision, self.token)
+        if info.sha != self.revision:
+            raise UnpinnedTeacherError(f"{self} is the name of a branch or tag, not a commit.")
         return sorted(sibling.rfilename for sibling in info.siblings or [])
 
     def named(self, reference: dict[str, Any]) -> "HubCommit":
@@ -99,12 +102,17 @@ class HubCommit:
         Raises:
             RecordError: if it is in a folder: what is published must not name anybody's machine.
         """
-        if not {"repo_id", "revision"} <= reference.keys():
+        if "path" in reference or "repo_id" not in reference:
             raise RecordError(f"{self} names a folder for a teacher or member, not a repository.")
         return HubCommit(reference["repo_id"], reference["revision"], self.token)
 
 
 Place = LocalFolder | HubCommit
+
+
+def _absolute(path: Path) -> Path:
+    """By its name alone: a generation may be a link to another disk."""
+    return Path(os.path.abspath(path))
 
 
 def look(repo_id: str, revision: str | None = None, token: str | None = None) -> ModelInfo:

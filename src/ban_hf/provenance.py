@@ -7,7 +7,7 @@ that nothing was changed since the record was written; who wrote it they do not 
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ban_hf.errors import (
@@ -18,14 +18,17 @@ from ban_hf.errors import (
     TeacherChangedError,
     UnlistedFileError,
 )
-from ban_hf.lineage import RECORD, Lineage, Record, finished_generations, sha256_of_file
+from ban_hf.lineage import (
+    RECORD,
+    Lineage,
+    Record,
+    finished_generations,
+    is_shown,
+    read_json,
+    sha256_of_file,
+)
 from ban_hf.places import HubCommit, LocalFolder, Place, locate, look
 from ban_hf.record_form import check_form
-
-#: Files that a loader might take weights from, or run.
-LOADABLE = (
-    ".safetensors .bin .pt .pth .ckpt .pkl .h5 .msgpack .gguf .onnx .npz .joblib .pickle .py"
-).split()
 
 
 @dataclass(frozen=True)
@@ -140,28 +143,37 @@ def _check_reference(whose: Entry, reference: dict[str, Any], named: Entry) -> N
         )
 
 
-def walk(where: str | Path, revision: str | None) -> tuple[list[Entry], Entry | None]:
+def walk(
+    where: str | Path, revision: str | None = None, token: str | None = None
+) -> tuple[list[Entry], Entry | None]:
     """The chain of generations that a place stands for, and the ensemble if it stands for one.
 
     Raises:
         LineageError: see `load_lineage`.
     """
-    place = locate(where, revision)
-    ensemble = None
+    place = locate(where, revision, token)
     if isinstance(place, LocalFolder) and (folders := finished_generations(place.path)):
-        if (place.path / "ensemble" / RECORD).is_file():
-            ensemble = Entry.at(LocalFolder(place.path / "ensemble"))
-        chain = ancestry(LocalFolder(folders[-1].resolve()))
+        _check_folders(place.path, folders)
+        chain, ensemble = ancestry(LocalFolder(folders[-1])), place.path / "ensemble"
+        entry = Entry.at(LocalFolder(ensemble)) if ensemble.is_dir() else None
     else:
         entry = Entry.at(place)
         if entry.record.kind == "generation":
             return ancestry(place), None
-        ensemble = entry
         last = max(entry.record.members, key=lambda member: int(member["generation"]))
         chain = ancestry(place.named(last))
-    if ensemble is not None:
-        _check_members(ensemble, chain)
-    return chain, ensemble
+    if entry is not None:
+        _check_members(entry, chain)
+    return chain, entry
+
+
+def _check_folders(output_dir: Path, folders: list[Path]) -> None:
+    """Hold that a family's folder has no generation beside those that follow one another."""
+    there = {path for path in output_dir.glob("generation-*") if path.name[11:].isdigit()}
+    if strays := there - set(folders):
+        raise BrokenChainError(
+            f"{', '.join(sorted(map(str, strays)))}: no record, or none of the generation before."
+        )
 
 
 def _check_members(ensemble: Entry, chain: list[Entry]) -> None:
@@ -177,15 +189,46 @@ def _check_members(ensemble: Entry, chain: list[Entry]) -> None:
 
 
 def check_files(entry: Entry) -> None:
-    """Hold size and sha256 of every listed file, and that nothing loadable is unlisted."""
+    """Hold that there is a model, all of it as its record lists it, and nothing else to load.
+
+    Raises:
+        RecordError: if it lists no config or no weights.
+        UnlistedFileError: if there is a file that a loader might read, or code is named, that the
+            record does not list.
+        TamperedFileError: if a file is not as it is listed.
+    """
     listed = {file["path"] for file in entry.record.files}
-    unlisted = [name for name in entry.place.names() if is_loadable(name) and name not in listed]
-    if unlisted:
+    if "config.json" not in listed or not entry.record.weights_sha256:
+        raise RecordError(f"{entry.place}: its record lists no config.json, or no weights.")
+    names = (name for name in entry.place.names() if name != RECORD and not is_shown(name))
+    if unlisted := [name for name in names if name not in listed]:
         raise UnlistedFileError(
             f"{entry.place} holds {', '.join(unlisted)}, which its record does not name."
         )
     for file in entry.record.files:
-        check_file(entry.place, file)
+        path = check_file(entry.place, file)
+        if file["path"].endswith("config.json"):
+            _check_code(entry, file["path"], read_json(path), listed)
+
+
+def _check_code(entry: Entry, name: str, config: dict[str, Any], listed: set[str]) -> None:
+    """Hold that the code that a config names, for `trust_remote_code`, is beside it, and listed."""
+    named = [config.get("auto_map") or {}, config.get("custom_pipelines") or {}]
+    for reference in _strings(named):
+        module = reference.rpartition(".")[0]
+        if module and ("--" in reference or f"{module.replace('.', '/')}.py" not in listed):
+            raise UnlistedFileError(
+                f"{name} of {entry.place} names code, {reference}, that its record does not list."
+            )
+
+
+def _strings(data: Any) -> list[str]:
+    """All strings among the values of nested plain data."""
+    if isinstance(data, dict):
+        data = list(data.values())
+    if isinstance(data, list):
+        return [text for part in data for text in _strings(part)]
+    return [data] if isinstance(data, str) else []
 
 
 def check_file(place: Place, file: dict[str, Any]) -> Path:
@@ -217,11 +260,6 @@ def _check_main(entry: Entry) -> None:
             f"taught: its main branch ({now[:7]}) is another training."
         )
     check_files(head)
-
-
-def is_loadable(name: str) -> bool:
-    """Whether a loader might take weights from a file of this name, or run it."""
-    return PurePosixPath(name).suffix.lower() in LOADABLE
 
 
 def _as_lineage(chain: list[Entry], ensemble: Entry | None) -> Lineage:

@@ -1,10 +1,11 @@
 """What a run publishes while it trains, and at its end."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ban_hf.errors import HubError, PublishError
+from ban_hf.errors import HubError, LineageError, PublishError
 from ban_hf.hub import (
     full_name,
     generation_repository,
@@ -12,6 +13,7 @@ from ban_hf.hub import (
     push_family,
     push_generation,
 )
+from ban_hf.network import clean_token
 from ban_hf.training_args import BANTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -33,16 +35,17 @@ class Publisher:
         self.options: dict[str, Any] = {
             "private": args.hub_private_repo,
             "license": args.hub_license,
-            "token": args.hub_token,
+            "token": clean_token(args.hub_token),
         }
 
-    def prepare(self, first: int, *, is_new: bool) -> None:
-        """Hold, before a new run trains for hours, that its first generation can be published."""
+    def prepare(self, generations: Sequence[int], *, is_new: bool) -> None:
+        """Hold, before a new run trains for hours, that its generations can be published."""
         if not self.is_on:
             return
         self.repo_id = full_name(self.repo_id, self.options["token"])
         if is_new:
-            prepare_family(self.repo_id, first, self.options["private"], self.options["token"])
+            private, token = self.options["private"], self.options["token"]
+            prepare_family(self.repo_id, generations, private, token)
 
     def publish_generation(self, folder: Path) -> None:
         """Publish a generation; a Hub that is away costs no training."""
@@ -52,7 +55,7 @@ class Publisher:
         try:
             name = generation_repository(self.repo_id, number)
             print(f"Published {push_generation(folder, name, **self.options)}", flush=True)
-        except (HubError, PublishError) as error:
+        except (HubError, LineageError, PublishError) as error:
             logger.warning(
                 "%s is not published yet: %s It will be tried again at the end.", folder, error
             )

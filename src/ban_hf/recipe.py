@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 import yaml
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from transformers import HfArgumentParser, TrainingArguments
 
 
@@ -135,7 +136,7 @@ def begin_recipe(
         args.num_train_epochs, args.max_steps, args.logging_steps = 1, -1, 1
         if not any(word.startswith("--output_dir") for word in argv):
             args.output_dir += "-smoke"
-    transformers.utils.logging.disable_progress_bar()  # of every load and save; training's stays
+    quiet_loading()
     if args.process_index:
         return
     started = f" This is the quickstart; the real thing: {real}"
@@ -152,20 +153,23 @@ def begin_recipe(
         print(f"On one of {cores} cores: put OMP_NUM_THREADS={cores} before the command for all.")
 
 
-def shareable_command(recipe: str, argv: Sequence[str]) -> str:
+def quiet_loading() -> None:
+    """No progress bar for each load and save of a model; those of training and network stay."""
+    shown = not are_progress_bars_disabled()
+    transformers.utils.logging.disable_progress_bar()  # the Hub's, too
+    if shown:
+        enable_progress_bars()
+
+
+def shareable_command(recipe: str, argv: Sequence[str], token: str | None) -> str:
     """The command that started a recipe, as a report shows it: without a token.
 
     Args:
         recipe: name of the file in `recipes/`.
         argv: as given to `parse_recipe`.
+        token: what must not be shown, the arguments' `hub_token`.
     """
-    words = list(argv)
-    for i, word in enumerate(words):
-        flag, _, value = word.partition("=")
-        if flag == "--hub_token" and value:
-            words[i] = f"{flag}=..."
-        elif flag == "--hub_token" and i + 1 < len(words):
-            words[i + 1] = "..."
+    words = [word.replace(token, "...") if token else word for word in argv]
     return shlex.join(["accelerate", "launch", f"recipes/{recipe}", *words])
 
 

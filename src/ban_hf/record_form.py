@@ -1,12 +1,34 @@
-"""Whether a record has the form of one. It may come from anybody."""
+"""Whether a record has the form of one: it may come from anybody, and is shown to others."""
 
+import math
+import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from ban_hf.lineage import Record
 
 REFERENCE = {"generation", "lineage_sha256", "weights_sha256"}
-MAPPINGS = ("architecture", "seed", "data", "training", "code")
+WORD = re.compile(r"[\w.+-]{1,100}")
+#: What a family cannot be called: its name stands in Markdown, and in one line.
+MARKUP = set("`|<>[]*\\\n")
+
+Kinds = Mapping[str, Any]  # of a mapping's fields: a type, or a tuple of types
+TEXT, NUMBER = (str, type(None)), (int, float, type(None))
+FIELDS: Mapping[str, Kinds] = {
+    "architecture": {"class": TEXT, "model_type": TEXT, "num_parameters": NUMBER},
+    "seed": {"seed": NUMBER, "family_seed": NUMBER, "init_sha256": TEXT, "trained_sha256": TEXT},
+    "data": {"source": (dict, type(None))},
+    "training": {"arguments": (dict, type(None)), "hardware": TEXT, "seconds": NUMBER},
+    "code": {},
+}
+SOURCE: Kinds = {"id": TEXT, "config": TEXT, "revision": TEXT}
+OBJECTIVE: Kinds = {
+    "name": str,
+    "teacher_weight": (int, float),
+    "label_weight": (int, float),
+    "temperature": NUMBER,
+}
 
 
 def check_form(record: Record) -> None:
@@ -15,41 +37,87 @@ def check_form(record: Record) -> None:
     Raises:
         ValueError: naming what is not.
     """
-    is_generation, is_ensemble = record.kind == "generation", record.kind == "ensemble"
+    check_family_name(record.family)
+    _check_kind(record)
+    for name, kinds in FIELDS.items():
+        _check_fields(name, getattr(record, name), kinds)
+    _check_fields("data.source", record.data.get("source") or {}, SOURCE)
+    if record.objective is not None:
+        _check_fields("objective", record.objective, OBJECTIVE)
+        _check_word("objective.name", record.objective["name"])
+    for name in ("class", "model_type"):
+        _check_word(f"architecture.{name}", record.architecture.get(name) or "-")
+    for reference in [*([record.teacher] if record.teacher else []), *record.members]:
+        _check_reference(reference)
+    for metric in record.metrics:
+        _check_fields("metrics", metric, {"name": str, "split": str, "value": NUMBER, "n": NUMBER})
+        _check_word("metrics.name", metric["name"])
+        _check_word("metrics.split", metric["split"])
+    if not all(map(_is_listed_well, record.files)):
+        raise ValueError("its files must have a path within it, a size and a sha256.")
+
+
+def check_family_name(family: str) -> None:
+    """Hold that a family's name is one that can stand in a card.
+
+    Raises:
+        ValueError: naming the characters that cannot.
+    """
+    bad = sorted({c for c in family if c in MARKUP or not c.isprintable()})
+    if bad or not 0 < len(family) <= 200:
+        raise ValueError(
+            f"family={family[:200]!r} must have 1 to 200 characters, and none of "
+            f"{' '.join(map(repr, bad or sorted(MARKUP)))}: give another name."
+        )
+
+
+def _check_kind(record: Record) -> None:
+    is_generation = record.kind == "generation"
+    lists = (record.members, record.metrics, record.files)
     problems = {
-        "its generation is no number from 0": is_generation and not _is_number(record.generation),
+        "its members, metrics and files must be lists": not all(
+            isinstance(part, list) for part in lists
+        ),
+        "its generation must be a number from 0": is_generation
+        and not _is_count(record.generation),
         "generation 0 has no teacher, and every other has one": is_generation
         and (record.generation == 0) != (record.teacher is None),
-        "an ensemble has members and no teacher": is_ensemble
-        and (not record.members or record.teacher is not None),
-        "a list is something else": not all(
-            isinstance(part, list) for part in (record.members, record.metrics, record.files)
-        ),
-        "its objective is no mapping": not isinstance(record.objective, dict | None),
-        **{
-            f"its {name} is no mapping": not isinstance(getattr(record, name), dict)
-            for name in MAPPINGS
-        },
+        "an ensemble has members, and no generation or teacher": not is_generation
+        and not (record.members and record.generation is None and record.teacher is None),
     }
     for problem, is_so in problems.items():
         if is_so:
             raise ValueError(f"{problem}.")
-    for reference in [*([record.teacher] if record.teacher else []), *record.members]:
-        _check_reference(reference)
-    _check_objective(record)
-    if not all(map(_is_metric, record.metrics)):
-        raise ValueError("a metric must have a name, a split and a number for its value.")
-    if not all(map(_is_listed_well, record.files)):
-        raise ValueError("its files must have a path within it, a size and a sha256.")
+
+
+def _check_fields(name: str, value: Any, kinds: Kinds) -> None:
+    """Hold that a mapping has its fields, where they may be missing as None, of their types."""
+    if not isinstance(value, dict):
+        raise ValueError(f"its {name} must be a mapping.")
+    for field, kind in kinds.items():
+        found = value.get(field)
+        if not isinstance(found, kind) or isinstance(found, bool) or not _is_finite(found):
+            raise ValueError(f"its {name}.{field} is {str(found)[:50]!r}.")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, int | float) or math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        return False
+
+
+def _check_word(name: str, value: str) -> None:
+    if not WORD.fullmatch(value):
+        raise ValueError(f"its {name} is {value[:50]!r}: letters, digits, '.', '+', '-', '_' only.")
 
 
 def _check_reference(reference: Any) -> None:
     if not isinstance(reference, dict) or not reference.keys() >= REFERENCE:
         raise ValueError(f"a teacher or member must have {', '.join(sorted(REFERENCE))}.")
-    on_hub = isinstance(reference.get("repo_id"), str) and isinstance(
-        reference.get("revision"), str
-    )
-    if not _is_number(reference["generation"]) or not (
+    names = [reference.get(name) for name in ("repo_id", "revision")]
+    on_hub = all(isinstance(name, str) for name in names)
+    if not _is_count(reference["generation"]) or not (
         on_hub or isinstance(reference.get("path"), str)
     ):
         raise ValueError(
@@ -58,24 +126,8 @@ def _check_reference(reference: Any) -> None:
         )
 
 
-def _check_objective(record: Record) -> None:
-    names = {"name": str, "teacher_weight": int | float, "label_weight": int | float}
-    for name, kind in names.items():
-        if record.objective is not None and not isinstance(record.objective.get(name), kind):
-            raise ValueError(f"its objective has no {name}, or one of another kind.")
-
-
-def _is_number(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_metric(metric: Any) -> bool:
-    return (
-        isinstance(metric, dict)
-        and isinstance(metric.get("name"), str)
-        and isinstance(metric.get("split"), str)
-        and isinstance(metric.get("value"), int | float)
-    )
 
 
 def _is_listed_well(file: Any) -> bool:

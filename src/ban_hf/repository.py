@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, RepoFile
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils.sha import git_hash
 
 from ban_hf.errors import PublishError
-from ban_hf.lineage import RECORD, sha256_of_file
+from ban_hf.lineage import RECORD, Record, is_shown, sha256_of_file
 from ban_hf.network import UnsettledError, persistently
 
 OURS = "ban_hf: "  # how the titles of our commits begin
@@ -76,9 +76,10 @@ def publish(
         if record is not None and is_same(record, contents[RECORD]):
             _hold_whole(repo_id, remote, contents)
         else:
-            _hold_free(api, repo_id, remote, replaces)
-            remote = _commit(api, repo_id, contents, title, remote.head, private)
-        return _tagged(api, repo_id, remote.head, contents[RECORD])
+            standing = _hold_free(api, repo_id, remote, replaces)
+            gone = [name for name in standing if name not in contents]
+            remote = _commit(api, repo_id, contents, gone, title, remote.head, private)
+        return _tagged(api, repo_id, remote.head, contents)
 
     return persistently(repo_id, _settled(attempt))
 
@@ -94,6 +95,20 @@ def publication(repo_id: str, token: str | None = None) -> str:
     if not tags:
         raise PublishError(f"{repo_id} is not published: it has no tag v1.")
     return tags[max(tags)]
+
+
+def contents_of(repo_id: str, token: str | None = None) -> set[str]:
+    """The files that a repository holds, but for those of every new one; none if it is not there.
+
+    Raises:
+        HubError: see `publish`.
+    """
+    api = HfApi(token=token)
+
+    def names() -> set[str]:
+        return set(api.list_repo_files(repo_id)) if api.repo_exists(repo_id) else set()
+
+    return persistently(repo_id, names) - BY_THE_HUB
 
 
 def prepare(repo_id: str, private: bool | None = None, token: str | None = None) -> Remote:
@@ -137,25 +152,34 @@ def _look(api: HfApi, repo_id: str, private: bool | None, revision: str | None =
 
 
 def _hold_whole(repo_id: str, remote: Remote, contents: Mapping[str, Content]) -> None:
-    """Hold that the files of a published record are still there; its card may have been edited."""
-    changed = [
-        name
-        for name, content in contents.items()
-        if not name.endswith((".md", ".png"))
-        and not (name in remote.files and is_same(remote.files[name], content))
-    ]
+    """Hold that the files of a published record are there, and no others; its card may be new."""
+    changed = _not_as(contents, remote)
     if changed:
         raise PublishError(
-            f"{repo_id} is published, but somebody has changed or removed {', '.join(changed)} "
-            "since. Nothing was changed: revert that commit, or give another name."
+            f"{repo_id} is published, but somebody has changed, added or removed "
+            f"{', '.join(changed)} since. Nothing was changed: revert that commit, or give another "
+            "name."
         )
 
 
-def _hold_free(api: HfApi, repo_id: str, remote: Remote, replaces: Callable[[Path], bool]) -> None:
-    """Hold that a repository holds nothing that would be lost."""
+def _not_as(contents: Mapping[str, Content], remote: Remote) -> list[str]:
+    """What is not there as it should be, or is there and should not; cards and pictures apart."""
+    wrong = [
+        name
+        for name, content in contents.items()
+        if not is_shown(name)
+        and not (name in remote.files and is_same(remote.files[name], content))
+    ]
+    return wrong + [name for name in remote.files.keys() - contents if not is_shown(name)]
+
+
+def _hold_free(
+    api: HfApi, repo_id: str, remote: Remote, replaces: Callable[[Path], bool]
+) -> list[str]:
+    """Hold that a repository holds nothing that would be lost; the files of an earlier state."""
     others = remote.files.keys() - BY_THE_HUB
     if not others:
-        return
+        return []
     if RECORD not in others:
         raise PublishError(
             f"{repo_id} holds {', '.join(sorted(others))}, which is none of ours. Nothing was "
@@ -164,8 +188,9 @@ def _hold_free(api: HfApi, repo_id: str, remote: Remote, replaces: Callable[[Pat
     record = Path(api.hf_hub_download(repo_id, RECORD, revision=remote.head))
     if not replaces(record):
         raise PublishError(
-            f"{repo_id} holds another training than this one. Nothing was changed: give another "
-            "name, or delete it (whoever was taught by it then has a teacher that is gone)."
+            f"{repo_id} holds another training than this one, or one whose teacher stood "
+            "elsewhere. Nothing was changed: give another name, or delete it (whoever was taught "
+            "by it then has a teacher that is gone)."
         )
     last = api.list_repo_commits(repo_id, revision=remote.head)[0]
     if not last.title.startswith(OURS):
@@ -174,50 +199,50 @@ def _hold_free(api: HfApi, repo_id: str, remote: Remote, replaces: Callable[[Pat
             f"published ({last.commit_id[:7]}: {last.title}). Nothing was changed: revert that "
             "commit, or give another name."
         )
+    return [file["path"] for file in Record.read(record.parent).files if file["path"] in others]
 
 
 def _commit(
     api: HfApi,
     repo_id: str,
     contents: Mapping[str, Content],
+    gone: list[str],
     title: str,
     parent: str,
     private: bool | None,
 ) -> Remote:
-    """Write all files in one commit on top of `parent`, and read it back."""
-    additions = [
-        CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
-        for name, content in contents.items()
+    """Write all files in one commit on top of `parent`, delete some, and read it back."""
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(
+            CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+            for name, content in contents.items()
+        ),
+        *map(CommitOperationDelete, gone),
     ]
     commit = api.create_commit(
-        repo_id, additions, commit_message=OURS + title, parent_commit=parent
+        repo_id, operations, commit_message=OURS + title, parent_commit=parent
     )
     remote = _look(api, repo_id, private, revision=commit.oid)
-    wrong = [
-        name
-        for name, content in contents.items()
-        if not (name in remote.files and is_same(remote.files[name], content))
-    ]
     history = [entry.commit_id for entry in api.list_repo_commits(repo_id, revision=commit.oid)]
-    if remote.head != commit.oid or wrong or history[0] != commit.oid:
-        raise UnsettledError(f"commit {commit.oid[:7]} does not read back as it was written.")
-    if history[1:2] != [parent]:
+    if history[0] == commit.oid and history[1:2] != [parent]:
         raise PublishError(
             f"{repo_id} took our commit {commit.oid[:7]} on top of {history[1:2]}, though it was "
             f"made for {parent[:7]}: somebody else wrote in between, and the server did not heed "
             "it. Look at both commits; both are there."
         )
+    if remote.head != commit.oid or history[0] != commit.oid or _not_as(contents, remote):
+        raise UnsettledError(f"commit {commit.oid[:7]} does not read back as it was written.")
     return remote
 
 
-def _tagged(api: HfApi, repo_id: str, head: str, record: Content) -> str:
-    """The commit in which this record was published: that of the last tag, or the head, tagged."""
+def _tagged(api: HfApi, repo_id: str, head: str, contents: Mapping[str, Content]) -> str:
+    """The commit in which this was published: that of the last tag, or the head, tagged."""
     tags = _versions(api, repo_id)
     if tags:
-        last = tags[max(tags)]
-        stands = api.get_paths_info(repo_id, RECORD, revision=last)
-        if stands and isinstance(stands[0], RepoFile) and is_same(stands[0], record):
-            return last
+        last = _look(api, repo_id, None, revision=tags[max(tags)])
+        if RECORD in last.files and is_same(last.files[RECORD], contents[RECORD]):
+            _hold_whole(f"{repo_id}@v{max(tags)}", last, contents)
+            return last.head
     number = max(tags, default=0) + 1
     api.create_tag(repo_id, tag=f"v{number}", revision=head, exist_ok=True)
     if _versions(api, repo_id).get(number) != head:  # an old tag stays where it was, silently
@@ -232,7 +257,7 @@ def _versions(api: HfApi, repo_id: str) -> dict[int, str]:
     return {int(match[1]): commit for match, commit in found if match}
 
 
-def is_same(stored: RepoSibling | RepoFile, content: Content) -> bool:
+def is_same(stored: RepoSibling, content: Content) -> bool:
     """Whether a stored file has these contents, by the hashes that the Hub keeps."""
     if stored.lfs is None:
         data = content if isinstance(content, bytes) else content.read_bytes()

@@ -43,8 +43,10 @@ from ban_hf.lineage import (
     sha256_of_json,
     write_json,
 )
+from ban_hf.network import clean_token
 from ban_hf.places import LocalFolder, locate
-from ban_hf.provenance import ancestry
+from ban_hf.provenance import Entry, ancestry, check_files
+from ban_hf.record_form import check_family_name
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import LOWER_IS_BETTER, BANTrainingArguments
 
@@ -69,7 +71,8 @@ class Run:
         self.output_dir = Path(args.output_dir)
         name = (args.hub_model_id or str(self.output_dir.resolve())).rpartition("/")[2]
         self.asked_family, self.family = family, family or name
-        self.model_init, self.args = model_init, args
+        check_family_name(self.family)
+        self.model_init, self.args, self.token = model_init, args, clean_token(args.hub_token)
         self.data, self.teacher = data, teacher
         self.generations, self.first = generations, 0  # with a teacher the one after it
 
@@ -113,13 +116,24 @@ class Run:
             refuse_another(self.output_dir, standing, asked)
             self.family = standing["family"]
         check_folders(self.output_dir, is_ours=standing is not None)
+        if not begun:
+            self._hold_no_other_teacher()
         self.facts = standing["run"] if standing is not None and begun else facts
         if not begun and self.args.should_save:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             note_family(self.output_dir, self.family, self.facts)
         if self.teacher is not None:
             with PartialState().main_process_first():
-                pull(self.teacher, self.output_dir)
+                self._pull_teacher(self.teacher)
+
+    def _hold_no_other_teacher(self) -> None:
+        """Hold that no teacher of an earlier attempt stands where it would be taken for ours."""
+        for folder in finished_generations(self.output_dir):
+            if folder != self.folder(self.first - 1):
+                raise ValueError(
+                    f"{folder} was pulled for another teacher than teacher={self.teacher!r}: move "
+                    "it away, or give another output_dir."
+                )
 
     def _has_begun(self, standing: dict[str, Any] | None) -> bool:
         """Whether there is anything to lose: more than a teacher that was pulled."""
@@ -128,22 +142,36 @@ class Run:
         return trained > 0 or any(_last_checkpoint(folder) for folder in checkpoints)
 
     def _find_teacher(self, standing: dict[str, Any] | None) -> None:
-        """Say by its commit which generation on the Hub this run goes on from: the noted one."""
-        noted = _noted_teacher(standing)
-        asked = str(self.teacher)
+        """Say by its commit which generation on the Hub this run goes on from: the noted one.
+
+        Where that was pulled, the Hub is not asked again: it may be away, or another by now.
+        """
+        noted, asked = _noted_teacher(standing), str(self.teacher)
         if noted and asked in (noted, noted.partition("@")[0]):
-            asked = noted  # not what its branch has become since
-        place = locate(asked)
+            self.teacher = asked = noted
+            if pulled := finished_generations(self.output_dir):
+                self.first = int(Record.read(pulled[0]).generation or 0) + 1
+                return
+        place = locate(asked, token=self.token)
         if isinstance(place, LocalFolder):
             raise ValueError(
                 f"teacher={asked!r} is a local folder: it takes a generation on the Hub, "
                 "'ns/family-gen2@commit'. To go on with a run of your own, give its output_dir and "
                 "more generations."
             )
-        record = ancestry(place)[-1].record
+        record = Entry.at(place).record
         if record.kind != "generation":
             raise ValueError(f"teacher={asked!r} is an ensemble: name one of its generations.")
+        ancestry(place)
         self.teacher, self.first = str(place), int(record.generation or 0) + 1
+
+    def _pull_teacher(self, teacher: str) -> None:
+        """Put the teacher beside its students; whole, if it is there already."""
+        folder = self.folder(self.first - 1)
+        if (folder / RECORD).is_file():
+            check_files(Entry.at(LocalFolder(folder)))
+        else:
+            pull(teacher, self.output_dir, token=self.token)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

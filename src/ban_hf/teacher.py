@@ -65,7 +65,10 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     folder = Path(name)
     if not name or not (folder / "tokenizer_config.json").is_file():  # a fresh model has no name
         return
-    theirs, ours = AutoTokenizer.from_pretrained(folder).get_vocab(), tokenizer.get_vocab()
+    theirs, ours = (
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab(),
+        tokenizer.get_vocab(),
+    )
     for word, index in sorted(ours.items(), key=lambda item: item[1]):
         if theirs.get(word) != index:
             raise ValueError(

@@ -105,7 +105,7 @@ def load_images(
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation={validation}: must be a fraction, at least 0 and below 1")
-    spec = BUILT_IN.get(name, BuiltIn(name))
+    spec = BUILT_IN.get(name, BuiltIn(source_id(name)))
     data = _digits() if name == "digits" else _load(name, config, revision)
     label_names, decoded = decode(data, image_column, label_column, image_size)
     rows = _split(decoded, validation, train_samples, seed)
@@ -127,7 +127,7 @@ def load_images(
         train=dataset("train", augment=True),
         validation=dataset("validation") if "validation" in decoded | rows else None,
         test=dataset("test"),
-        source={"id": spec.hub_id or source_id(name), "config": config, "revision": revision},
+        source={"id": spec.hub_id or name, "config": config, "revision": revision},
     )
 
 
