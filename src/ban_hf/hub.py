@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,7 @@ from huggingface_hub import HfApi
 
 from ban_hf.cards import CARD, PICTURE, card_files
 from ban_hf.errors import PublishError
-from ban_hf.lineage import (
-    LOG,
-    RECORD,
-    Lineage,
-    Record,
-    as_json,
-    finished_generations,
-)
+from ban_hf.lineage import LOG, RECORD, Lineage, Record, as_json, finished_generations
 from ban_hf.network import clean_token, persistently
 from ban_hf.places import HubCommit, LocalFolder, Place, locate, look
 from ban_hf.provenance import Entry, ancestry, check_file, check_files, load_lineage, walk
@@ -73,6 +66,8 @@ def push_family(
     generations, ensemble = _family(output_dir)
     if generations[0].record.generation:
         generations = generations[1:]  # the first was pulled, and is somebody's
+    if not generations:
+        raise ValueError(f"output_dir={output_dir} holds a pulled generation alone, none to push.")
     options: dict[str, Any] = {"private": private, "license": license, "token": token}
     commits: list[HubCommit] = []
     for entry in generations:
@@ -146,23 +141,11 @@ def push_generation(
     chain = _teachers(entry, repo_id, teacher, token)
     record = for_others(entry.record, contents)
     record.teacher = _reference(chain[-1]) if chain else None
-    title = f"generation {record.generation} of {record.family}"
-    files = {**contents, RECORD: as_json(asdict(record))}
-    files |= card_files(entry.place, record, chain, repo_id, license)
-    private = _privacy(private, chain)
-    commit = publish(repo_id, files, title=title, private=private, token=token)
-    return HubCommit(repo_id, commit, token)
+    options: dict[str, Any] = {"private": private, "license": license, "token": token}
+    return _publish(entry, record, chain, contents, repo_id, **options)
 
 
-def _push_ensemble(
-    entry: Entry,
-    repo_id: str,
-    last: HubCommit,
-    *,
-    private: bool | None,
-    license: str | None,
-    token: str | None,
-) -> HubCommit:
+def _push_ensemble(entry: Entry, repo_id: str, last: HubCommit, **options: Any) -> HubCommit:
     """Publish the ensemble, whose members are the last generation and some of its ancestors."""
     chain, contents = ancestry(last), _contents(entry)
     published = {e.record.generation: e for e in chain}
@@ -175,12 +158,35 @@ def _push_ensemble(
         known = all(member["lineage_sha256"] in hashes for member in theirs.members)
         return (theirs.kind, theirs.family) == (record.kind, record.family) and known
 
-    title = f"ensemble of {record.family}"
-    files = {**contents, RECORD: as_json(asdict(record))}
-    files |= card_files(entry.place, record, chain, repo_id, license)
-    private = _privacy(private, chain)
+    return _publish(entry, record, chain, contents, repo_id, replaces=is_of_fewer, **options)
+
+
+def _publish(
+    entry: Entry,
+    record: Record,
+    chain: list[Entry],
+    contents: dict[str, Content],
+    repo_id: str,
+    *,
+    private: bool | None,
+    license: str | None,
+    token: str | None,
+    replaces: Callable[[Path], bool] = lambda standing: False,
+) -> HubCommit:
+    """Publish the files of a place with the record as others may read it, and its card."""
+    what = "ensemble" if record.generation is None else f"generation {record.generation}"
+    files = {
+        **contents,
+        RECORD: as_json(asdict(record)),
+        **card_files(entry.place, record, chain, repo_id, license),
+    }
     commit = publish(
-        repo_id, files, title=title, private=private, token=token, replaces=is_of_fewer
+        repo_id,
+        files,
+        title=f"{what} of {record.family}",
+        private=_privacy(private, chain),
+        token=token,
+        replaces=replaces,
     )
     return HubCommit(repo_id, commit, token)
 
@@ -278,6 +284,7 @@ def _privacy(private: bool | None, chain: list[Entry]) -> bool | None:
         return private
     teacher = chain[-1].place
     if isinstance(teacher, HubCommit) and look(teacher.repo_id, token=teacher.token).private:
+        logger.info("Private, as %s is: private=False would make it public.", teacher.repo_id)
         return True
     return None
 

@@ -44,7 +44,7 @@ def publish(
     title: str,
     private: bool | None = None,
     token: str | None = None,
-    replaces: Callable[[Path], bool] = lambda record: False,
+    replaces: Callable[[Path], bool],
 ) -> str:
     """Bring files, a record among them, into a repository of their own, in one commit.
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
 from ban_hf.callbacks import GenerationProgress
+from ban_hf.continuation import find_teacher, hold_no_other_teacher, noted_teacher, pull_teacher
 from ban_hf.data import ImageViews
 from ban_hf.ensemble import BornAgainEnsemble, is_language_model
 from ban_hf.facts import (
@@ -28,7 +29,6 @@ from ban_hf.facts import (
     weights_digest,
 )
 from ban_hf.heads import check_loadable, load_classifier
-from ban_hf.hub import pull
 from ban_hf.lineage import (
     CHECKPOINTS,
     LOG,
@@ -44,8 +44,6 @@ from ban_hf.lineage import (
     write_json,
 )
 from ban_hf.network import clean_token
-from ban_hf.places import LocalFolder, locate
-from ban_hf.provenance import Entry, ancestry, check_files
 from ban_hf.record_form import check_family_name
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import LOWER_IS_BETTER, BANTrainingArguments
@@ -107,7 +105,9 @@ class Run:
         path = self.output_dir / RECORD
         standing = read_json(path) if path.is_file() else None
         if self.teacher is not None:
-            self._find_teacher(standing)
+            noted = noted_teacher(standing)
+            self.teacher, taught = find_teacher(self.teacher, noted, self.output_dir, self.token)
+            self.first = taught + 1
         facts["teacher"] = {"teacher": self.teacher}
         begun = self._has_begun(standing)
         if standing is not None:
@@ -117,61 +117,21 @@ class Run:
             self.family = standing["family"]
         check_folders(self.output_dir, is_ours=standing is not None)
         if not begun:
-            self._hold_no_other_teacher()
+            hold_no_other_teacher(self.output_dir, self.first - 1)
+        PartialState().wait_for_everyone()  # all have looked before one of them writes
         self.facts = standing["run"] if standing is not None and begun else facts
         if not begun and self.args.should_save:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             note_family(self.output_dir, self.family, self.facts)
         if self.teacher is not None:
             with PartialState().main_process_first():
-                self._pull_teacher(self.teacher)
-
-    def _hold_no_other_teacher(self) -> None:
-        """Hold that no teacher of an earlier attempt stands where it would be taken for ours."""
-        for folder in finished_generations(self.output_dir):
-            if folder != self.folder(self.first - 1):
-                raise ValueError(
-                    f"{folder} was pulled for another teacher than teacher={self.teacher!r}: move "
-                    "it away, or give another output_dir."
-                )
+                pull_teacher(self.teacher, self.folder(self.first - 1), self.token)
 
     def _has_begun(self, standing: dict[str, Any] | None) -> bool:
         """Whether there is anything to lose: more than a teacher that was pulled."""
-        trained = len(finished_generations(self.output_dir)) - bool(_noted_teacher(standing))
+        trained = len(finished_generations(self.output_dir)) - bool(noted_teacher(standing))
         checkpoints = (self.output_dir / CHECKPOINTS).glob("generation-*")
         return trained > 0 or any(_last_checkpoint(folder) for folder in checkpoints)
-
-    def _find_teacher(self, standing: dict[str, Any] | None) -> None:
-        """Say by its commit which generation on the Hub this run goes on from: the noted one.
-
-        Where that was pulled, the Hub is not asked again: it may be away, or another by now.
-        """
-        noted, asked = _noted_teacher(standing), str(self.teacher)
-        if noted and asked in (noted, noted.partition("@")[0]):
-            self.teacher = asked = noted
-            if pulled := finished_generations(self.output_dir):
-                self.first = int(Record.read(pulled[0]).generation or 0) + 1
-                return
-        place = locate(asked, token=self.token)
-        if isinstance(place, LocalFolder):
-            raise ValueError(
-                f"teacher={asked!r} is a local folder: it takes a generation on the Hub, "
-                "'ns/family-gen2@commit'. To go on with a run of your own, give its output_dir and "
-                "more generations."
-            )
-        record = Entry.at(place).record
-        if record.kind != "generation":
-            raise ValueError(f"teacher={asked!r} is an ensemble: name one of its generations.")
-        ancestry(place)
-        self.teacher, self.first = str(place), int(record.generation or 0) + 1
-
-    def _pull_teacher(self, teacher: str) -> None:
-        """Put the teacher beside its students; whole, if it is there already."""
-        folder = self.folder(self.first - 1)
-        if (folder / RECORD).is_file():
-            check_files(Entry.at(LocalFolder(folder)))
-        else:
-            pull(teacher, self.output_dir, token=self.token)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -304,12 +264,6 @@ class Run:
             with contextlib.suppress(OSError):  # a later generation's, of a run of more
                 (self.output_dir / CHECKPOINTS).rmdir()
         PartialState().wait_for_everyone()
-
-
-def _noted_teacher(standing: dict[str, Any] | None) -> str | None:
-    """The generation on the Hub that a run was noted to go on from."""
-    teacher: str | None = (standing or {}).get("run", {}).get("teacher", {}).get("teacher")
-    return teacher
 
 
 def _show_progress(trainer: BANTrainer, generation: int, generations: int) -> None:
