@@ -578,3 +578,40 @@ def test_a_token_is_in_no_log(hub, never_killed, caplog):
     ours = [r for r in caplog.records if r.name.startswith("ban_hf")]
     assert ours
     assert not [r for r in ours if "hf_ours" in r.getMessage()]
+
+
+class TestRecipe:
+    """The command line from training to going on."""
+
+    @pytest.fixture
+    def trained(self, hub, recipe, tmp_path, monkeypatch) -> Path:
+        """A family that the quickstart has published, private, with a token of its own."""
+        flags = "--smoke --use_cpu --push_to_hub --hub_model_id ns/digits --hub_private_repo"
+        token = ["--hub-tok", "hf_ours"]  # as argparse lets one write it
+        recipe.main([*flags.split(), *token, "--output_dir", str(tmp_path / "a")])
+        return tmp_path / "a"
+
+    def test_the_familys_card_shows_what_the_run_measured(self, hub, trained):
+        assert [repo.private for repo in hub.repositories.values()] == [True] * 4
+        results = json.loads((trained / "results.json").read_text("utf-8"))
+        card = hub.repositories["ns/digits"].files()["README.md"].decode()
+        assert f"{results['ensembles'][0]['test']['error']:.2f}" in card
+        picture = hub.repositories["ns/digits"].files()["results.png"]
+        assert picture == (trained / "results.png").read_bytes()
+
+    def test_no_token_is_in_any_file(self, hub, trained):
+        files = [path.read_bytes() for path in trained.rglob("*") if path.is_file()]
+        for repo in hub.repositories.values():
+            files += repo.files().values()
+        assert not [content for content in files if b"hf_ours" in content]
+        assert "--hub-tok ..." in (trained / "results.md").read_text("utf-8")
+
+    def test_another_run_goes_on_from_a_commit(self, hub, trained, recipe, tmp_path):
+        teacher = load_lineage("ns/digits-gen2").places[2]
+        flags = "--smoke --use_cpu --generations 1 --push_to_hub --hub_model_id ns/second"
+        options = ["--teacher", teacher, "--output_dir", str(tmp_path / "b"), "--seed", "7"]
+        recipe.main([*flags.split(), *options])
+        assert [r.generation for r in verify_lineage("ns/second").generations] == [0, 1, 2, 3]
+        assert hub.repositories["ns/second-gen3"].private  # as its teacher is
+        with pytest.raises(ValueError, match="control and control_from compare with generation 0"):
+            recipe.main([*flags.split(), *options, "--control"])

@@ -87,7 +87,7 @@ def train_generations(
     check_windows("test_dataset", test_dataset, args.eval_batch_size, args)
     run.open()
     generations_here = range(run.first, run.last + 1)
-    publisher.prepare(generations_here, is_new=not run.finished(run.first))
+    publisher.prepare(generations_here, run.teacher, is_new=not run.finished(run.first))
     trainer_kwargs |= {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     with run.alone():
         for generation in generations_here:

@@ -184,7 +184,7 @@ def _publish(
         repo_id,
         files,
         title=f"{what} of {record.family}",
-        private=_privacy(private, chain),
+        private=_privacy(private, chain[-1].place if chain else None),
         token=token,
         replaces=replaces,
     )
@@ -192,9 +192,20 @@ def _publish(
 
 
 def prepare_family(
-    repo_id: str, generations: Sequence[int], private: bool | None, token: str | None
+    repo_id: str,
+    generations: Sequence[int],
+    teacher: str | None,
+    private: bool | None,
+    token: str | None,
 ) -> None:
     """Hold, before hours of training, that a family can be published; make its first repository.
+
+    Args:
+        repo_id: see `push_family`.
+        generations: that are to be trained.
+        teacher: of the first, `"ns/name@commit"`, where it is somebody's.
+        private: see `push_family`.
+        token: see `push_family`.
 
     Raises:
         PublishError: if one of its repositories holds anything, or should be private and is not.
@@ -209,7 +220,8 @@ def prepare_family(
                 f"{name} {what}, and this run would train another one. Nothing was changed: give "
                 "another hub_model_id, or delete it."
             )
-    prepare(names[0], private, token)
+    place = locate(teacher, token=token) if teacher else None
+    prepare(names[0], _privacy(private, place), token)
 
 
 def pull(
@@ -278,12 +290,11 @@ def generation_repository(repo_id: str, generation: int | None) -> str:
     return f"{repo_id}-gen{generation}"
 
 
-def _privacy(private: bool | None, chain: list[Entry]) -> bool | None:
+def _privacy(private: bool | None, teacher: Place | None) -> bool | None:
     """What was asked for; else private where the teacher is, whose results are in the card."""
-    if private is not None or not chain:
+    if private is not None or not isinstance(teacher, HubCommit):
         return private
-    teacher = chain[-1].place
-    if isinstance(teacher, HubCommit) and look(teacher.repo_id, token=teacher.token).private:
+    if look(teacher.repo_id, token=teacher.token).private:
         logger.info("Private, as %s is: private=False would make it public.", teacher.repo_id)
         return True
     return None

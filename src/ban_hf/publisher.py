@@ -38,14 +38,14 @@ class Publisher:
             "token": clean_token(args.hub_token),
         }
 
-    def prepare(self, generations: Sequence[int], *, is_new: bool) -> None:
+    def prepare(self, generations: Sequence[int], teacher: str | None, *, is_new: bool) -> None:
         """Hold, before a new run trains for hours, that its generations can be published."""
         if not self.is_on:
             return
         self.repo_id = full_name(self.repo_id, self.options["token"])
         if is_new:
             private, token = self.options["private"], self.options["token"]
-            prepare_family(self.repo_id, generations, private, token)
+            prepare_family(self.repo_id, generations, teacher, private, token)
 
     def publish_generation(self, folder: Path) -> None:
         """Publish a generation; a Hub that is away costs no training."""

@@ -17,6 +17,7 @@ import transformers
 import yaml
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 
 @dataclass
@@ -67,6 +68,9 @@ def parse_recipe(
         dataclasses, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.usage = "%(prog)s [CONFIG.yaml] [--flag value ...]"
+    for action in parser._actions:
+        if action.type is string_to_bool and action.nargs is None:
+            action.nargs, action.const = "?", True  # `--hub_private_repo` alone: yes
     given = [Path(argv[0])] if argv and not argv[0].startswith("-") else []
     known = {action.dest for action in parser._actions} - {"help"}
     try:
