@@ -529,6 +529,16 @@ class TestGoingOn:
         with pytest.raises(ValueError, match="was pulled for another teacher"):
             family.train(tmp_path / "a")
 
+    def test_images_of_another_normalisation_are_warned_of(self, published, tmp_path, caplog):
+        data = family.views()
+        other = type(data)(
+            data.images, data.labels, data.label_names, mean=(0.4,) * 3, std=(1,) * 3
+        )
+        family.train(tmp_path / "a", generations=1, teacher="ns/fam-gen2")
+        assert "may teach worse" not in caplog.text
+        family.train(tmp_path / "b", generations=1, teacher="ns/fam-gen2", train_dataset=other)
+        assert "may teach worse" in caplog.text
+
     def test_it_goes_on_though_the_hub_is_away(self, published, teacher, tmp_path):
         family.train(tmp_path / "a", generations=1, teacher=teacher)
         published.fail(1, "error", times=1_000_000)

@@ -264,6 +264,7 @@ class TestForm:
             {"family": "one\ntwo"},
             {"family": "`<img src=x>`"},
             {"data": {"source": 5}},
+            {"data": {"train": {"views": [0.5]}}},
             {"seed": {"family_seed": []}},
             {"architecture": {"class": 5}},
             {"training": {"arguments": 5}},

@@ -1,5 +1,6 @@
 """A sequence that goes on from somebody's generation on the Hub."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ from ban_hf.hub import pull
 from ban_hf.lineage import RECORD, Record, finished_generations
 from ban_hf.places import LocalFolder, locate
 from ban_hf.provenance import Entry, ancestry, check_files
+
+logger = logging.getLogger(__name__)
 
 
 def noted_teacher(note: dict[str, Any] | None) -> str | None:
@@ -58,8 +61,11 @@ def hold_no_other_teacher(output_dir: Path, generation: int) -> None:
             )
 
 
-def pull_teacher(teacher: str, folder: Path, token: str | None) -> None:
+def pull_teacher(teacher: str, folder: Path, data: dict[str, Any], token: str | None) -> None:
     """Put the teacher beside its students, in `folder`; if it is there already, hold it is whole.
+
+    Warns where it was trained on images that were normalised otherwise than those of `data`, which
+    it is going to be asked about: nothing else would tell.
 
     Raises:
         LineageError: if it is not what its record says.
@@ -68,3 +74,18 @@ def pull_teacher(teacher: str, folder: Path, token: str | None) -> None:
         check_files(Entry.at(LocalFolder(folder)))
     else:
         pull(teacher, folder.parent, token=token)
+    theirs, ours = _normalisation(Record.read(folder).data), _normalisation(data)
+    if theirs and ours and theirs != ours:
+        logger.warning(
+            "%s was trained on images of mean and standard deviation %s, and is now given such of "
+            "%s: it may teach worse than its card says.",
+            teacher,
+            theirs,
+            ours,
+        )
+
+
+def _normalisation(data: dict[str, Any]) -> list[Any]:
+    """Mean and standard deviation of the training images, as far as a record has them."""
+    views = (data.get("train") or {}).get("views") or {}
+    return [views[name] for name in ("mean", "std") if name in views]

@@ -18,10 +18,11 @@ TEXT, NUMBER = (str, type(None)), (int, float, type(None))
 FIELDS: Mapping[str, Kinds] = {
     "architecture": {"class": TEXT, "model_type": TEXT, "num_parameters": NUMBER},
     "seed": {"seed": NUMBER, "family_seed": NUMBER, "init_sha256": TEXT, "trained_sha256": TEXT},
-    "data": {"source": (dict, type(None))},
+    "data": dict.fromkeys(("source", "train", "validation", "test"), (dict, type(None))),
     "training": {"arguments": (dict, type(None)), "hardware": TEXT, "seconds": NUMBER},
     "code": {},
 }
+TRAIN: Kinds = {"views": (dict, type(None)), "items": NUMBER, "window": NUMBER}
 SOURCE: Kinds = {"id": TEXT, "config": TEXT, "revision": TEXT}
 OBJECTIVE: Kinds = {
     "name": str,
@@ -42,6 +43,7 @@ def check_form(record: Record) -> None:
     for name, kinds in FIELDS.items():
         _check_fields(name, getattr(record, name), kinds)
     _check_fields("data.source", record.data.get("source") or {}, SOURCE)
+    _check_fields("data.train", record.data.get("train") or {}, TRAIN)
     if record.objective is not None:
         _check_fields("objective", record.objective, OBJECTIVE)
         _check_word("objective.name", record.objective["name"])

@@ -125,7 +125,8 @@ class Run:
             note_family(self.output_dir, self.family, self.facts)
         if self.teacher is not None:
             with PartialState().main_process_first():
-                pull_teacher(self.teacher, self.folder(self.first - 1), self.token)
+                folder = self.folder(self.first - 1)
+                pull_teacher(self.teacher, folder, facts["data"], self.token)
 
     def _has_begun(self, standing: dict[str, Any] | None) -> bool:
         """Whether there is anything to lose: more than a teacher that was pulled."""
