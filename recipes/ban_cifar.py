@@ -17,9 +17,6 @@ A Hub id, a local folder or a file of images will do as --dataset_name, and any 
 
 With --push_to_hub --hub_model_id ns/family each generation is published as soon as it is finished,
 the ensemble last. --teacher ns/family-gen2@commit goes on from somebody's generation.
-
-With --push_to_hub --hub_model_id ns/family each generation is published as soon as it is finished,
-the ensemble last. --teacher ns/family-gen2@commit goes on from somebody's generation.
 """
 
 from dataclasses import dataclass, field

@@ -30,7 +30,8 @@ from ban_hf.data import word_tokenizer
 from ban_hf.evaluation import measure_family
 from ban_hf.heads import load_classifier
 from ban_hf.lineage import RECORD, read_json, write_json
-from ban_hf.terminal import ASCII_BRANCH, counted, draw_tree
+from ban_hf.results import counted
+from ban_hf.terminal import ASCII_BRANCH, draw_tree
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

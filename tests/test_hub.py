@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 from hub.client import environment
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from transformers import AutoModelForImageClassification, TrainerCallback
 
 from ban_hf import (
@@ -77,7 +77,8 @@ class TestPush:
 
     def test_nothing_tells_of_this_machine(self, hub, run):
         record = Record.read(run / "generation-0")
-        record.data["source"] = {"id": "/home/me/faces", "config": None, "revision": None}
+        record.data["source"] = {"id": "C:\\me\\faces", "config": None, "revision": None}
+        record.data["mine"] = "file:///home/me/faces"
         record.training["arguments"] |= {"deepspeed": "/home/me/zero.json", "seen": ["C:\\me\\x"]}
         record.write(run / "generation-0")
         for folder in (run / "generation-1", run / "generation-2", run / "ensemble"):
@@ -85,10 +86,11 @@ class TestPush:
         push_family(run, "ns/fam")
         files = hub.repositories["ns/fam-gen0"].files()
         for content in files.values():
-            for private in (str(run), str(Path.home()) + "/", "/home/me", "C:\\\\me", "hf_ours"):
+            for private in (str(run), "/home/me", "C:\\\\me", "hf_ours"):
                 assert private.encode() not in content
         published = json.loads(files["lineage.json"])
         assert published["data"]["source"]["id"] == "faces"
+        assert published["data"]["mine"] == "faces"
         assert published["training"]["arguments"]["deepspeed"] == "zero.json"
 
     def test_students_name_their_teachers_by_commit_and_hash(self, published):
@@ -203,6 +205,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match="no finished generation"):
             push_family(tmp_path, "ns/fam")
 
+    def test_a_teacher_in_a_folder_is_not_published(self, hub, never_killed):
+        with pytest.raises(ValueError, match="say where it is published"):
+            push_generation(
+                never_killed / "generation-1", "ns/x", teacher=str(never_killed / "generation-0")
+            )
+        assert not hub.repositories
+
     def test_another_networks_name_for_the_teacher(self, published, never_killed, tmp_path):
         family.train(tmp_path / "other", generations=1, seed=4)
         with pytest.raises(PublishError, match="another network than the generation 0"):
@@ -222,7 +231,8 @@ class TestRefusals:
         assert token not in str(caught.value) + caplog.text
         assert not hub.repositories
 
-    def test_offline(self, never_killed):
+    def test_offline(self, hub, never_killed, monkeypatch):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
             push_family(never_killed, "ns/fam")
 
@@ -286,6 +296,8 @@ class TestPrivate:
         assert hub.repositories["ns/fam-gen3"].private
         push_generation(run / "generation-1", "ns/open", teacher="ns/fam-gen0", private=False)
         assert not hub.repositories["ns/open"].private
+        with pytest.raises(PublishError, match="should be public, but is private"):
+            push_family(run, "ns/fam", private=False)
 
     def nothing_was_sent(self, hub):
         assert list(hub.repositories) == ["ns/fam-gen0"]
@@ -300,6 +312,13 @@ class TestPrivate:
 
 
 class TestPull:
+    def test_a_pulled_family_is_not_published_as_ones_own(self, published, tmp_path):
+        pull("ns/fam", tmp_path / "mine")
+        with pytest.raises(ValueError, match="was pulled from the Hub"):
+            push_family(tmp_path / "mine", "ns/mine")
+        with pytest.raises(ValueError, match="leave it out"):
+            push_generation(tmp_path / "mine" / "generation-1", "ns/mine", teacher="ns/nonsense@v1")
+
     def test_a_family_comes_whole_and_verified(self, published, never_killed, tmp_path):
         lineage = pull("ns/fam", tmp_path / "mine")
         assert lineage.places[1] == str(tmp_path / "mine" / "generation-1")
@@ -349,7 +368,8 @@ class TestLoad:
         code = f"open({str(tmp_path / 'ran')!r}, 'w')"
         auto_map = {"AutoConfig": "evil.Config", "AutoModelForImageClassification": "evil.Model"}
         config = {"model_type": "evil", "auto_map": auto_map, "architectures": ["Model"]}
-        record = Record("generation", "evil", 0).__dict__
+        record = Record("generation", "evil", 0, seed={"seed": 0}).__dict__
+        record["architecture"] = {"class": "Model", "model_type": "evil", "num_parameters": 1}
         files = {"config.json": config, "lineage.json": record}
         contents = {name: json.dumps(data).encode() for name, data in files.items()}
         hub.commit("evil/model", {"evil.py": code.encode(), **contents}, "A model")
@@ -438,6 +458,25 @@ class TestTraining:
         seen = []
         family.train(tmp_path, report=lambda: seen.append(list(hub.repositories)), **PUBLISHED)
         assert seen == [GENERATIONS]
+
+    def test_a_family_that_grows_asks_for_its_next_name_before_it_is_trained(self, hub, tmp_path):
+        family.train(tmp_path, generations=1, **PUBLISHED)
+        hub.commit("ns/fam-gen2", {"model.bin": b"theirs"}, "A model")
+        with pytest.raises(PublishError, match=r"ns/fam-gen2 holds model"):
+            family.train(tmp_path, generations=2, **PUBLISHED)
+        assert not (tmp_path / "generation-2").exists()
+
+    def test_what_was_missed_goes_up_with_the_next_generation(self, hub, tmp_path):
+        class Back(TrainerCallback):
+            def on_train_begin(self, args, state, control, **kwargs):
+                if args.output_dir.endswith("generation-2"):
+                    hub.heal()
+
+        seen = []
+        options = {"callbacks": [Outage(hub, 1), Back()], **PUBLISHED}
+        family.train(tmp_path, report=lambda: seen.extend(hub.repositories), **options)
+        assert seen == GENERATIONS
+        verify_lineage("ns/fam")
 
     def test_a_hub_that_goes_away_costs_no_training(self, hub, tmp_path, caplog):
         with pytest.raises(HubError, match="give the same command again"):
@@ -569,6 +608,25 @@ class TestGoingOn:
         with pytest.raises(ValueError, match=r"teacher: .* here"):
             family.train(tmp_path, generations=1, teacher="ns/fam-gen1")
 
+    def test_a_teacher_of_the_same_number_is_another_one(self, published, tmp_path, publication):
+        others = published.repositories["ns/fam-gen2"].files()
+        published.commit("ns/else-gen2", others, "The same files")
+        with pytest.raises(ValueError, match="classes"):
+            family.train(tmp_path / "a", teacher="ns/fam-gen2", model_init=lambda generation: OTHER)
+        with pytest.raises(ValueError, match="was pulled for another teacher"):
+            family.train(tmp_path / "a", teacher="ns/else-gen2")
+
+    def test_from_generation_0_that_is_not_published_again(self, published, tmp_path):
+        family.train(tmp_path / "a", generations=1, teacher="ns/fam-gen0")
+        commits = push_family(tmp_path / "a", "ns/second")
+        assert [c.repo_id for c in commits] == ["ns/second-gen1", "ns/second"]
+        verify_lineage("ns/second")
+
+    def test_the_words_of_the_readme_resume_though_the_hub_is_away(self, published, tmp_path):
+        family.train(tmp_path / "a", generations=1, teacher="ns/fam-gen2@v1")
+        published.fail(1, "error", times=1_000_000)
+        family.train(tmp_path / "a", generations=2, teacher="ns/fam-gen2@v1")
+
     def test_what_cannot_be_a_teacher_is_said(self, published, never_killed, tmp_path):
         with pytest.raises(ValueError, match="is an ensemble"):
             family.train(tmp_path / "a", teacher="ns/fam")
@@ -585,9 +643,8 @@ def test_a_token_is_in_no_log(hub, never_killed, caplog):
     caplog.set_level(logging.DEBUG)
     hub.fail(3, "error", times=3)
     push_family(never_killed, "ns/fam", token="hf_ours")
-    ours = [r for r in caplog.records if r.name.startswith("ban_hf")]
-    assert ours
-    assert not [r for r in ours if "hf_ours" in r.getMessage()]
+    assert [r for r in caplog.records if r.name.startswith("ban_hf")]
+    assert not [r for r in caplog.records if "hf_ours" in r.getMessage()]
 
 
 class TestRecipe:

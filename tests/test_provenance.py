@@ -132,6 +132,12 @@ class TestVerify:
         with pytest.raises(UnlistedFileError, match="names code"):
             verify_lineage(run / "generation-2")
 
+    def test_a_config_that_is_no_mapping(self, run):
+        (run / "generation-2" / "config.json").write_text("[]")
+        Record.read(run / "generation-2").write(run / "generation-2")
+        with pytest.raises(RecordError, match=r"config.json of"):
+            verify_lineage(run / "generation-2")
+
     def test_a_generation_number_changed(self, published):
         changed(published, STUDENT, generation=7)
         with pytest.raises(BrokenChainError, match="is generation 7, but its teacher"):
@@ -260,6 +266,9 @@ class TestForm:
             {"members": 3},
             {"metrics": [{"name": "error", "split": "test", "value": 10**400}]},
             {"metrics": [{"name": "a|b", "split": "test", "value": 1}]},
+            {"objective": {"name": "kd", "teacher_weight": 1, "label_weight": 0}},
+            {"architecture": {"class": "C", "model_type": "m"}},
+            {"seed": {}},
             {"objective": {"name": "kd** | [win](http://evil)", "teacher_weight": 1}},
             {"family": "one\ntwo"},
             {"family": "`<img src=x>`"},

@@ -61,7 +61,7 @@ def is_complete(hub: LoopbackHub) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["error", "error_after", "drop", "drop_after", "stale"])
+@pytest.mark.parametrize("kind", ["error", "error_after", "drop", "drop_after", "cut", "stale"])
 def test_a_fault_that_passes_is_survived(hub, pair, kind):
     for _ in faults(hub, kind):
         push(pair)
@@ -102,7 +102,7 @@ def is_published(hub: LoopbackHub, name: str) -> bool:
     return name in hub.repositories and "lineage.json" in hub.repositories[name].files()
 
 
-@pytest.mark.parametrize("kind", ["error", "error_after", "drop", "drop_after", "stale"])
+@pytest.mark.parametrize("kind", ["error", "error_after", "drop", "drop_after", "cut", "stale"])
 def test_a_server_that_ignores_private_gets_no_weights_with_any_fault(hub, pair, kind):
     hub.ignores_private = True
     empty = hub.snapshot()

@@ -29,9 +29,12 @@ def card(
     Args:
         where: see `load_lineage`.
         revision: see `load_lineage`.
-        license: of the weights, as the Hub writes it (`"apache-2.0"`).
+        license: of the weights, as the Hub writes it (`"apache-2.0"`); by default that of the card
+            that stands there.
     """
-    return _render(*_standing(where, revision), license)
+    place, record, before, repo_id = _standing(where, revision)
+    results = _results(place, record, before)
+    return _render(place, record, before, repo_id, license or _licence(place), results)
 
 
 def write_card(
@@ -50,7 +53,8 @@ def write_card(
         license: see `card`.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    files = card_files(*_standing(where, revision), license)
+    place, record, before, repo_id = _standing(where, revision)
+    files = card_files(place, record, before, repo_id, license or _licence(place))
     for name, content in files.items():
         Path(folder, name).write_bytes(content)
     return [Path(folder, name) for name in files]
@@ -78,9 +82,9 @@ def card_files(
         repo_id: of the repository, if there is one.
         license: of the weights, as the Hub writes it.
     """
-    rendered = _render(place, record, before, repo_id, license)
-    files = {CARD: str(rendered).encode()}
     results = _results(place, record, before)
+    rendered = _render(place, record, before, repo_id, license, results)
+    files = {CARD: str(rendered).encode()}
     if is_drawn(record, results):
         with tempfile.TemporaryDirectory() as folder:
             plot_generations(results, Path(folder, PICTURE))
@@ -93,13 +97,27 @@ def is_drawn(record: Record, results: Mapping[str, Any]) -> bool:
     return record.generation != 0 and is_measured(results)
 
 
+def _licence(place: Place) -> str | None:
+    """That of the card of a place, if it has one."""
+    if CARD not in place.names():
+        return None
+    found: str | None = (
+        ModelCard(place.fetch(CARD).read_text("utf-8")).data.to_dict().get("license")
+    )
+    return found
+
+
 def _render(
-    place: Place, record: Record, before: Sequence[Entry], repo_id: str | None, license: str | None
+    place: Place,
+    record: Record,
+    before: Sequence[Entry],
+    repo_id: str | None,
+    license: str | None,
+    results: Mapping[str, Any],
 ) -> ModelCard:
     config = AutoConfig.from_pretrained(place.fetch("config.json").parent, trust_remote_code=False)
     network = _network(config)
     own_class = type(config).__module__.startswith("ban_hf")
-    results = _results(place, record, before)
     this = asdict(record) | ({"place": {"repo_id": repo_id, "revision": None}} if repo_id else {})
     return render_card(
         asdict(record),

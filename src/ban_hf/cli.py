@@ -210,7 +210,7 @@ COMMANDS = (
         (
             "  ban-hf push runs/digits ns/digits --private",
             "  ban-hf push runs/digits/generation-2 ns/digits-gen2",
-            "  ban-hf push runs/mine/generation-3 ns/mine-gen3 --teacher ns/digits-gen2@COMMIT",
+            "  ban-hf push runs/mine/generation-3 ns/other --teacher ns/mine-gen2@v1",
         ),
     ),
     (

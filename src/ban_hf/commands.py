@@ -8,7 +8,7 @@ from typing import Any
 
 from ban_hf import cards, hub
 from ban_hf.ensemble import normalised_weights
-from ban_hf.lineage import RECORD, Lineage, Record, finished_generations
+from ban_hf.lineage import RECORD, Lineage, finished_generations
 from ban_hf.members import (
     DatasetArguments,
     check_savable,
@@ -54,7 +54,7 @@ def verify(args: argparse.Namespace) -> Answer:
             "bytes": sum(file["size"] for file in record.files),
             "place": found.places[record.generation],
         }
-        for record in _records(found)
+        for record in found.records
     ]
     lines = [
         [row["name"], f"{row['files']} files", f"{row['bytes']:,} bytes", row["place"]]
@@ -118,15 +118,10 @@ def card(args: argparse.Namespace) -> Answer:
     return Answer({"files": files}, f"Written: {', '.join(files)}")
 
 
-def _records(lineage: Lineage) -> list[Record]:
-    return [*lineage.generations, *([lineage.ensemble] if lineage.ensemble else [])]
-
-
 def _as_data(lineage: Lineage) -> dict[str, Any]:
     """A lineage as plain data: the records, each with its `place`."""
     records = [
-        asdict(record) | {"place": lineage.places[record.generation]}
-        for record in _records(lineage)
+        asdict(record) | {"place": lineage.places[record.generation]} for record in lineage.records
     ]
     count = len(lineage.generations)
     return {

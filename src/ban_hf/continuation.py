@@ -12,16 +12,16 @@ from ban_hf.provenance import Entry, ancestry, check_files
 logger = logging.getLogger(__name__)
 
 
-def noted_teacher(note: dict[str, Any] | None) -> str | None:
-    """The generation on the Hub that a run was noted to go on from, by its commit."""
-    teacher: str | None = (note or {}).get("run", {}).get("teacher", {}).get("teacher")
-    return teacher
+def noted_teacher(note: dict[str, Any] | None) -> dict[str, str]:
+    """What a run was noted to go on from: `teacher`, by its commit, and the words that `asked`."""
+    noted: dict[str, str] = (note or {}).get("run", {}).get("teacher") or {}
+    return noted
 
 
 def find_teacher(
-    asked: str, noted: str | None, output_dir: Path, token: str | None
-) -> tuple[str, int]:
-    """The teacher by its commit, and its generation; where it is noted and pulled, as it is there.
+    asked: str, noted: dict[str, str], output_dir: Path, token: str | None
+) -> tuple[dict[str, str], int]:
+    """What to note of a teacher, and its generation; where it is noted and pulled, as it is there.
 
     Then the Hub is not asked again: it may be away, or its branch elsewhere by now.
 
@@ -29,10 +29,10 @@ def find_teacher(
         ValueError: if it is no generation on the Hub.
         LineageError: if its own lineage is not what it says.
     """
-    if noted and asked in (noted, noted.partition("@")[0]):
+    if asked in noted.values():
         if pulled := finished_generations(output_dir):
             return noted, int(Record.read(pulled[0]).generation or 0)
-        asked = noted
+        asked = noted["teacher"]
     place = locate(asked, token=token)
     if isinstance(place, LocalFolder):
         raise ValueError(
@@ -40,21 +40,25 @@ def find_teacher(
             "'ns/family-gen2@commit'. To go on with a run of your own, give its output_dir and "
             "more generations."
         )
-    record = Entry.at(place).record
+    record = ancestry(place)[-1].record
     if record.kind != "generation":
         raise ValueError(f"teacher={asked!r} is an ensemble: name one of its generations.")
-    ancestry(place)
-    return str(place), int(record.generation or 0)
+    found = {"teacher": str(place), "asked": asked}
+    return noted if noted.get("teacher") == str(place) else found, int(record.generation or 0)
 
 
-def hold_no_other_teacher(output_dir: Path, generation: int) -> None:
-    """Hold that no teacher of an earlier attempt stands where it would be taken for a student.
+def hold_no_other_teacher(output_dir: Path, ours: Path | None) -> None:
+    """Hold that no teacher of an earlier attempt stands where it would be taken for this run's.
+
+    Args:
+        output_dir: of the run, which has trained nothing yet.
+        ours: the folder of the teacher that is noted there, if this is the run's.
 
     Raises:
-        ValueError: naming it.
+        ValueError: naming the folder that does.
     """
     for folder in finished_generations(output_dir):
-        if folder.name != f"generation-{generation}":
+        if folder != ours:
             raise ValueError(
                 f"{folder} was pulled for another teacher than this run's: move it away, or give "
                 "another output_dir."

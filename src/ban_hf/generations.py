@@ -58,7 +58,8 @@ def train_generations(
         data: what the records say of the data (JSON), beside the fingerprints of `ImageViews`.
         teacher: a generation of somebody's family on the Hub, `"ns/family-gen2@commit"`, to go on
             from: it is pulled to `generation-2`, and the students are generations 3 and so on.
-        report: called when all is trained, before the ensemble is published: where it writes
+        report: called, on every process, when all is trained, before the ensemble is published:
+            where it writes
             `results.json` (`write_report`), the family's card shows that.
         trainer_kwargs: for `BANTrainer`: `data_collator`, `compute_metrics`, `processing_class`,
             `callbacks` and so on.
@@ -86,11 +87,12 @@ def train_generations(
     run = Run(model_init, args, generations, family, (data or {}) | described, teacher)
     check_windows("test_dataset", test_dataset, args.eval_batch_size, args)
     run.open()
-    generations_here = range(run.first, run.last + 1)
-    publisher.prepare(generations_here, run.teacher, is_new=not run.finished(run.first))
+    here = range(run.first, run.last + 1)
+    missing = [generation for generation in here if not run.finished(generation)]
+    publisher.prepare(missing, run.teacher, is_new=not run.finished(run.first))
     trainer_kwargs |= {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     with run.alone():
-        for generation in generations_here:
+        for generation in here:
             if not run.finished(generation):
                 run.train(generation, test_dataset, trainer_kwargs)
             publisher.publish_generation(run.folder(generation))

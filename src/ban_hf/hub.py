@@ -19,7 +19,7 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from ban_hf.cards import CARD, PICTURE, card_files
-from ban_hf.errors import PublishError
+from ban_hf.errors import PublishError, RecordError
 from ban_hf.lineage import LOG, RECORD, Lineage, Record, as_json, finished_generations
 from ban_hf.network import clean_token, persistently
 from ban_hf.places import HubCommit, LocalFolder, Place, locate, look
@@ -49,7 +49,9 @@ def push_family(
         output_dir: of the family.
         repo_id: `"ns/family"`, or `"family"` under your own name: the ensemble's repository;
             generation k goes to `"ns/family-genk"`.
-        private: True for repositories that only you can read: held before any weights are sent.
+        private: True for repositories that only you can read: held before any weights are sent;
+            False for public ones; by default as the teacher is, if that is private, or else as
+            your account makes them.
         license: of the weights, as the Hub writes it (`"apache-2.0"`), for the cards.
         token: by default the one of `hf auth login` or HF_TOKEN.
 
@@ -64,10 +66,6 @@ def push_family(
     output_dir, token = Path(output_dir), clean_token(token)
     repo_id = full_name(repo_id, token)
     generations, ensemble = _family(output_dir)
-    if generations[0].record.generation:
-        generations = generations[1:]  # the first was pulled, and is somebody's
-    if not generations:
-        raise ValueError(f"output_dir={output_dir} holds a pulled generation alone, none to push.")
     options: dict[str, Any] = {"private": private, "license": license, "token": token}
     commits: list[HubCommit] = []
     for entry in generations:
@@ -82,10 +80,11 @@ def push_family(
 
 
 def _family(output_dir: Path) -> tuple[list[Entry], Entry | None]:
-    """The generations and the ensemble of a directory, each file held against its record.
+    """The own generations and the ensemble of a directory, each file held against its record.
 
     Raises:
-        ValueError: if there is no generation, or the ensemble has another one for a member.
+        ValueError: if there is no generation that was trained here.
+        PublishError: if the ensemble has another generation for a member.
         TamperedFileError: see `push_family`.
     """
     generations = [Entry.at(LocalFolder(f)) for f in finished_generations(output_dir)]
@@ -103,7 +102,16 @@ def _family(output_dir: Path) -> tuple[list[Entry], Entry | None]:
             )
     for entry in [*generations, *([ensemble] if ensemble else [])]:
         _contents(entry)
-    return generations, ensemble
+    # A family that goes on from somebody's generation begins with that, as it was pulled.
+    elsewhere = ["repo_id" in (e.record.teacher or {}) for e in generations]
+    own = generations[1:] if elsewhere[0] or any(elsewhere[1:2]) else generations
+    members = ensemble.record.members if ensemble else []
+    if not own or any(elsewhere[2:]) or any("repo_id" in member for member in members):
+        raise ValueError(
+            f"output_dir={output_dir} was pulled from the Hub, where it is published. (A single "
+            "generation of it is published again by push_generation.)"
+        )
+    return own, ensemble
 
 
 def push_generation(
@@ -154,7 +162,10 @@ def _push_ensemble(entry: Entry, repo_id: str, last: HubCommit, **options: Any) 
     hashes = {e.lineage_sha256 for e in chain}
 
     def is_of_fewer(standing: Path) -> bool:
-        theirs = Record.read(standing.parent)
+        try:
+            theirs = Entry.at(LocalFolder(standing.parent)).record
+        except RecordError:
+            return False
         known = all(member["lineage_sha256"] in hashes for member in theirs.members)
         return (theirs.kind, theirs.family) == (record.kind, record.family) and known
 
@@ -194,15 +205,17 @@ def _publish(
 def prepare_family(
     repo_id: str,
     generations: Sequence[int],
+    is_new: bool,
     teacher: str | None,
     private: bool | None,
     token: str | None,
 ) -> None:
-    """Hold, before hours of training, that a family can be published; make its first repository.
+    """Hold, before hours of training, that it can be published; make the first repository.
 
     Args:
         repo_id: see `push_family`.
         generations: that are to be trained.
+        is_new: whether they are the first of their family.
         teacher: of the first, `"ns/name@commit"`, where it is somebody's.
         private: see `push_family`.
         token: see `push_family`.
@@ -212,7 +225,7 @@ def prepare_family(
         HubError: if the Hub cannot be reached, or refuses.
     """
     names = [generation_repository(repo_id, generation) for generation in generations]
-    for name in [repo_id, *names]:
+    for name in [*([repo_id] if is_new else []), *names]:
         held = contents_of(name, token)
         if held:
             what = "is published already" if RECORD in held else f"holds {', '.join(sorted(held))}"
@@ -220,7 +233,7 @@ def prepare_family(
                 f"{name} {what}, and this run would train another one. Nothing was changed: give "
                 "another hub_model_id, or delete it."
             )
-    place = locate(teacher, token=token) if teacher else None
+    place = locate(teacher, token=token) if teacher and is_new else None
     prepare(names[0], _privacy(private, place), token)
 
 
@@ -316,14 +329,16 @@ def _contents(entry: Entry) -> dict[str, Content]:
 def _teachers(entry: Entry, repo_id: str, teacher: str | None, token: str | None) -> list[Entry]:
     """The published generations before this one, the teacher last."""
     named = entry.record.teacher
-    if named is None:
-        return []
-    if "repo_id" in named:  # somebody else's family goes on
-        place: Place = HubCommit(named["repo_id"], named["revision"], token)
-    elif teacher is not None:
-        place = locate(teacher, token=token)
-    else:
-        place = _teacher_by_name(entry.record, repo_id, token)
+    if named is None or "repo_id" in named:  # somebody else's family goes on
+        recorded = HubCommit(named["repo_id"], named["revision"], token) if named else None
+        if teacher is not None and teacher != str(recorded):
+            raise ValueError(
+                f"teacher={teacher!r}: {entry.place} records {recorded}: leave it out."
+            )
+        return ancestry(recorded) if recorded else []
+    place = locate(teacher, token=token) if teacher else _teacher_by_name(entry, repo_id, token)
+    if not isinstance(place, HubCommit):
+        raise ValueError(f"teacher={teacher!r} is a folder: say where it is published.")
     chain = ancestry(place)
     if chain[-1].record.weights_sha256 != named["weights_sha256"]:
         raise PublishError(
@@ -333,7 +348,8 @@ def _teachers(entry: Entry, repo_id: str, teacher: str | None, token: str | None
     return chain
 
 
-def _teacher_by_name(record: Record, repo_id: str, token: str | None) -> HubCommit:
+def _teacher_by_name(entry: Entry, repo_id: str, token: str | None) -> HubCommit:
+    record = entry.record
     family = repo_id.removesuffix(f"-gen{record.generation}")
     if family == repo_id:
         raise PublishError(

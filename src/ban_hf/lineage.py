@@ -111,6 +111,11 @@ class Lineage:
     ensemble: Record | None = None
     places: dict[int | None, str] = field(default_factory=dict)
 
+    @property
+    def records(self) -> list[Record]:
+        """Those of the generations, then the ensemble's."""
+        return [*self.generations, *([self.ensemble] if self.ensemble else [])]
+
 
 def reference(folder: Path, base: Path) -> dict[str, Any]:
     """How a student or an ensemble names another folder of its family."""

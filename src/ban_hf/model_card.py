@@ -19,6 +19,7 @@ from ban_hf.objectives import OBJECTIVES
 from ban_hf.results import (
     Metric,
     Results,
+    counted,
     data_name,
     entries_of,
     mean_of,
@@ -70,8 +71,8 @@ def render_card(
     Args:
         lineage: the contents of its `lineage.json`.
         family: the records of its family, in order and up to this one; of an ensemble all
-            generations, or none where its members are of several families. Each may also have a
-            `place`: its `repo_id`, and the `revision` that it is published in.
+            generations. Each may also have a `place`: its `repo_id`, and the `revision` that it is
+            published in.
         repo_id: where it is, or will be, published; without one the card shows a local path.
         license: identifier of the licence of the weights, as the Hub writes it; the card says so
             if there is none.
@@ -87,15 +88,15 @@ def render_card(
 
     Raises:
         ValueError: for a kind that has no template, a task that has no Auto class, a family that
-            does not end with this generation, or results of several runs.
+            does not end with this generation, results of several runs, or a record that lacks
+            what a card tells.
     """
     _check(lineage, family, pipeline_tag, results)
     data = _metadata(lineage, repo_id, license, pipeline_tag)
     files = [file["path"] for file in lineage.get("files", [])]
-    body = (
-        _environment()
-        .get_template(f"{lineage['kind']}.md")
-        .render(
+    template = _environment().get_template(f"{lineage['kind']}.md")
+    try:
+        body = template.render(
             _training_facts(lineage, family),
             table=_table(lineage, family, _results(lineage, family, results)),
             lineage=lineage,
@@ -111,7 +112,8 @@ def render_card(
             code=[name for name in files if name.endswith(".py")],
             reads=bool({"preprocessor_config.json", "tokenizer_config.json"} & set(files)),
         )
-    )
+    except jinja2.UndefinedError as error:
+        raise ValueError(f"the record lacks what a card tells: {error}.") from error
     body = re.sub(r"\n{3,}", "\n\n", body)  # the gaps that parts leave which say nothing
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
 
@@ -198,9 +200,8 @@ def _results(lineage: Fields, family: Sequence[Fields], results: Results | None)
     if lineage["kind"] == "generation":
         return results or results_of(family or [lineage])
     own = results_of(family, lineage)
-    if results is None:  # without the members' records all that is known is who they are
-        members = [{**m, "test": {}, "place": m} for m in lineage["members"]]
-        return own if family else own | {"generations": members}
+    if results is None:
+        return own
     ensembles = results.get("ensembles") or []
     known = any(entry["members"] == _numbers(lineage) for entry in ensembles)
     return results if known else {**results, "ensembles": [*ensembles, *own["ensembles"]]}
@@ -218,7 +219,7 @@ def _table(lineage: Fields, family: Sequence[Fields], results: Results) -> dict[
         generation: Any = entry.get("generation")
         members = entry.get("members", [])
         is_this = (generation, members) == (lineage["generation"], _numbers(lineage))
-        name = _row_name(entry, None if is_this else entry.get("place") or places.get(generation))
+        name = _row_name(entry, None if is_this else places.get(generation))
         learnt_from = methods.get(generation, "labels" if "kind" in entry else MISSING)
         cells = [f"{name} (this one)" if is_this else name, learnt_from]
         cells += [_cell(entry["test"].get(metric.name), metric.digits) for metric in metrics]
@@ -266,11 +267,7 @@ def _row_name(entry: Fields, place: Fields | None) -> str:
 
 
 def _in_words(numbers: Sequence[int]) -> str:
-    """Generations, as 1 and 2, or 1 to 3, or 1, 3 and 4."""
-    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
-        return f"generations {numbers[0]} to {numbers[-1]}"
-    *others, last = map(str, numbers)
-    return f"generations {', '.join(others)} and {last}" if others else f"generation {last}"
+    return f"generation{'s' if len(numbers) > 1 else ''} {counted(numbers)}"
 
 
 def _numbers(lineage: Fields) -> list[int]:
@@ -348,14 +345,16 @@ def _objective(lineage: Fields) -> dict[str, Any] | None:
     objective = lineage.get("objective")
     if not objective:
         return None
-    text = inspect.getdoc(OBJECTIVES[objective["name"]]) or ""
+    known = OBJECTIVES.get(objective["name"])  # a later version may have others
+    text = (inspect.getdoc(known) if known else None) or ""
     parts = re.findall(r"^([A-Z]\w+): (.+?)(?=\n[A-Z]\w+: |\Z)", text, re.MULTILINE | re.DOTALL)
     terms = {
         objective["name"]: objective["teacher_weight"],
         "label cross-entropy": objective["label_weight"],
     }
     loss = " + ".join(t if w == 1 else f"{w:g} * {t}" for t, w in terms.items() if w)
-    return {**objective, "summary": text.partition("\n")[0], "loss": loss} | {
+    unknown = dict.fromkeys(("formula", "reference"), "not known to this version of ban_hf")
+    return {**objective, **unknown, "summary": text.partition("\n")[0], "loss": loss} | {
         label.lower(): " ".join(body.split()) for label, body in parts
     }
 

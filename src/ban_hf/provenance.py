@@ -98,8 +98,7 @@ def verify_lineage(where: str | Path, revision: str | None = None) -> Lineage:
             `TamperedFileError` or `UnlistedFileError`.
     """
     chain, ensemble = walk(where, revision)
-    entries = [*chain, *([ensemble] if ensemble else [])]
-    for entry in entries:
+    for entry in [*chain, *([ensemble] if ensemble else [])]:
         check_files(entry)
     for entry in chain if ensemble else chain[:-1]:
         _check_main(entry)
@@ -208,7 +207,11 @@ def check_files(entry: Entry) -> None:
     for file in entry.record.files:
         path = check_file(entry.place, file)
         if file["path"].endswith("config.json"):
-            _check_code(entry, file["path"], read_json(path), listed)
+            try:
+                config = read_json(path)
+            except ValueError as error:
+                raise RecordError(f"{file['path']} of {entry.place}: {error}") from error
+            _check_code(entry, file["path"], config, listed)
 
 
 def _check_code(entry: Entry, name: str, config: dict[str, Any], listed: set[str]) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -23,7 +23,7 @@ def for_others(record: Record, published: Iterable[str]) -> Record:
         training["arguments_sha256"] = sha256_of_json(training["arguments"])
     data = _without_paths(record.data, _is_of_a_machine)
     if (source := data.get("source", data)).get("id"):
-        source["id"] = data_name(asdict(record))
+        source["id"] = data_name({"data": data})
     files = [file for file in record.files if file["path"] in published]
     return replace(record, data=data, training=training, files=files)
 

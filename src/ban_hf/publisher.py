@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ban_hf.errors import HubError, LineageError, PublishError
 from ban_hf.hub import (
     full_name,
     generation_repository,
@@ -32,33 +31,48 @@ class Publisher:
     def __init__(self, args: BANTrainingArguments) -> None:
         self.is_on = args.push_to_hub and args.process_index == 0
         self.repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
+        self.unpublished: list[Path] = []
         self.options: dict[str, Any] = {
             "private": args.hub_private_repo,
             "license": args.hub_license,
             "token": clean_token(args.hub_token),
         }
 
-    def prepare(self, generations: Sequence[int], teacher: str | None, *, is_new: bool) -> None:
-        """Hold, before a new run trains for hours, that its generations can be published."""
+    def prepare(self, missing: Sequence[int], teacher: str | None, *, is_new: bool) -> None:
+        """Hold, before anything is trained for hours, that it can be published.
+
+        Args:
+            missing: the generations that are to be trained.
+            teacher: of the first of a new family, where it is on the Hub.
+            is_new: whether they are the first of their family.
+
+        Raises:
+            PublishError: see `prepare_family`.
+            HubError: see `prepare_family`.
+        """
         if not self.is_on:
             return
-        self.repo_id = full_name(self.repo_id, self.options["token"])
-        if is_new:
-            private, token = self.options["private"], self.options["token"]
-            prepare_family(self.repo_id, generations, teacher, private, token)
+        private, token = self.options["private"], self.options["token"]
+        self.repo_id = full_name(self.repo_id, token)
+        if missing:
+            prepare_family(self.repo_id, missing, is_new, teacher, private, token)
 
     def publish_generation(self, folder: Path) -> None:
-        """Publish a generation; a Hub that is away costs no training."""
+        """Publish a generation, after those that could not be: no outage stops a training."""
         if not self.is_on:
             return
-        number = int(folder.name.removeprefix("generation-"))
-        try:
-            name = generation_repository(self.repo_id, number)
-            print(f"Published {push_generation(folder, name, **self.options)}", flush=True)
-        except (HubError, LineageError, PublishError) as error:
-            logger.warning(
-                "%s is not published yet: %s It will be tried again at the end.", folder, error
-            )
+        self.unpublished.append(folder)
+        while self.unpublished:
+            folder = self.unpublished[0]
+            name = generation_repository(self.repo_id, int(folder.name[len("generation-") :]))
+            try:
+                print(f"Published {push_generation(folder, name, **self.options)}", flush=True)
+            except (ValueError, OSError) as error:  # at the end it is raised
+                logger.warning(
+                    "%s is not published yet, but will be tried again: %s", folder, error
+                )
+                return
+            del self.unpublished[0]
 
     def publish_family(self, output_dir: Path) -> None:
         """Publish all that is not yet, and the ensemble.

@@ -1,7 +1,6 @@
 """Whether a record has the form of one: it may come from anybody, and is shown to others."""
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -9,27 +8,26 @@ from typing import Any
 from ban_hf.lineage import Record
 
 REFERENCE = {"generation", "lineage_sha256", "weights_sha256"}
-WORD = re.compile(r"[\w.+-]{1,100}")
-#: What a family cannot be called: its name stands in Markdown, and in one line.
-MARKUP = set("`|<>[]*\\\n")
+#: What a name cannot hold: it stands in Markdown, and in one line.
+MARKUP = "`|<>[]*\\"
 
 Kinds = Mapping[str, Any]  # of a mapping's fields: a type, or a tuple of types
-TEXT, NUMBER = (str, type(None)), (int, float, type(None))
+NUMBER, NONE = (int, float), type(None)
+MAYBE_TEXT, MAYBE_NUMBER, MAYBE_DICT = (str, NONE), (*NUMBER, NONE), (dict, NONE)
 FIELDS: Mapping[str, Kinds] = {
-    "architecture": {"class": TEXT, "model_type": TEXT, "num_parameters": NUMBER},
-    "seed": {"seed": NUMBER, "family_seed": NUMBER, "init_sha256": TEXT, "trained_sha256": TEXT},
-    "data": dict.fromkeys(("source", "train", "validation", "test"), (dict, type(None))),
-    "training": {"arguments": (dict, type(None)), "hardware": TEXT, "seconds": NUMBER},
+    "architecture": {"class": str, "model_type": str, "num_parameters": int},
+    "seed": {"seed": MAYBE_NUMBER, "family_seed": MAYBE_NUMBER},
+    "data": dict.fromkeys(("source", "train", "validation", "test"), MAYBE_DICT),
+    "training": {"arguments": MAYBE_DICT, "hardware": MAYBE_TEXT, "seconds": MAYBE_NUMBER},
     "code": {},
 }
-TRAIN: Kinds = {"views": (dict, type(None)), "items": NUMBER, "window": NUMBER}
-SOURCE: Kinds = {"id": TEXT, "config": TEXT, "revision": TEXT}
+TRAIN: Kinds = {"views": MAYBE_DICT, "items": MAYBE_NUMBER, "window": MAYBE_NUMBER}
+SOURCE: Kinds = {"id": MAYBE_TEXT, "config": MAYBE_TEXT, "revision": MAYBE_TEXT}
 OBJECTIVE: Kinds = {
     "name": str,
-    "teacher_weight": (int, float),
-    "label_weight": (int, float),
-    "temperature": NUMBER,
+    **dict.fromkeys(("teacher_weight", "label_weight", "temperature"), NUMBER),
 }
+METRIC: Kinds = {"name": str, "split": str, "value": MAYBE_NUMBER, "n": MAYBE_NUMBER}
 
 
 def check_form(record: Record) -> None:
@@ -38,39 +36,46 @@ def check_form(record: Record) -> None:
     Raises:
         ValueError: naming what is not.
     """
-    check_family_name(record.family)
+    check_name("family", record.family)
     _check_kind(record)
     for name, kinds in FIELDS.items():
         _check_fields(name, getattr(record, name), kinds)
+    if record.kind == "generation":
+        _check_fields("seed", record.seed, {"seed": int})
     _check_fields("data.source", record.data.get("source") or {}, SOURCE)
     _check_fields("data.train", record.data.get("train") or {}, TRAIN)
+    for name in ("class", "model_type"):
+        check_name(f"architecture.{name}", record.architecture[name])
     if record.objective is not None:
         _check_fields("objective", record.objective, OBJECTIVE)
-        _check_word("objective.name", record.objective["name"])
-    for name in ("class", "model_type"):
-        _check_word(f"architecture.{name}", record.architecture.get(name) or "-")
+        check_name("objective.name", record.objective["name"])
     for reference in [*([record.teacher] if record.teacher else []), *record.members]:
         _check_reference(reference)
     for metric in record.metrics:
-        _check_fields("metrics", metric, {"name": str, "split": str, "value": NUMBER, "n": NUMBER})
-        _check_word("metrics.name", metric["name"])
-        _check_word("metrics.split", metric["split"])
+        _check_fields("metrics", metric, METRIC)
+        check_name("metrics.name", metric["name"])
+        check_name("metrics.split", metric["split"])
     if not all(map(_is_listed_well, record.files)):
         raise ValueError("its files must have a path within it, a size and a sha256.")
 
 
-def check_family_name(family: str) -> None:
-    """Hold that a family's name is one that can stand in a card.
+def check_name(what: str, name: str) -> None:
+    """Hold that a name is one that can stand in a card.
 
     Raises:
         ValueError: naming the characters that cannot.
     """
-    bad = sorted({c for c in family if c in MARKUP or not c.isprintable()})
-    if bad or not 0 < len(family) <= 200:
+    if name != as_name(name):
         raise ValueError(
-            f"family={family[:200]!r} must have 1 to 200 characters, and none of "
-            f"{' '.join(map(repr, bad or sorted(MARKUP)))}: give another name."
+            f"{what}={name[:200]!r} must have 1 to 200 printable characters, and none of "
+            f"{' '.join(MARKUP)}: give another name."
         )
+
+
+def as_name(text: str) -> str:
+    """A text as a name: `_` for what cannot stand in one."""
+    kept = "".join("_" if c in MARKUP or not c.isprintable() else c for c in text[:200])
+    return kept or "_"
 
 
 def _check_kind(record: Record) -> None:
@@ -107,11 +112,6 @@ def _is_finite(value: Any) -> bool:
         return not isinstance(value, int | float) or math.isfinite(value)
     except OverflowError:  # an int beyond every float
         return False
-
-
-def _check_word(name: str, value: str) -> None:
-    if not WORD.fullmatch(value):
-        raise ValueError(f"its {name} is {value[:50]!r}: letters, digits, '.', '+', '-', '_' only.")
 
 
 def _check_reference(reference: Any) -> None:

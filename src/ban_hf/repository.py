@@ -111,15 +111,15 @@ def contents_of(repo_id: str, token: str | None = None) -> set[str]:
     return persistently(repo_id, names) - BY_THE_HUB
 
 
-def prepare(repo_id: str, private: bool | None = None, token: str | None = None) -> Remote:
-    """Make a repository unless it is there, and look at it.
+def prepare(repo_id: str, private: bool | None = None, token: str | None = None) -> None:
+    """Make a repository unless it is there, and look who can read it.
 
     Raises:
         PublishError: if it should be private and everybody can read it.
         HubError: see `publish`.
     """
     api = HfApi(token=token)
-    return persistently(repo_id, _settled(lambda: _made(api, repo_id, private)))
+    persistently(repo_id, _settled(lambda: _made(api, repo_id, private)))
 
 
 def _settled(attempt: Callable[[], T]) -> Callable[[], T]:
@@ -141,6 +141,10 @@ def _made(api: HfApi, repo_id: str, private: bool | None) -> Remote:
 
 def _look(api: HfApi, repo_id: str, private: bool | None, revision: str | None = None) -> Remote:
     info = api.model_info(repo_id, revision=revision, files_metadata=True)
+    if private is False and info.private:
+        raise PublishError(
+            f"{repo_id} should be public, but is private: make it public in its settings."
+        )
     if private and not info.private:
         raise PublishError(
             f"{repo_id} should be private, but the Hub says that it is public. (Weights are sent "

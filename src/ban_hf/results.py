@@ -208,6 +208,14 @@ def method_of(objective: Mapping[str, Any] | None) -> str:
     return f"{name}+L" if objective["label_weight"] else name
 
 
+def counted(generations: Sequence[int]) -> str:
+    """Numbers in words: `1`, `1 and 2`, `1 to 3`, `1, 3 and 4`."""
+    *others, last = generations
+    if len(others) > 1 and list(generations) == list(range(others[0], last + 1)):
+        return f"{others[0]} to {last}"
+    return f"{', '.join(map(str, others))} and {last}" if others else str(last)
+
+
 def source_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """Where a record's data came from: `id`, `config`, `revision`, as far as it is recorded."""
     source: Mapping[str, Any] = record["data"].get("source", record["data"])

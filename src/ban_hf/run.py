@@ -44,7 +44,7 @@ from ban_hf.lineage import (
     write_json,
 )
 from ban_hf.network import clean_token
-from ban_hf.record_form import check_family_name
+from ban_hf.record_form import as_name, check_name
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import LOWER_IS_BETTER, BANTrainingArguments
 
@@ -68,8 +68,8 @@ class Run:
     ) -> None:
         self.output_dir = Path(args.output_dir)
         name = (args.hub_model_id or str(self.output_dir.resolve())).rpartition("/")[2]
-        self.asked_family, self.family = family, family or name
-        check_family_name(self.family)
+        self.asked_family, self.family = family, family or as_name(name)
+        check_name("family", self.family)
         self.model_init, self.args, self.token = model_init, args, clean_token(args.hub_token)
         self.data, self.teacher = data, teacher
         self.generations, self.first = generations, 0  # with a teacher the one after it
@@ -104,11 +104,11 @@ class Run:
         )
         path = self.output_dir / RECORD
         standing = read_json(path) if path.is_file() else None
+        noted, facts["teacher"] = noted_teacher(standing), {}
         if self.teacher is not None:
-            noted = noted_teacher(standing)
-            self.teacher, taught = find_teacher(self.teacher, noted, self.output_dir, self.token)
-            self.first = taught + 1
-        facts["teacher"] = {"teacher": self.teacher}
+            found = find_teacher(self.teacher, noted, self.output_dir, self.token)
+            facts["teacher"], self.teacher = found[0], found[0]["teacher"]
+            self.first = found[1] + 1
         begun = self._has_begun(standing)
         if standing is not None:
             # A run that failed before it had anything to lose may be started with others.
@@ -117,7 +117,8 @@ class Run:
             self.family = standing["family"]
         check_folders(self.output_dir, is_ours=standing is not None)
         if not begun:
-            hold_no_other_teacher(self.output_dir, self.first - 1)
+            is_ours = bool(noted) and noted == facts["teacher"]
+            hold_no_other_teacher(self.output_dir, self.folder(self.first - 1) if is_ours else None)
         PartialState().wait_for_everyone()  # all have looked before one of them writes
         self.facts = standing["run"] if standing is not None and begun else facts
         if not begun and self.args.should_save:
@@ -188,7 +189,7 @@ class Run:
         folder = self.folder(generation - 1)
         teacher = load_classifier(folder)
         earlier = [Record.read(f).seed for f in finished_generations(self.output_dir)]
-        known = {seed[name] for seed in earlier for name in ("init_sha256", "trained_sha256")}
+        known = {seed.get(name) for seed in earlier for name in ("init_sha256", "trained_sha256")}
         if record.seed["init_sha256"] in known:
             raise ValueError(
                 f"model_init({generation}) gave the weights that an earlier generation had, "

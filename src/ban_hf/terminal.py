@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.lineage import Lineage, Record
-from ban_hf.results import entries_of, mean_of, measure_of, method_of, results_of
+from ban_hf.results import counted, entries_of, mean_of, measure_of, method_of, results_of
 
 BRANCH, ASCII_BRANCH = "└─ ", "`- "
 MISSING = "-"
@@ -39,7 +39,7 @@ def branch() -> str:
 
 def draw_tree(lineage: Lineage, branch: str = BRANCH) -> str:
     """A family as a tree: each generation below its teacher, then the ensemble."""
-    records = [*lineage.generations, *([lineage.ensemble] if lineage.ensemble else [])]
+    records = lineage.records
     ensemble = asdict(lineage.ensemble) if lineage.ensemble else None
     results = results_of([asdict(record) for record in lineage.generations], ensemble)
     measure = measure_of(results)
@@ -94,14 +94,6 @@ def measurement_table(measured: dict[str, Any]) -> str:
         rows.append([entry["name"], weight, *values])
     n = measured["ensemble"]["test"]["n"]
     return f"{measured['dataset']['id']}: {n:,} test {measure.items}\n{table(rows, numbers=True)}"
-
-
-def counted(generations: Sequence[int]) -> str:
-    """Numbers in words: `1`, `1 and 2`, `1 to 3`, `1, 3 and 4`."""
-    *others, last = generations
-    if len(others) > 1 and list(generations) == list(range(others[0], last + 1)):
-        return f"{others[0]} to {last}"
-    return f"{', '.join(map(str, others))} and {last}" if others else str(last)
 
 
 def _name(record: Record, family: str) -> str:
