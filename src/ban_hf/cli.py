@@ -119,15 +119,14 @@ def _pull_arguments(command: argparse.ArgumentParser) -> None:
 def _push_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", metavar="FOLDER", help="of a family, or of one generation")
     command.add_argument("repo_id", metavar="REPO_ID", help="ns/family, or ns/family-gen2")
-    for private in (True, False):
-        command.add_argument(
-            "--private" if private else "--public",
-            dest="private",
-            action="store_const",
-            const=private,
-            help=f"for {'nobody else' if private else 'everybody'} to read (default: as the "
-            "teacher is, else as your account makes them)",
-        )
+    who = command.add_mutually_exclusive_group()
+    who.add_argument("--private", action="store_true", default=None, help="for you alone to read")
+    who.add_argument(
+        "--public",
+        dest="private",
+        action="store_false",
+        help="for everybody (default: private if the teacher is, else as your account has it)",
+    )
     _license(command)
     command.add_argument("--teacher", metavar="NS/NAME@COMMIT", help="of a single generation")
 
