@@ -46,6 +46,7 @@ LAYERS = {
     "cards": 4,
     "members": 4,
     "hub": 5,
+    "pulling": 5,
     "publisher": 6,
     "continuation": 6,
     "commands": 6,

@@ -31,9 +31,10 @@ from ban_hf import (
     verify_lineage,
 )
 from ban_hf.cards import card
-from ban_hf.errors import TamperedFileError, UnverifiableError
+from ban_hf.errors import RecordError, TamperedFileError, UnverifiableError
 from ban_hf.heads import load_classifier
 from ban_hf.lineage import Record
+from ban_hf.run import Run
 
 GENERATIONS = ["ns/fam-gen0", "ns/fam-gen1", "ns/fam-gen2"]
 FAMILY = [*GENERATIONS, "ns/fam"]
@@ -75,15 +76,30 @@ class TestPush:
         names = {name for repo in hub.repositories.values() for name in repo.files()}
         assert not names & {"training_args.bin", "notes.txt", "training_log.json"}
 
+    @pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_config.json", "a.gguf"])
+    def test_what_is_no_part_of_a_model_is_refused_before_anything_is_sent(self, hub, run, name):
+        (run / "generation-1" / name).write_bytes(b"{}")
+        Record.read(run / "generation-1").write(run / "generation-1")
+        with pytest.raises(RecordError, match=f"{name} is no part of a model"):
+            push_family(run, "ns/fam")
+        assert not hub.requests
+
+    def test_the_files_of_tokenizers_go_up(self, hub, run):
+        names = "bpe.codes spiece.model merges.txt chat_template.jinja source.spm".split()
+        for name in names:
+            (run / "generation-0" / name).write_text("a")
+        Record.read(run / "generation-0").write(run / "generation-0")
+        push_generation(run / "generation-0", "ns/fam-gen0")
+        assert set(names) < set(hub.repositories["ns/fam-gen0"].files())
+        verify_lineage("ns/fam-gen0")
+
     def test_nothing_tells_of_this_machine(self, hub, run):
         record = Record.read(run / "generation-0")
         record.data["source"] = {"id": "C:\\me\\faces", "config": None, "revision": None}
         record.data["mine"] = "file:///home/me/faces"
         record.training["arguments"] |= {"deepspeed": "/home/me/zero.json", "seen": ["C:\\me\\x"]}
         record.write(run / "generation-0")
-        for folder in (run / "generation-1", run / "generation-2", run / "ensemble"):
-            shutil.rmtree(folder)
-        push_family(run, "ns/fam")
+        push_generation(run / "generation-0", "ns/fam-gen0")
         files = hub.repositories["ns/fam-gen0"].files()
         for content in files.values():
             for private in (str(run), "/home/me", "C:\\\\me", "hf_ours"):
@@ -168,12 +184,31 @@ class TestRefusals:
             push_family(never_killed, "ns/fam")
         assert heads(published) == before
 
-    def test_a_growing_family_whose_card_somebody_edited(self, published, run):
+    def test_a_growing_family_whose_card_somebody_edited_keeps_it(self, published, run):
         published.commit("ns/fam", {"README.md": b"# Mine"}, "My words", author="somebody")
         family.train(run, generations=3)
-        with pytest.raises(PublishError, match="was changed by somebody since"):
-            push_family(run, "ns/fam")
+        push_family(run, "ns/fam")
         assert published.repositories["ns/fam"].files()["README.md"] == b"# Mine"
+        assert len(verify_lineage("ns/fam").generations) == 4
+
+    def test_a_growing_family_to_which_somebody_added_weights(self, published, run):
+        published.commit("ns/fam", {"theirs.gguf": b"theirs"}, "ban_hf: as if it were ours")
+        before = heads(published)["ns/fam"]
+        family.train(run, generations=3)
+        with pytest.raises(PublishError, match=r"was changed since it was published: theirs"):
+            push_family(run, "ns/fam")
+        assert heads(published)["ns/fam"] == before
+
+    def test_files_of_an_earlier_state_go_when_they_are_of_no_use_any_more(self, published, run):
+        old = run / "ensemble"
+        (old / "vocab.txt").write_text("a")
+        Record.read(old).write(old)
+        published.repositories.pop("ns/fam")
+        push_family(run, "ns/fam")
+        family.train(run, generations=3)
+        push_family(run, "ns/fam")
+        assert "vocab.txt" not in published.repositories["ns/fam"].files()
+        verify_lineage("ns/fam")
 
     @pytest.mark.parametrize("heeds", [True, False])
     def test_somebody_who_writes_between_our_look_and_our_commit(
@@ -185,7 +220,7 @@ class TestRefusals:
             look(api, repo_id, *rest)
             if "theirs" not in hub.repositories[repo_id].files():
                 hub.commit(repo_id, {"theirs": b"theirs"}, "In between")
-            return []
+            return set(), set()
 
         monkeypatch.setattr(repository, "_hold_free", hold_and_wait)
         hub.ignores_parent = not heeds
@@ -314,7 +349,7 @@ class TestPrivate:
 class TestPull:
     def test_a_pulled_family_is_not_published_as_ones_own(self, published, tmp_path):
         pull("ns/fam", tmp_path / "mine")
-        with pytest.raises(ValueError, match="was pulled from the Hub"):
+        with pytest.raises(ValueError, match="not trained by a run of"):
             push_family(tmp_path / "mine", "ns/mine")
         with pytest.raises(ValueError, match="leave it out"):
             push_generation(tmp_path / "mine" / "generation-1", "ns/mine", teacher="ns/nonsense@v1")
@@ -326,6 +361,13 @@ class TestPull:
         before = len(published.requests)
         verify_lineage(tmp_path / "mine")
         assert len(published.requests) == before  # its teachers lie beside it
+
+    def test_what_was_pulled_into_a_run_is_not_its_own(self, published, run, tmp_path):
+        shutil.rmtree(run / "ensemble")
+        shutil.rmtree(run / "generation-2")
+        pull("ns/fam-gen2", run)
+        with pytest.raises(ValueError, match="generation-2: not trained by a run of"):
+            push_family(run, "ns/mine")
 
     def test_one_generation(self, published, tmp_path):
         pull("ns/fam-gen1", tmp_path / "mine")
@@ -465,6 +507,16 @@ class TestTraining:
         with pytest.raises(PublishError, match=r"ns/fam-gen2 holds model"):
             family.train(tmp_path, generations=2, **PUBLISHED)
         assert not (tmp_path / "generation-2").exists()
+
+    def test_a_private_family_grows_in_private(self, hub, tmp_path):
+        family.train(tmp_path, generations=1, hub_private_repo=True, **PUBLISHED)
+        family.train(tmp_path, generations=2, **PUBLISHED)
+        assert [repo.private for repo in hub.repositories.values()] == [True] * 4
+        verify_lineage("ns/fam")
+
+    def test_what_could_not_be_published_is_refused_before_it_is_trained(self, tmp_path):
+        with pytest.raises(ValueError, match=r"data\.source"):
+            Run(family.network, tiny.arguments(tmp_path), 1, None, {"source": "my scans"})
 
     def test_what_was_missed_goes_up_with_the_next_generation(self, hub, tmp_path):
         class Back(TrainerCallback):

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForImageClassification
 
 from ban_hf import load_lineage, verify_lineage
 from ban_hf.errors import (
@@ -137,6 +138,22 @@ class TestVerify:
         Record.read(run / "generation-2").write(run / "generation-2")
         with pytest.raises(RecordError, match=r"config.json of"):
             verify_lineage(run / "generation-2")
+
+    def test_weights_by_a_name_that_no_loader_looks_for(self, run):
+        folder = run / "generation-2"
+        (folder / "model.safetensors").rename(folder / "decoy.safetensors")
+        Record.read(folder).write(folder)
+        with pytest.raises(RecordError, match=r"no weights by the names .*\(decoy.safetensors\)"):
+            verify_lineage(folder)
+
+    def test_weights_in_shards(self, run):
+        folder = run / "generation-2"
+        model = AutoModelForImageClassification.from_pretrained(folder)
+        (folder / "model.safetensors").unlink()
+        model.save_pretrained(folder, max_shard_size="5KB")
+        Record.read(folder).write(folder)
+        assert len(Record.read(folder).weights_sha256) > 1
+        verify_lineage(folder)
 
     def test_a_generation_number_changed(self, published):
         changed(published, STUDENT, generation=7)

@@ -14,7 +14,7 @@ from ban_hf.data import (
 from ban_hf.ensemble import BornAgainEnsemble, BornAgainEnsembleConfig
 from ban_hf.errors import HubError, LineageError, PublishError
 from ban_hf.generations import train_generations
-from ban_hf.hub import pull, push_family, push_generation
+from ban_hf.hub import push_family, push_generation
 from ban_hf.image_family import run_image_family
 from ban_hf.language_family import run_language_family
 from ban_hf.lineage import Lineage, Record, load_family
@@ -32,6 +32,7 @@ from ban_hf.models import (
 )
 from ban_hf.objectives import OBJECTIVES
 from ban_hf.provenance import load_lineage, verify_lineage
+from ban_hf.pulling import pull
 from ban_hf.recipe import (
     FamilyArguments,
     begin_recipe,

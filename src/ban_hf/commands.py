@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ban_hf import cards, hub
+from ban_hf import cards, hub, pulling
 from ban_hf.ensemble import normalised_weights
 from ban_hf.lineage import RECORD, Lineage, finished_generations
 from ban_hf.members import (
@@ -69,7 +69,7 @@ def verify(args: argparse.Namespace) -> Answer:
 def pull(args: argparse.Namespace) -> Answer:
     """Download a family or a generation."""
     folder = args.output_dir or Path(args.where.partition("@")[0]).name
-    found = hub.pull(args.where, folder, revision=args.revision)
+    found = pulling.pull(args.where, folder, revision=args.revision)
     text = f"Pulled into {folder}, each file as its record says.\n{draw_tree(found, branch())}"
     return Answer({"output_dir": str(folder)} | _as_data(found), text)
 

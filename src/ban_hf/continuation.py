@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ban_hf.hub import pull
 from ban_hf.lineage import RECORD, Record, finished_generations
 from ban_hf.places import LocalFolder, locate
 from ban_hf.provenance import Entry, ancestry, check_files
+from ban_hf.pulling import pull
 
 logger = logging.getLogger(__name__)
 

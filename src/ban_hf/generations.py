@@ -89,7 +89,7 @@ def train_generations(
     run.open()
     here = range(run.first, run.last + 1)
     missing = [generation for generation in here if not run.finished(generation)]
-    publisher.prepare(missing, run.teacher, is_new=not run.finished(run.first))
+    publisher.prepare(missing, run.first, run.teacher)
     trainer_kwargs |= {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     with run.alone():
         for generation in here:

@@ -1,4 +1,4 @@
-"""A family on the Hub: published, pulled, its cards.
+"""A family on the Hub.
 
 A repository for each generation, `ns/family-gen0`, `ns/family-gen1` and so on, each published after
 its teacher and naming it by its commit; and one for the ensemble, `ns/family`, published last: a
@@ -8,9 +8,6 @@ that a model is loaded from, nothing else.
 """
 
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,19 +15,35 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from ban_hf.cards import CARD, PICTURE, card_files
+from ban_hf.cards import card_files
 from ban_hf.errors import PublishError, RecordError
-from ban_hf.lineage import LOG, RECORD, Lineage, Record, as_json, finished_generations
+from ban_hf.lineage import (
+    LOG,
+    RECORD,
+    Record,
+    as_json,
+    finished_generations,
+    read_json,
+)
 from ban_hf.network import clean_token, persistently
 from ban_hf.places import HubCommit, LocalFolder, Place, locate, look
-from ban_hf.provenance import Entry, ancestry, check_file, check_files, load_lineage, walk
+from ban_hf.provenance import (
+    Entry,
+    ancestry,
+    check_file,
+    check_model,
+)
 from ban_hf.public_record import for_others
-from ban_hf.repository import Content, contents_of, prepare, publication, publish
+from ban_hf.repository import (
+    Content,
+    contents_of,
+    is_private,
+    prepare,
+    publication,
+    publish,
+)
 
 logger = logging.getLogger(__name__)
-
-#: What a model, its processor or tokenizer is loaded from; a pickle is not among it.
-PUBLISHED = (".safetensors", ".json", ".txt", ".model", ".jinja", ".py")
 
 
 def push_family(
@@ -83,7 +96,7 @@ def _family(output_dir: Path) -> tuple[list[Entry], Entry | None]:
     """The own generations and the ensemble of a directory, each file held against its record.
 
     Raises:
-        ValueError: if there is no generation that was trained here.
+        ValueError: if there is no generation, or one that no run has noted there.
         PublishError: if the ensemble has another generation for a member.
         TamperedFileError: see `push_family`.
     """
@@ -102,16 +115,15 @@ def _family(output_dir: Path) -> tuple[list[Entry], Entry | None]:
             )
     for entry in [*generations, *([ensemble] if ensemble else [])]:
         _contents(entry)
-    # A family that goes on from somebody's generation begins with that, as it was pulled.
-    elsewhere = ["repo_id" in (e.record.teacher or {}) for e in generations]
-    own = generations[1:] if elsewhere[0] or any(elsewhere[1:2]) else generations
-    members = ensemble.record.members if ensemble else []
-    if not own or any(elsewhere[2:]) or any("repo_id" in member for member in members):
+    note = read_json(output_dir / RECORD) if (output_dir / RECORD).is_file() else {}
+    noted = {generation["lineage_sha256"] for generation in note.get("generations", [])}
+    if strays := [str(e.place) for e in generations if e.lineage_sha256 not in noted]:
         raise ValueError(
-            f"output_dir={output_dir} was pulled from the Hub, where it is published. (A single "
-            "generation of it is published again by push_generation.)"
+            f"{', '.join(strays)}: not trained by a run of {output_dir}, so that somebody may have "
+            "published it already. Nothing was sent. (push_generation publishes a single one.)"
         )
-    return own, ensemble
+    # What goes on from somebody's generation begins with that, as it was pulled.
+    return generations[1:] if note["run"].get("teacher") else generations, ensemble
 
 
 def push_generation(
@@ -205,8 +217,7 @@ def _publish(
 def prepare_family(
     repo_id: str,
     generations: Sequence[int],
-    is_new: bool,
-    teacher: str | None,
+    before: Sequence[str],
     private: bool | None,
     token: str | None,
 ) -> None:
@@ -215,8 +226,8 @@ def prepare_family(
     Args:
         repo_id: see `push_family`.
         generations: that are to be trained.
-        is_new: whether they are the first of their family.
-        teacher: of the first, `"ns/name@commit"`, where it is somebody's.
+        before: the repositories of the generations before them; where there are none of this
+            family, the family's own name is looked at, too.
         private: see `push_family`.
         token: see `push_family`.
 
@@ -225,6 +236,7 @@ def prepare_family(
         HubError: if the Hub cannot be reached, or refuses.
     """
     names = [generation_repository(repo_id, generation) for generation in generations]
+    is_new = not any(name.startswith(f"{repo_id}-gen") for name in before)
     for name in [*([repo_id] if is_new else []), *names]:
         held = contents_of(name, token)
         if held:
@@ -233,61 +245,9 @@ def prepare_family(
                 f"{name} {what}, and this run would train another one. Nothing was changed: give "
                 "another hub_model_id, or delete it."
             )
-    place = locate(teacher, token=token) if teacher and is_new else None
-    prepare(names[0], _privacy(private, place), token)
-
-
-def pull(
-    where: str | Path,
-    output_dir: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-) -> Lineage:
-    """Download a family, or one generation, into the folders that `train_generations` writes.
-
-    Every file is held against its record. A folder that is there already stays, if it is the same.
-
-    Args:
-        where: `"ns/family"` for all generations and the ensemble, `"ns/family-gen2"` for that one
-            alone; with `@revision` if wanted.
-        output_dir: to hold `generation-0` and so on, and `ensemble`.
-        revision: a branch, a tag or a commit; by default `main`.
-        token: by default the one of `hf auth login` or HF_TOKEN.
-
-    Returns:
-        The lineage of what was pulled.
-
-    Raises:
-        LineageError: if it is not what its records say; a folder stands whole or not at all.
-        ValueError: if a folder is in the way.
-    """
-    output_dir = Path(output_dir)
-    chain, ensemble = walk(where, revision, clean_token(token))
-    entries = [*chain, ensemble] if ensemble else chain[-1:]
-    for entry in entries:
-        _pull(entry, output_dir / _folder_name(entry.record))
-    return load_lineage(output_dir if ensemble else output_dir / _folder_name(entry.record))
-
-
-def _pull(entry: Entry, folder: Path) -> None:
-    """Download a generation or an ensemble, whole or not at all."""
-    if folder.exists():
-        standing = Entry.at(LocalFolder(folder)) if (folder / RECORD).is_file() else None
-        if standing is not None and standing.lineage_sha256 == entry.lineage_sha256:
-            check_files(standing)
-            return
-        raise ValueError(f"{folder} is in the way of {entry.place}: move it, or pull elsewhere.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".pull-") as partial:
-        files = {file["path"]: check_file(entry.place, file) for file in entry.record.files}
-        beside = {RECORD, CARD, PICTURE} & set(entry.place.names())
-        files |= {name: entry.place.fetch(name) for name in beside}
-        for name, source in files.items():
-            target = Path(partial, folder.name, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-        os.replace(Path(partial, folder.name), folder)
+    if private is None and any(is_private(name, token) for name in before):
+        private = True  # as what comes of it is going to be
+    prepare(names[0], private, token)
 
 
 def full_name(repo_id: str, token: str | None = None) -> str:
@@ -313,17 +273,16 @@ def _privacy(private: bool | None, teacher: Place | None) -> bool | None:
     return None
 
 
-def _folder_name(record: Record) -> str:
-    return "ensemble" if record.kind == "ensemble" else f"generation-{record.generation}"
-
-
 def _contents(entry: Entry) -> dict[str, Content]:
-    """The files of a folder that are published, each as its record names it."""
-    return {
-        file["path"]: check_file(entry.place, file)
-        for file in entry.record.files
-        if file["path"].endswith(PUBLISHED) and file["path"] != LOG
-    }
+    """The files of a folder that are published, each as its record names it: a model, whole.
+
+    Raises:
+        LineageError: if one is not as it is named, or they are no model that can be verified.
+    """
+    files = [file for file in entry.record.files if file["path"] != LOG]
+    contents: dict[str, Content] = {f["path"]: check_file(entry.place, f) for f in files}
+    check_model(entry, set(contents))
+    return contents
 
 
 def _teachers(entry: Entry, repo_id: str, teacher: str | None, token: str | None) -> list[Entry]:

@@ -19,6 +19,8 @@ from typing import Any
 SCHEMA = "ban_hf.lineage/1"
 RECORD = "lineage.json"
 LOG = "training_log.json"  # beside the record, while it is at home
+#: What a model, its processor or tokenizer is loaded from; a pickle is not among it.
+LOADED = ".safetensors .json .txt .model .jinja .py .bpe .codes .spm .tiktoken .tokenizer".split()
 SHOWN = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp")  # cards and their pictures
 CHECKPOINTS = "checkpoints"  # beside the generations, while one is in training
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
 from ban_hf.errors import (
     BrokenChainError,
     CyclicLineageError,
@@ -19,6 +21,8 @@ from ban_hf.errors import (
     UnlistedFileError,
 )
 from ban_hf.lineage import (
+    LOADED,
+    LOG,
     RECORD,
     Lineage,
     Record,
@@ -191,27 +195,55 @@ def check_files(entry: Entry) -> None:
     """Hold that there is a model, all of it as its record lists it, and nothing else to load.
 
     Raises:
-        RecordError: if it lists no config or no weights.
+        RecordError: if what it lists is no model, see `check_model`.
         UnlistedFileError: if there is a file that a loader might read, or code is named, that the
             record does not list.
         TamperedFileError: if a file is not as it is listed.
     """
     listed = {file["path"] for file in entry.record.files}
-    if "config.json" not in listed or not entry.record.weights_sha256:
-        raise RecordError(f"{entry.place}: its record lists no config.json, or no weights.")
     names = (name for name in entry.place.names() if name != RECORD and not is_shown(name))
     if unlisted := [name for name in names if name not in listed]:
         raise UnlistedFileError(
             f"{entry.place} holds {', '.join(unlisted)}, which its record does not name."
         )
     for file in entry.record.files:
-        path = check_file(entry.place, file)
-        if file["path"].endswith("config.json"):
-            try:
-                config = read_json(path)
-            except ValueError as error:
-                raise RecordError(f"{file['path']} of {entry.place}: {error}") from error
-            _check_code(entry, file["path"], config, listed)
+        check_file(entry.place, file)
+    check_model(entry, listed)
+
+
+def check_model(entry: Entry, names: set[str]) -> None:
+    """Hold that files, each as its record lists it, are a model, and nothing that a loader prefers.
+
+    That is a config, the weights that are named as loaders look for them, and such files as
+    processors and tokenizers have: no pickles, no adapter of another model, no code but theirs.
+
+    Raises:
+        RecordError: naming the file that is missing, or is none of these.
+        UnlistedFileError: if code is named that is not among them.
+    """
+    strange = {name for name in names if name != LOG and not name.endswith(tuple(LOADED))}
+    strange |= {name for name in names if name.startswith("adapter_")}
+    if strange:
+        raise RecordError(f"{entry.place}: {', '.join(sorted(strange))} is no part of a model.")
+    weights = {name for name in names if name.endswith(".safetensors")}
+    expected = {SAFE_WEIGHTS_NAME}
+    if SAFE_WEIGHTS_NAME not in names and SAFE_WEIGHTS_INDEX_NAME in names:
+        expected = set((_read(entry, SAFE_WEIGHTS_INDEX_NAME).get("weight_map") or {}).values())
+    if "config.json" not in names or not weights or weights != expected:
+        raise RecordError(
+            f"{entry.place}: its record lists no config.json, or no weights by the names that "
+            f"loaders look for ({', '.join(sorted(weights)) or 'none'})."
+        )
+    for name in sorted(names):
+        if name.endswith("config.json"):
+            _check_code(entry, name, _read(entry, name), names)
+
+
+def _read(entry: Entry, name: str) -> dict[str, Any]:
+    try:
+        return read_json(entry.place.fetch(name))
+    except ValueError as error:
+        raise RecordError(f"{name} of {entry.place}: {error}") from error
 
 
 def _check_code(entry: Entry, name: str, config: dict[str, Any], listed: set[str]) -> None:

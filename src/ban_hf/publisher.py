@@ -38,13 +38,13 @@ class Publisher:
             "token": clean_token(args.hub_token),
         }
 
-    def prepare(self, missing: Sequence[int], teacher: str | None, *, is_new: bool) -> None:
+    def prepare(self, missing: Sequence[int], first: int, teacher: str | None) -> None:
         """Hold, before anything is trained for hours, that it can be published.
 
         Args:
             missing: the generations that are to be trained.
-            teacher: of the first of a new family, where it is on the Hub.
-            is_new: whether they are the first of their family.
+            first: the first generation of the family.
+            teacher: of that, where it is on the Hub, `"ns/name@commit"`.
 
         Raises:
             PublishError: see `prepare_family`.
@@ -55,7 +55,9 @@ class Publisher:
         private, token = self.options["private"], self.options["token"]
         self.repo_id = full_name(self.repo_id, token)
         if missing:
-            prepare_family(self.repo_id, missing, is_new, teacher, private, token)
+            before = [generation_repository(self.repo_id, k) for k in range(first, missing[0])]
+            before += [teacher.partition("@")[0]] if teacher else []
+            prepare_family(self.repo_id, missing, before, private, token)
 
     def publish_generation(self, folder: Path) -> None:
         """Publish a generation, after those that could not be: no outage stops a training."""

@@ -6,10 +6,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ban_hf.lineage import Record
+from ban_hf.results import MARKUP, as_name
 
 REFERENCE = {"generation", "lineage_sha256", "weights_sha256"}
-#: What a name cannot hold: it stands in Markdown, and in one line.
-MARKUP = "`|<>[]*\\"
 
 Kinds = Mapping[str, Any]  # of a mapping's fields: a type, or a tuple of types
 NUMBER, NONE = (int, float), type(None)
@@ -42,8 +41,7 @@ def check_form(record: Record) -> None:
         _check_fields(name, getattr(record, name), kinds)
     if record.kind == "generation":
         _check_fields("seed", record.seed, {"seed": int})
-    _check_fields("data.source", record.data.get("source") or {}, SOURCE)
-    _check_fields("data.train", record.data.get("train") or {}, TRAIN)
+    check_data(record.data)
     for name in ("class", "model_type"):
         check_name(f"architecture.{name}", record.architecture[name])
     if record.objective is not None:
@@ -59,6 +57,17 @@ def check_form(record: Record) -> None:
         raise ValueError("its files must have a path within it, a size and a sha256.")
 
 
+def check_data(data: dict[str, Any]) -> None:
+    """Hold that what is said of the data has the form that a record's `data` has.
+
+    Raises:
+        ValueError: naming what has not.
+    """
+    _check_fields("data", data, FIELDS["data"])
+    _check_fields("data.source", data.get("source") or {}, SOURCE)
+    _check_fields("data.train", data.get("train") or {}, TRAIN)
+
+
 def check_name(what: str, name: str) -> None:
     """Hold that a name is one that can stand in a card.
 
@@ -70,12 +79,6 @@ def check_name(what: str, name: str) -> None:
             f"{what}={name[:200]!r} must have 1 to 200 printable characters, and none of "
             f"{' '.join(MARKUP)}: give another name."
         )
-
-
-def as_name(text: str) -> str:
-    """A text as a name: `_` for what cannot stand in one."""
-    kept = "".join("_" if c in MARKUP or not c.isprintable() else c for c in text[:200])
-    return kept or "_"
 
 
 def _check_kind(record: Record) -> None:

@@ -76,9 +76,10 @@ def publish(
         if record is not None and is_same(record, contents[RECORD]):
             _hold_whole(repo_id, remote, contents)
         else:
-            standing = _hold_free(api, repo_id, remote, replaces)
-            gone = [name for name in standing if name not in contents]
-            remote = _commit(api, repo_id, contents, gone, title, remote.head, private)
+            edited, standing = _hold_free(api, repo_id, remote, replaces)
+            ours = {name: content for name, content in contents.items() if name not in edited}
+            gone = (standing - contents.keys()) & remote.files.keys()
+            remote = _commit(api, repo_id, ours, gone, title, remote.head, private)
         return _tagged(api, repo_id, remote.head, contents)
 
     return persistently(repo_id, _settled(attempt))
@@ -109,6 +110,18 @@ def contents_of(repo_id: str, token: str | None = None) -> set[str]:
         return set(api.list_repo_files(repo_id)) if api.repo_exists(repo_id) else set()
 
     return persistently(repo_id, names) - BY_THE_HUB
+
+
+def is_private(repo_id: str, token: str | None = None) -> bool:
+    """Whether a repository is there, and is private.
+
+    Raises:
+        HubError: see `publish`.
+    """
+    api = HfApi(token=token)
+    return persistently(
+        repo_id, lambda: api.repo_exists(repo_id) and bool(api.model_info(repo_id).private)
+    )
 
 
 def prepare(repo_id: str, private: bool | None = None, token: str | None = None) -> None:
@@ -179,11 +192,16 @@ def _not_as(contents: Mapping[str, Content], remote: Remote) -> list[str]:
 
 def _hold_free(
     api: HfApi, repo_id: str, remote: Remote, replaces: Callable[[Path], bool]
-) -> list[str]:
-    """Hold that a repository holds nothing that would be lost; the files of an earlier state."""
+) -> tuple[set[str], set[str]]:
+    """Hold that a repository holds nothing that would be lost.
+
+    Returns:
+        Of an earlier state of ours: the cards and pictures that somebody has edited since, which
+        stay; and the files that the model had then.
+    """
     others = remote.files.keys() - BY_THE_HUB
     if not others:
-        return []
+        return set(), set()
     if RECORD not in others:
         raise PublishError(
             f"{repo_id} holds {', '.join(sorted(others))}, which is none of ours. Nothing was "
@@ -196,21 +214,28 @@ def _hold_free(
             "elsewhere. Nothing was changed: give another name, or delete it (whoever was taught "
             "by it then has a teacher that is gone)."
         )
-    last = api.list_repo_commits(repo_id, revision=remote.head)[0]
-    if not last.title.startswith(OURS):
+    edited = _edited(api, repo_id, remote)
+    if theirs := sorted(name for name in edited if not is_shown(name)):
         raise PublishError(
-            f"{repo_id} was changed by {', '.join(last.authors) or 'somebody'} since it was "
-            f"published ({last.commit_id[:7]}: {last.title}). Nothing was changed: revert that "
-            "commit, or give another name."
+            f"{repo_id} was changed since it was published: {', '.join(theirs)}. Nothing was "
+            "changed by this: revert that commit, or give another name."
         )
-    return [file["path"] for file in Record.read(record.parent).files if file["path"] in others]
+    return edited, {file["path"] for file in Record.read(record.parent).files}
+
+
+def _edited(api: HfApi, repo_id: str, remote: Remote) -> set[str]:
+    """The files that are not as they were when last published."""
+    tags = _versions(api, repo_id)
+    before = _look(api, repo_id, None, revision=tags[max(tags)]) if tags else remote
+    blobs = [{n: f.blob_id for n, f in state.files.items()} for state in (before, remote)]
+    return {name for name, _ in blobs[0].items() ^ blobs[1].items()}
 
 
 def _commit(
     api: HfApi,
     repo_id: str,
     contents: Mapping[str, Content],
-    gone: list[str],
+    gone: set[str],
     title: str,
     parent: str,
     private: bool | None,
@@ -221,7 +246,7 @@ def _commit(
             CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
             for name, content in contents.items()
         ),
-        *map(CommitOperationDelete, gone),
+        *map(CommitOperationDelete, sorted(gone)),
     ]
     commit = api.create_commit(
         repo_id, operations, commit_message=OURS + title, parent_commit=parent

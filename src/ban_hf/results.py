@@ -18,6 +18,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 Results = Mapping[str, Any]
+#: What a name cannot hold: it stands in Markdown, and in one line.
+MARKUP = "`|<>[]*\\"
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,12 @@ def counted(generations: Sequence[int]) -> str:
     return f"{', '.join(map(str, others))} and {last}" if others else str(last)
 
 
+def as_name(text: str) -> str:
+    """A text as a name: `_` for what cannot stand in one."""
+    kept = "".join("_" if c in MARKUP or not c.isprintable() else c for c in text[:200])
+    return kept or "_"
+
+
 def source_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """Where a record's data came from: `id`, `config`, `revision`, as far as it is recorded."""
     source: Mapping[str, Any] = record["data"].get("source", record["data"])
@@ -228,4 +236,4 @@ def data_name(record: Mapping[str, Any]) -> str | None:
     if not data_id:
         return None
     local = data_id.startswith(("/", ".", "~")) or data_id.count("/") > 1
-    return PurePosixPath(data_id).name if local else str(data_id)
+    return as_name(PurePosixPath(data_id).name if local else data_id)

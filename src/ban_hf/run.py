@@ -44,7 +44,8 @@ from ban_hf.lineage import (
     write_json,
 )
 from ban_hf.network import clean_token
-from ban_hf.record_form import as_name, check_name
+from ban_hf.record_form import check_data, check_name
+from ban_hf.results import as_name
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import LOWER_IS_BETTER, BANTrainingArguments
 
@@ -70,6 +71,7 @@ class Run:
         name = (args.hub_model_id or str(self.output_dir.resolve())).rpartition("/")[2]
         self.asked_family, self.family = family, family or as_name(name)
         check_name("family", self.family)
+        check_data(data)
         self.model_init, self.args, self.token = model_init, args, clean_token(args.hub_token)
         self.data, self.teacher = data, teacher
         self.generations, self.first = generations, 0  # with a teacher the one after it
@@ -315,12 +317,15 @@ def _test(trainer: BANTrainer, test_dataset: Dataset | None) -> list[dict[str, A
     timing = ("runtime", "per_second", "preparation_time")
     return [
         {
-            "name": name.removeprefix("test_"),
+            "name": as_name(name.removeprefix("test_")),
             "value": value,
             "split": "test",
             "n": count_items(test_dataset),
             "higher_is_better": name.removeprefix("test_") not in LOWER_IS_BETTER,
         }
         for name, value in values.items()
-        if name.startswith("test_") and not name.endswith(timing)
+        if name.startswith("test_")
+        and not name.endswith(timing)
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
     ]
