@@ -142,6 +142,8 @@ def _settled(attempt: Callable[[], T]) -> Callable[[], T]:
         try:
             return attempt()
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            if error.response.status_code != 404:  # nobody may know whether it is there
+                raise
             raise UnsettledError("the Hub does not show yet what was just made.") from error
 
     return settled
@@ -259,7 +261,8 @@ def _commit(
             f"made for {parent[:7]}: somebody else wrote in between, and the server did not heed "
             "it. Look at both commits; both are there."
         )
-    if remote.head != commit.oid or history[0] != commit.oid or _not_as(contents, remote):
+    stands = all(n in remote.files and is_same(remote.files[n], c) for n, c in contents.items())
+    if remote.head != commit.oid or history[0] != commit.oid or not stands:
         raise UnsettledError(f"commit {commit.oid[:7]} does not read back as it was written.")
     return remote
 
