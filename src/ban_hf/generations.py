@@ -59,8 +59,7 @@ def train_generations(
         teacher: a generation of somebody's family on the Hub, `"ns/family-gen2@commit"`, to go on
             from: it is pulled to `generation-2`, and the students are generations 3 and so on.
         report: called, on every process, when all is trained, before the ensemble is published:
-            where it writes
-            `results.json` (`write_report`), the family's card shows that.
+            where it writes `results.json` (`write_report`), the family's card shows that.
         trainer_kwargs: for `BANTrainer`: `data_collator`, `compute_metrics`, `processing_class`,
             `callbacks` and so on.
 
