@@ -13,7 +13,16 @@ from transformers import AutoModelForImageClassification
 
 from ban_hf import BornAgainEnsemble, Lineage, load_family
 from ban_hf.facts import architecture, describe_data, weights_digest
-from ban_hf.lineage import RECORD, SCHEMA, Record, sha256_of_json, write_json
+from ban_hf.lineage import (
+    RECORD,
+    SCHEMA,
+    Record,
+    check_folders,
+    finished_generations,
+    reference,
+    sha256_of_json,
+    write_json,
+)
 
 HEX = set("0123456789abcdef")
 
@@ -253,3 +262,18 @@ def test_another_schema_is_refused(tmp_path, text, message):
 def test_a_directory_without_generations_has_no_lineage(tmp_path):
     with pytest.raises(ValueError, match="no finished generation"):
         load_family(tmp_path)
+
+
+def test_a_pulled_generation_9_is_the_lowest_beside_a_10(tmp_path):
+    elsewhere = {"repo_id": "ns/family-gen8", "revision": "0" * 40, "generation": 8}
+    hashes = {"lineage_sha256": "1" * 64, "weights_sha256": []}
+    for number in (9, 10):
+        (tmp_path / f"generation-{number}").mkdir()
+    Record("generation", "family", 9, elsewhere | hashes).write(tmp_path / "generation-9")
+    taught = reference(tmp_path / "generation-9", tmp_path / "generation-10")
+    Record("generation", "family", 10, taught).write(tmp_path / "generation-10")
+    check_folders(tmp_path, is_ours=True)
+    assert [folder.name for folder in finished_generations(tmp_path)] == [
+        "generation-9",
+        "generation-10",
+    ]

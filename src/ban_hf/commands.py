@@ -49,7 +49,7 @@ def verify(args: argparse.Namespace) -> Answer:
     found = verify_lineage(args.where, args.revision)
     rows = [
         {
-            "name": "ensemble" if record.generation is None else f"generation {record.generation}",
+            "name": record.name,
             "files": len(record.files),
             "bytes": sum(file["size"] for file in record.files),
             "place": found.places[record.generation],

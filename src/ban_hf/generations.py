@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from ban_hf.facts import describe_data
-from ban_hf.lineage import Lineage, load_family
+from ban_hf.lineage import Lineage, finished_generations, load_family
 from ban_hf.publisher import Publisher
 from ban_hf.recurrence import check_windows
 from ban_hf.run import Run
@@ -94,9 +94,9 @@ def train_generations(
         for generation in here:
             if not run.finished(generation):
                 run.train(generation, test_dataset, trainer_kwargs)
-            publisher.publish_generation(run.folder(generation))
-        lineage = load_family(run.output_dir)
-        first, last = (lineage.generations[i].generation or 0 for i in (0, -1))
+            publisher.publish_generation(generation, run.folder(generation))
+        first = run.first - bool(run.teacher)  # of those that stand here: the pulled one, too
+        last = first + len(finished_generations(run.output_dir)) - 1  # may be more than asked for
         if ensemble and last > first:
             run.build_ensemble(ensemble_members(first, last), test_dataset, trainer_kwargs)
         run.close()

@@ -17,33 +17,16 @@ from huggingface_hub import HfApi
 
 from ban_hf.cards import card_files
 from ban_hf.errors import PublishError, RecordError
-from ban_hf.lineage import (
-    LOG,
-    RECORD,
-    Record,
-    as_json,
-    finished_generations,
-    read_json,
-)
+from ban_hf.lineage import LOG, RECORD, Record, as_json, finished_generations, read_json
 from ban_hf.network import clean_token, persistently
 from ban_hf.places import HubCommit, LocalFolder, Place, locate, look
-from ban_hf.provenance import (
-    Entry,
-    ancestry,
-    check_file,
-    check_model,
-)
+from ban_hf.provenance import Entry, ancestry, check_file, check_model
 from ban_hf.public_record import for_others
-from ban_hf.repository import (
-    Content,
-    contents_of,
-    is_private,
-    prepare,
-    publication,
-    publish,
-)
+from ban_hf.repository import Content, contents_of, is_private, prepare, publication, publish
 
 logger = logging.getLogger(__name__)
+
+Contents = dict[str, Content]  # of a model, by the names of its files
 
 
 def push_family(
@@ -81,18 +64,20 @@ def push_family(
     generations, ensemble = _family(output_dir)
     options: dict[str, Any] = {"private": private, "license": license, "token": token}
     commits: list[HubCommit] = []
-    for entry in generations:
+    for entry, contents in generations:
         teacher = str(commits[-1]) if commits else None
         name = generation_repository(repo_id, entry.record.generation)
-        commits.append(push_generation(str(entry.place), name, teacher=teacher, **options))
+        commits.append(_push_generation(entry, contents, name, teacher, **options))
     if ensemble is not None:
-        commits.append(_push_ensemble(ensemble, repo_id, commits[-1], **options))
+        commits.append(_push_ensemble(*ensemble, repo_id, commits[-1], **options))
     else:
         logger.warning("%s has no ensemble, so that there is nothing for %s.", output_dir, repo_id)
     return commits
 
 
-def _family(output_dir: Path) -> tuple[list[Entry], Entry | None]:
+def _family(
+    output_dir: Path,
+) -> tuple[list[tuple[Entry, Contents]], tuple[Entry, Contents] | None]:
     """The own generations and the ensemble of a directory, each file held against its record.
 
     Raises:
@@ -113,8 +98,8 @@ def _family(output_dir: Path) -> tuple[list[Entry], Entry | None]:
                 "member than stands beside it. Nothing was sent: move the ensemble away, and give "
                 "the run's command again to make it anew."
             )
-    for entry in [*generations, *([ensemble] if ensemble else [])]:
-        _contents(entry)
+    pairs = [(entry, _contents(entry)) for entry in generations]
+    last = (ensemble, _contents(ensemble)) if ensemble else None
     note = read_json(output_dir / RECORD) if (output_dir / RECORD).is_file() else {}
     noted = {generation["lineage_sha256"] for generation in note.get("generations", [])}
     if strays := [str(e.place) for e in generations if e.lineage_sha256 not in noted]:
@@ -123,7 +108,7 @@ def _family(output_dir: Path) -> tuple[list[Entry], Entry | None]:
             "published it already. Nothing was sent. (push_generation publishes a single one.)"
         )
     # What goes on from somebody's generation begins with that, as it was pulled.
-    return generations[1:] if note["run"].get("teacher") else generations, ensemble
+    return pairs[1:] if note["run"].get("teacher") else pairs, last
 
 
 def push_generation(
@@ -157,17 +142,24 @@ def push_generation(
     entry, repo_id = Entry.at(LocalFolder(Path(folder))), full_name(repo_id, token)
     if entry.record.kind != "generation":
         raise ValueError(f"{folder} holds an ensemble: publish it with its family, push_family.")
-    contents = _contents(entry)
-    chain = _teachers(entry, repo_id, teacher, token)
+    options: dict[str, Any] = {"private": private, "license": license, "token": token}
+    return _push_generation(entry, _contents(entry), repo_id, teacher, **options)
+
+
+def _push_generation(
+    entry: Entry, contents: Contents, repo_id: str, teacher: str | None, **options: Any
+) -> HubCommit:
+    chain = _teachers(entry, repo_id, teacher, options["token"])
     record = for_others(entry.record, contents)
     record.teacher = _reference(chain[-1]) if chain else None
-    options: dict[str, Any] = {"private": private, "license": license, "token": token}
     return _publish(entry, record, chain, contents, repo_id, **options)
 
 
-def _push_ensemble(entry: Entry, repo_id: str, last: HubCommit, **options: Any) -> HubCommit:
+def _push_ensemble(
+    entry: Entry, contents: Contents, repo_id: str, last: HubCommit, **options: Any
+) -> HubCommit:
     """Publish the ensemble, whose members are the last generation and some of its ancestors."""
-    chain, contents = ancestry(last), _contents(entry)
+    chain = ancestry(last)
     published = {e.record.generation: e for e in chain}
     record = for_others(entry.record, contents)
     record.members = [_reference(published[m["generation"]]) for m in entry.record.members]
@@ -188,7 +180,7 @@ def _publish(
     entry: Entry,
     record: Record,
     chain: list[Entry],
-    contents: dict[str, Content],
+    contents: Contents,
     repo_id: str,
     *,
     private: bool | None,
@@ -197,7 +189,6 @@ def _publish(
     replaces: Callable[[Path], bool] = lambda standing: False,
 ) -> HubCommit:
     """Publish the files of a place with the record as others may read it, and its card."""
-    what = "ensemble" if record.generation is None else f"generation {record.generation}"
     files = {
         **contents,
         RECORD: as_json(asdict(record)),
@@ -206,7 +197,7 @@ def _publish(
     commit = publish(
         repo_id,
         files,
-        title=f"{what} of {record.family}",
+        title=f"{record.name} of {record.family}",
         private=_privacy(private, chain[-1].place if chain else None),
         token=token,
         replaces=replaces,
@@ -273,14 +264,14 @@ def _privacy(private: bool | None, teacher: Place | None) -> bool | None:
     return None
 
 
-def _contents(entry: Entry) -> dict[str, Content]:
+def _contents(entry: Entry) -> Contents:
     """The files of a folder that are published, each as its record names it: a model, whole.
 
     Raises:
         LineageError: if one is not as it is named, or they are no model that can be verified.
     """
     files = [file for file in entry.record.files if file["path"] != LOG]
-    contents: dict[str, Content] = {f["path"]: check_file(entry.place, f) for f in files}
+    contents: Contents = {f["path"]: check_file(entry.place, f) for f in files}
     check_model(entry, set(contents))
     return contents
 

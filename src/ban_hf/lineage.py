@@ -90,6 +90,11 @@ class Record:
         return cls(**data)
 
     @property
+    def name(self) -> str:
+        """What it is, in words."""
+        return "ensemble" if self.kind == "ensemble" else f"generation {self.generation}"
+
+    @property
     def weights_sha256(self) -> list[str]:
         """The digests of its weight files, by which students and ensembles name it."""
         return [f["sha256"] for f in self.files if f["path"].endswith(".safetensors")]
@@ -150,15 +155,20 @@ def load_family(output_dir: str | Path) -> Lineage:
     return Lineage(records[-1].family, records, last, places)
 
 
+def generation_folders(output_dir: Path) -> dict[int, Path]:
+    """All folders of generations by their number, finished or not."""
+    folders = output_dir.glob("generation-*")
+    numbers = {folder.name.removeprefix("generation-"): folder for folder in folders}
+    return {int(number): folder for number, folder in numbers.items() if number.isdigit()}
+
+
 def finished_generations(output_dir: Path) -> list[Path]:
     """The folders of the generations that stand finished, from the lowest upwards.
 
     The lowest is 0, or the teacher of a sequence that goes on from somebody else's generation.
     """
-    numbers = [
-        int(f.name[11:]) for f in output_dir.glob("generation-[0-9]*") if f.name[11:].isdigit()
-    ]
-    folders = (output_dir / f"generation-{i}" for i in itertools.count(min(numbers, default=0)))
+    lowest = min(generation_folders(output_dir), default=0)
+    folders = (output_dir / f"generation-{i}" for i in itertools.count(lowest))
     return list(itertools.takewhile(lambda folder: (folder / RECORD).is_file(), folders))
 
 
@@ -233,9 +243,10 @@ def check_folders(output_dir: Path, is_ours: bool) -> None:
             f"{RECORD} has finished. Nothing was changed: move that away, or give another "
             "output_dir."
         )
+    lowest = finished_generations(output_dir)[:1]
     for folder in folders:
         teacher = Record.read(folder).teacher
-        was_pulled = teacher is not None and "repo_id" in teacher and folder == folders[0]
+        was_pulled = teacher is not None and "repo_id" in teacher and folder in lowest
         if teacher is not None and not was_pulled and not _is_there(teacher, folder):
             raise ValueError(
                 f"{folder} had another teacher than the generation-{teacher['generation']} that "

@@ -27,6 +27,7 @@ from ban_hf.lineage import (
     Lineage,
     Record,
     finished_generations,
+    generation_folders,
     is_shown,
     read_json,
     sha256_of_file,
@@ -172,8 +173,7 @@ def walk(
 
 def _check_folders(output_dir: Path, folders: list[Path]) -> None:
     """Hold that a family's folder has no generation beside those that follow one another."""
-    there = {path for path in output_dir.glob("generation-*") if path.name[11:].isdigit()}
-    if strays := there - set(folders):
+    if strays := set(generation_folders(output_dir).values()) - set(folders):
         raise BrokenChainError(
             f"{', '.join(sorted(map(str, strays)))}: no record, or none of the generation before."
         )

@@ -31,7 +31,7 @@ class Publisher:
     def __init__(self, args: BANTrainingArguments) -> None:
         self.is_on = args.push_to_hub and args.process_index == 0
         self.repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
-        self.unpublished: list[Path] = []
+        self.unpublished: dict[int, Path] = {}
         self.options: dict[str, Any] = {
             "private": args.hub_private_repo,
             "license": args.hub_license,
@@ -59,14 +59,13 @@ class Publisher:
             before += [teacher.partition("@")[0]] if teacher else []
             prepare_family(self.repo_id, missing, before, private, token)
 
-    def publish_generation(self, folder: Path) -> None:
+    def publish_generation(self, generation: int, folder: Path) -> None:
         """Publish a generation, after those that could not be: no outage stops a training."""
         if not self.is_on:
             return
-        self.unpublished.append(folder)
-        while self.unpublished:
-            folder = self.unpublished[0]
-            name = generation_repository(self.repo_id, int(folder.name[len("generation-") :]))
+        self.unpublished[generation] = folder
+        for number, folder in list(self.unpublished.items()):
+            name = generation_repository(self.repo_id, number)
             try:
                 print(f"Published {push_generation(folder, name, **self.options)}", flush=True)
             except (ValueError, OSError) as error:  # at the end it is raised
@@ -74,7 +73,7 @@ class Publisher:
                     "%s is not published yet, but will be tried again: %s", folder, error
                 )
                 return
-            del self.unpublished[0]
+            del self.unpublished[number]
 
     def publish_family(self, output_dir: Path) -> None:
         """Publish all that is not yet, and the ensemble.
