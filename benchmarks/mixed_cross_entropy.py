@@ -1,27 +1,26 @@
 """What does the loss of label and teacher cost as one chunked pass, against two separate terms?
 
-    python benchmarks/mixed_cross_entropy.py [--repeats 15] [--output benchmarks/results/FILE.md]
+    python -m benchmarks.mixed_cross_entropy [--rounds 15] [--quick]
 
-Three forms of loss and gradient are timed in turn, A B C A B C ..., in one process, so that a
-machine whose speed drifts slows all; the figures to read are the ratios of the medians. The one
-pass also gives what `BANTrainer` logs of each step, which the separate terms do not.
+A call is loss and gradient. The one pass also gives what `BANTrainer` logs of each step, which the
+separate terms do not. Memory is what a call takes at its peak beyond both networks' logits, the
+gradient included, which is as large as one network's; in a process of its own.
 """
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ban_hf.comparison import mixed_cross_entropy
-from ban_hf.facts import hardware, versions
 from ban_hf.objectives import kd
+from benchmarks import report
+from benchmarks.timing import PeakMemory, Times, in_fresh_process, interleave, median, ratio, timed
 
 CASES = [(128, 100), (1120, 1_000), (1120, 10_000), (280, 50_000)]  # items, classes
+QUICK_CASES = [(128, 100), (64, 1_000)]
 
 
 def separate(z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -39,70 +38,75 @@ def labels_alone(z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(z, labels, reduction="sum")
 
 
-FORMS = (separate, one_pass, labels_alone)
+SEPARATE, ONE_PASS, LABELS = "separate", "one pass", "labels alone"
+FORMS = {SEPARATE: separate, ONE_PASS: one_pass, LABELS: labels_alone}
 
 
-def seconds(form: Callable[[Tensor, Tensor, Tensor], Tensor], *tensors: Tensor) -> float:
-    """Wall time of a form and its gradient, the GPU's work included."""
-    started = time.perf_counter()
-    torch.autograd.grad(form(*tensors), tensors[0])
-    if tensors[0].is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def measure(items: int, classes: int, repeats: int, device: str) -> str:
-    """One row of the table."""
+def logits_and_labels(items: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of student `(N, C)` and teacher `(N, C)`; labels `(N,)`."""
     torch.manual_seed(0)
+    device = report.device()
     z = torch.randn(items, classes, device=device, requires_grad=True)  # (N, C)
-    t = 2 * torch.randn(items, classes, device=device)  # (N, C)
-    labels = torch.randint(0, classes, (items,), device=device)  # (N,)
-    gradients = [torch.autograd.grad(form(z, t, labels), z)[0] for form in FORMS[:2]]
+    t = torch.randn(items, classes, device=device).mul_(2)  # (N, C)
+    return z, t, torch.randint(0, classes, (items,), device=device)
+
+
+def gradient(form: Callable[[Tensor, Tensor, Tensor], Tensor], *tensors: Tensor) -> Tensor:
+    """Of a form of the loss with respect to the student's logits."""
+    return torch.autograd.grad(form(*tensors), tensors[0])[0]
+
+
+def loss_times(items: int, classes: int, rounds: int) -> Times:
+    """Seconds of loss and gradient in each form."""
+    tensors = logits_and_labels(items, classes)
+    calls = {name: partial(gradient, form, *tensors) for name, form in FORMS.items()}
+    forms = {name: timed(call, report.device()) for name, call in calls.items()}
+    return interleave(forms, rounds, warm_up=2)
+
+
+def memory_of(name: str, items: int, classes: int) -> float:
+    """Peak of memory of a form beyond the logits, in MiB; run in a process of its own."""
+    gradient(FORMS[name], *logits_and_labels(2, 2))  # what torch keeps from its first call on
+    tensors = logits_and_labels(items, classes)
+    with PeakMemory(report.device()) as peak:
+        gradient(FORMS[name], *tensors)
+    return peak.mib
+
+
+def measure(items: int, classes: int, rounds: int) -> tuple[list[str], dict]:
+    """One row of the table, and the numbers."""
+    tensors = logits_and_labels(items, classes)
+    gradients = [gradient(form, *tensors) for form in (separate, one_pass)]
     difference = (gradients[0] - gradients[1]).abs().max().item()
-    times: dict[str, list[float]] = {form.__name__: [] for form in FORMS}
-    for repeat in range(repeats + 2):
-        for form in FORMS:
-            elapsed = seconds(form, z, t, labels)
-            if repeat >= 2:  # the first two warm up
-                times[form.__name__].append(1000 * elapsed)
-    apart, one, label = (statistics.median(times[form.__name__]) for form in FORMS)
-    return (
-        f"| {items:,} | {classes:,} | {apart:.1f} | {one:.1f} | {label:.1f} "
-        f"| {one / apart:.2f} | {one / label:.2f} | {difference:.0e} |"
-    )
+    times = loss_times(items, classes, rounds)
+    memory = {name: in_fresh_process(memory_of, name, items, classes) for name in FORMS}
+    middle, low, high = ratio(times, ONE_PASS, SEPARATE)
+    row = [f"{items:,}", f"{classes:,}"]
+    row += [f"{1000 * median(times[name]):.1f}" for name in FORMS]
+    row += [f"{middle:.2f}", report.spread(low, high)]
+    row += [f"{ratio(times, ONE_PASS, LABELS)[0]:.2f}", f"{difference:.0e}"]
+    row += [f"{items * classes * 4 / 2**20:.1f}", *(f"{memory[name]:.1f}" for name in FORMS)]
+    numbers = {"items": items, "classes": classes, "seconds": times, "peak_mib": memory}
+    return row, numbers
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=15, help="timed calls of each form")
-    parser.add_argument("--output", type=Path, help="Markdown file; by default the terminal alone")
-    options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = [measure(*case, options.repeats, device) for case in CASES]
+    options = report.parse(report.parser(__doc__, rounds=15))
+    cases = QUICK_CASES if options.quick else CASES
+    measured = [measure(*case, options.rounds) for case in cases]
     head = [
         "items", "classes", "separate, ms", "one pass, ms", "labels alone, ms",
-        "one pass / separate", "one pass / labels alone", "largest difference of gradients",
+        "one pass / separate", "its quartiles", "one pass / labels alone",
+        "largest difference of gradients", "one network's logits, MiB",
+        "peak of separate, MiB", "of one pass, MiB", "of labels alone, MiB",
     ]  # fmt: skip
-    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
-    report = "\n".join(
-        [
-            "# Label and teacher in one pass",
-            "",
-            f"Medians of {options.repeats} interleaved calls of loss and gradient. {hardware()}, "
-            f"{torch.get_num_threads()} threads. {packages}.",
-            "",
-            "```bash",
-            f"python benchmarks/mixed_cross_entropy.py --repeats {options.repeats}",
-            "```",
-            "",
-            f"| {' | '.join(head)} |",
-            "|" + " ---: |" * len(head),
-            *rows,
-        ]
-    )
-    print(report)
-    if options.output:
-        options.output.write_text(report + "\n", "utf-8")
+    parts = [
+        f"Medians of {options.rounds} interleaved calls of loss and gradient. The peak of memory "
+        "is what a call takes beyond the logits, its gradient included.",
+        report.table(head, [row for row, _ in measured]),
+    ]
+    numbers = {"cases": [numbers for _, numbers in measured]}
+    report.write("mixed_cross_entropy", options, "Label and teacher in one pass", parts, numbers)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,37 @@
 """Does an ensemble of one architecture run faster stacked (torch.func, vmap) than in turn?
 
-    python benchmarks/stacked_ensemble.py [--repeats 15] [--output benchmarks/results/FILE.md]
+    python -m benchmarks.stacked_ensemble [--rounds 15] [--quick]
 
-Both forms are timed in turn, A B A B ..., in one process, so that a machine whose speed drifts
-slows both; the figure to read is the ratio of the medians. Nothing is downloaded.
+A ratio above 1: stacked is slower. Nothing is downloaded.
 """
 
-import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import ban_hf
+from ban_hf import create_classifier
 from ban_hf.ensemble import mean_logits
-from ban_hf.facts import hardware, versions
+from benchmarks import report
+from benchmarks.timing import Times, interleave, median, ratio, timed
+from benchmarks.workloads import CLASSES
 
 MEMBERS = 3
+IN_TURN, STACKED = "in turn", "stacked"
+VIT = {"img_size": 32, "patch_size": 4}
 CASES = [
     ("cifar_wrn_16_1", {}, 1),
     ("cifar_wrn_16_1", {}, 128),
     ("cifar_wrn_10_2", {"stem_stride": 2}, 1),
     ("cifar_wrn_10_2", {"stem_stride": 2}, 128),
     ("cifar_densenet_22_12", {}, 128),
-    ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4}, 1),
-    ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4}, 32),
+    ("vit_tiny_patch16_224", VIT, 1),
+    ("vit_tiny_patch16_224", VIT, 32),
 ]
+QUICK_CASES = [("cifar_wrn_10_2", {"stem_stride": 2}, 1), ("vit_tiny_patch16_224", VIT, 1)]
 
 
 def in_turn(members: list[nn.Module], images: Tensor) -> Tensor:
@@ -47,72 +48,50 @@ def stacked(members: list[nn.Module]) -> Callable[[Tensor], Tensor]:
         return functional_call(base, (parameters, buffers), (), {"pixel_values": images}).logits
 
     every_member = vmap(member, in_dims=(0, 0, None))
-    return lambda images: mean_logits(list(every_member(parameters, buffers, images)))
+
+    def call(images: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):  # the one attention that vmap can batch
+            return mean_logits(list(every_member(parameters, buffers, images)))
+
+    return call
 
 
-def seconds(call: Callable[[], Tensor], device: str) -> float:
-    """Wall time of a call, the GPU's work included."""
-    started = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def measure(name: str, model_args: dict, batch: int, repeats: int, device: str) -> str:
-    """One row of the table."""
-    members = []
+def measure(name: str, model_args: dict, batch: int, rounds: int) -> tuple[list[str], Times]:
+    """One row of the table, and the times."""
+    members, device = [], report.device()
     for seed in range(MEMBERS):
         torch.manual_seed(seed)
-        model = ban_hf.create_classifier(name, num_labels=100, image_size=32, **model_args)
-        members.append(model.to(device).eval())
+        members.append(create_classifier(name, num_labels=CLASSES, **model_args).to(device).eval())
     images = torch.randn(batch, 3, 32, 32, device=device)
     together = stacked(members)
-    calls = {"in turn": lambda: in_turn(members, images), "stacked": lambda: together(images)}
-    difference = (calls["in turn"]() - calls["stacked"]()).abs().max().item()
-    times: dict[str, list[float]] = {key: [] for key in calls}
-    for repeat in range(repeats + 2):
-        for key, call in calls.items():
-            elapsed = seconds(call, device)
-            if repeat >= 2:  # the first two warm up
-                times[key].append(1000 * elapsed)
-    turn, stack = (statistics.median(times[key]) for key in calls)
-    spread = "–".join(f"{b / a:.2f}" for a, b in zip(*quartiles(times), strict=True))
-    return (
-        f"| {name} {model_args or ''} | {batch} | {turn:.1f} | {stack:.1f} | {stack / turn:.2f} "
-        f"| {spread} | {difference:.0e} |"
-    )
+    calls = {IN_TURN: lambda: in_turn(members, images), STACKED: lambda: together(images)}
+    difference = (calls[IN_TURN]() - calls[STACKED]()).abs().max().item()
+    forms = {form: timed(call, device) for form, call in calls.items()}
+    times = interleave(forms, rounds, warm_up=2)
+    middle, low, high = ratio(times, STACKED, IN_TURN)
+    what = " ".join([name, *(f"{key}={value}" for key, value in model_args.items())])
+    cells = [f"{1000 * median(times[form]):.1f}" for form in forms]
+    row = [what, batch, *cells, f"{middle:.2f}", report.spread(low, high), f"{difference:.0e}"]
+    return row, times
 
 
-def quartiles(times: dict[str, list[float]]) -> tuple[list[float], list[float]]:
-    """The 25 and 75 % quantiles of both forms."""
-    turn, stack = (statistics.quantiles(values, n=4) for values in times.values())
-    return [turn[0], turn[2]], [stack[0], stack[2]]
-
-
+@torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=15, help="timed calls of each form")
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    lines = [
-        f"# Ensemble of {MEMBERS} networks of one architecture: stacked against in turn",
-        "",
-        f"`python benchmarks/stacked_ensemble.py --repeats {args.repeats}` · {hardware()}, "
-        f"{torch.get_num_threads()} threads · inference, float32, median of {args.repeats} calls, "
-        "interleaved; the ratio is that of the medians. A ratio above 1: stacked is slower.",
-        "",
-        "| network | batch | in turn, ms | stacked, ms | ratio | its quartiles | difference |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    options = report.parse(report.parser(__doc__, rounds=15))
+    cases = QUICK_CASES if options.quick else CASES
+    measured = [measure(*case, options.rounds) for case in cases]
+    head = [
+        "network", "batch", "in turn, ms", "stacked, ms", "ratio", "its quartiles",
+        "largest difference of logits",
+    ]  # fmt: skip
+    parts = [
+        f"Inference, float32, medians of {options.rounds} interleaved calls. A ratio above 1: "
+        "stacked is slower.",
+        report.table(head, [row for row, _ in measured]),
     ]
-    with torch.inference_mode():
-        for case in CASES:
-            lines.append(measure(*case, args.repeats, device))
-            print(lines[-1], flush=True)
-    lines += ["", ", ".join(f"{name} {version}" for name, version in versions().items())]
-    if args.output:
-        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    title = f"Ensemble of {MEMBERS} networks of one architecture: stacked against in turn"
+    numbers = [{"network": row[0], "batch": row[1], "seconds": times} for row, times in measured]
+    report.write("stacked_ensemble", options, title, parts, {"cases": numbers})
 
 
 if __name__ == "__main__":
