@@ -14,9 +14,16 @@ Flags override the file's values; any argument of BANTrainingArguments is a flag
 
 A Hub id, a local folder or a file of images will do as --dataset_name, and any model of timm as
 --model_name. A run that was killed goes on where it stopped when the same command is given again.
+With --plan nothing is trained: it says how long the run will take, and how much disk it needs.
+
+Several objectives are students of one teacher, trained once, as in the left half of Table 2; each
+has a folder of its own, and one table and picture show them all:
+
+    accelerate launch recipes/ban_cifar.py --objective kd,kd+label,cwtm,dkpp
 
 With --push_to_hub --hub_model_id ns/family each generation is published as soon as it is finished,
-the ensemble last. --teacher ns/family-gen2@commit goes on from somebody's generation.
+the ensemble last. --teacher ns/family-gen2@commit goes on from somebody's generation, --teacher
+runs/family/generation-2 from one of yours.
 """
 
 from dataclasses import dataclass, field
@@ -102,6 +109,7 @@ def main(argv: list[str]) -> None:
         control_from=family.control_from,
         teacher=family.teacher,
         command=ban_hf.shareable_command("ban_cifar.py", argv, args.hub_token),
+        plan=family.plan,
     )
 
 

@@ -15,10 +15,16 @@ Flags override the file's values; any argument of BANTrainingArguments is a flag
 A Hub id, a local folder or a text file will do as --dataset_name. Students learn from labels and
 teacher (BAN+L); --label_weight 0 leaves the labels out (BAN), with which, in the paper, a language
 model does not learn. A run that was killed goes on where it stopped when the same command is given
-again.
+again. With --plan nothing is trained: it says how long the run will take and what disk it needs.
+
+Several objectives are students of one teacher, trained once; each has a folder of its own, and one
+table and picture show them all. BAN beside BAN+L:
+
+    accelerate launch recipes/ban_ptb.py --objective kd,kd+label --label_weight 0
 
 With --push_to_hub --hub_model_id ns/family each generation is published as soon as it is finished,
-the ensemble last. --teacher ns/family-gen2@commit goes on from somebody's generation.
+the ensemble last. --teacher ns/family-gen2@commit goes on from somebody's generation, --teacher
+runs/family/generation-2 from one of yours.
 """
 
 from dataclasses import dataclass, field
@@ -95,6 +101,7 @@ def main(argv: list[str]) -> None:
         control_from=family.control_from,
         teacher=family.teacher,
         command=ban_hf.shareable_command("ban_ptb.py", argv, args.hub_token),
+        plan=family.plan,
     )
 
 

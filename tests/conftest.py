@@ -54,15 +54,26 @@ def data_root() -> Path:
     return root
 
 
+def load_recipe(name: str):
+    """A module of `recipes/`."""
+    path = Path(__file__).parents[1] / "recipes" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclasses look their types up there
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def recipe():
     """The module `recipes/ban_cifar.py`."""
-    path = Path(__file__).parents[1] / "recipes" / "ban_cifar.py"
-    spec = importlib.util.spec_from_file_location("ban_cifar", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ban_cifar"] = module  # its dataclasses look their types up there
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe("ban_cifar")
+
+
+@pytest.fixture(scope="session")
+def language_recipe():
+    """The module `recipes/ban_ptb.py`."""
+    return load_recipe("ban_ptb")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import lstm, vit, weights
-from train_on_ranks import CASES, READERS, main
+from train_on_ranks import CACHED, CASES, READERS, main
 
 SCRIPT = Path(__file__).with_name("train_on_ranks.py")
 
@@ -56,6 +56,15 @@ def test_two_processes_read_a_text_as_one_does(case, results):
     assert sum("eval_perplexity" in line for line in one["history"]) == 2
     for line, expected in zip(two["history"], one["history"], strict=True):
         assert line == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("make", CACHED)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_students_of_a_cached_teacher_come_to_the_weights_of_an_asked_one(processes, make, results):
+    online, *others = results[processes][f"cached {make.__name__}"].values()
+    assert len(others) == 3
+    for cached in others:
+        assert all(torch.equal(cached[name], online[name]) for name in online)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -615,9 +615,9 @@ class TestGoingOn:
     def test_a_teacher_of_an_earlier_attempt_is_not_taken_for_a_student(self, published, tmp_path):
         with pytest.raises(ValueError, match="classes"):
             family.train(tmp_path / "a", teacher="ns/fam-gen2", model_init=lambda generation: OTHER)
-        with pytest.raises(ValueError, match="was pulled for another teacher"):
+        with pytest.raises(ValueError, match="was copied for another teacher"):
             family.train(tmp_path / "a", teacher="ns/fam-gen1")
-        with pytest.raises(ValueError, match="was pulled for another teacher"):
+        with pytest.raises(ValueError, match="was copied for another teacher"):
             family.train(tmp_path / "a")
 
     def test_images_of_another_normalisation_are_warned_of(self, published, tmp_path, caplog):
@@ -665,7 +665,7 @@ class TestGoingOn:
         published.commit("ns/else-gen2", others, "The same files")
         with pytest.raises(ValueError, match="classes"):
             family.train(tmp_path / "a", teacher="ns/fam-gen2", model_init=lambda generation: OTHER)
-        with pytest.raises(ValueError, match="was pulled for another teacher"):
+        with pytest.raises(ValueError, match="was copied for another teacher"):
             family.train(tmp_path / "a", teacher="ns/else-gen2")
 
     def test_from_generation_0_that_is_not_published_again(self, published, tmp_path):
@@ -682,8 +682,10 @@ class TestGoingOn:
     def test_what_cannot_be_a_teacher_is_said(self, published, never_killed, tmp_path):
         with pytest.raises(ValueError, match="is an ensemble"):
             family.train(tmp_path / "a", teacher="ns/fam")
-        with pytest.raises(ValueError, match="is a local folder"):
-            family.train(tmp_path / "b", teacher=str(never_killed / "generation-2"))
+        with pytest.raises(ValueError, match="is an ensemble"):
+            family.train(tmp_path / "b", teacher=str(never_killed / "ensemble"))
+        with pytest.raises(ValueError, match="is a family: name one of its generations"):
+            family.train(tmp_path / "b", teacher=str(never_killed))
         with pytest.raises(UnverifiableError, match="ns/none"):
             family.train(tmp_path / "c", teacher="ns/none")
         with pytest.raises(ValueError, match="generations=0"):

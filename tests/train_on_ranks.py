@@ -3,11 +3,14 @@
 torchrun --nproc_per_node 2 tests/train_on_ranks.py WORLD_SIZE FOLDER
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from cached_students import KillAt, student
+from family import Killed
 from tiny import Images, cifar, confident, history, lstm, reader, trained, vit, weights
 
 CASES = {
@@ -52,6 +55,48 @@ def read(world_size: int, folder: Path, teacher: bool) -> dict:
     return {"weights": weights(trainer.model), "history": history(trainer)}
 
 
+def cached(world_size: int, folder: Path, make) -> dict:
+    """Students of an asked teacher, of one whose cache they fill (killed and resumed), and replay.
+
+    Args:
+        world_size: number of processes.
+        folder: to train in.
+        make: gives a trainer of a folder, a batch size and arguments.
+    """
+    options = dict(save_strategy="steps", save_steps=2)
+    cache = dict(teacher_cache=str(folder / f"cache-{make.__name__}-{world_size}"))
+
+    def trainer(name, callbacks=None, **changes):
+        place = folder / f"{make.__name__}-{world_size}-{name}"
+        return make(place, world_size, callbacks=callbacks, **options | changes)
+
+    found = {"online": trainer("online")}
+    found["online"].train()
+    with contextlib.suppress(Killed):
+        trainer("filled", callbacks=[KillAt(5)], **cache).train()
+    found["filled"] = trainer("filled", **cache)
+    found["filled"].train(f"{found['filled'].args.output_dir}/checkpoint-4")
+    for name in ("completed", "replayed"):
+        found[name] = trainer(name, **cache)
+        if name == "replayed":
+            found[name].teaching.plain.forward = None  # it is not asked
+        found[name].train()
+    return {name: weights(trainer.model) for name, trainer in found.items()}
+
+
+def images(folder: Path, world_size: int, **changes):
+    return student(folder, per_device_train_batch_size=8 // world_size, **changes)
+
+
+def text(folder: Path, world_size: int, **changes):
+    size = 4 // world_size
+    changes |= dict(per_device_train_batch_size=size, per_device_eval_batch_size=size)
+    return reader(lstm(1), folder, lstm(2), **changes)
+
+
+CACHED = (images, text)
+
+
 def evaluate_batch_norm(world_size: int, folder: Path) -> dict[str, float]:
     """The label loss that is logged, and that of the network that rank 0 would save."""
     data = Images(24, 32)
@@ -66,6 +111,7 @@ def evaluate_batch_norm(world_size: int, folder: Path) -> dict[str, float]:
 def main(world_size: int, folder: Path) -> None:
     results = {name: train(world_size, folder, **case) for name, case in CASES.items()}
     results |= {f"LSTM, {name}": read(world_size, folder, name == "taught") for name in READERS}
+    results |= {f"cached {m.__name__}": cached(world_size, folder, m) for m in CACHED}
     results["BatchNorm"] = evaluate_batch_norm(world_size, folder)
     found = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     assert found == world_size, f"{found} processes, not {world_size}"

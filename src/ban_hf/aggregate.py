@@ -65,7 +65,9 @@ def _check_same_job(runs: Sequence[Results]) -> None:
 def _pool(entries: Sequence[Results]) -> dict[str, Any]:
     first = entries[0]
     pooled = {
-        key: first[key] for key in ("generation", "name", "members", "kind", "size") if key in first
+        key: first[key]
+        for key in ("generation", "name", "method", "members", "kind", "size")
+        if key in first
     }
     for key in ("teacher_agreement", "train_loss", "seconds"):
         if key in first:

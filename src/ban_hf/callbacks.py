@@ -7,11 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from ban_hf.cost import STUDENT_STEP, Footprint, duration, seconds_now, size, step_time
+
 NEVER = torch.iinfo(torch.int64).max
+
+#: Steps before the first line: those that warm up, and those that are timed.
+SKIPPED, TIMED = 5, 20
+LONG = 60.0  # seconds of a generation for which that line is printed
 
 
 class FiniteLossGuard(TrainerCallback):
@@ -28,16 +35,32 @@ class FiniteLossGuard(TrainerCallback):
 
     def __init__(self, gather: Callable[[Tensor], Tensor]) -> None:
         self.gather = gather
-        self.first_bad_step: Tensor | None = None
+        self._forget()
 
-    def note(self, finite: Tensor, step: int) -> None:
-        """Remember the step, if its loss is the first that is not finite."""
-        bad_step = torch.where(finite, NEVER, step)  # ()
+    def _forget(self) -> None:
+        self.first_bad_step: Tensor | None = None
+        self._losses: list[Tensor] = []  # of the steps since it was looked at
+        self._steps: list[int] = []
+
+    def note(self, loss: Tensor, step: int) -> None:
+        """Remember a loss, to be looked at later: together with others it costs next to nothing."""
+        self._losses.append(loss.detach())
+        self._steps.append(step)
+        if len(self._losses) == 256:
+            self._look_back()
+
+    def _look_back(self) -> None:
+        if not self._losses:
+            return
+        losses = torch.stack([loss.reshape(-1).sum() for loss in self._losses])  # (n,)
+        steps = torch.tensor(self._steps, device=losses.device)  # (n,)
+        bad_step = torch.where(losses.isfinite(), NEVER, steps).min()  # ()
         earlier = bad_step if self.first_bad_step is None else self.first_bad_step
         self.first_bad_step = torch.minimum(earlier, bad_step)
+        self._losses, self._steps = [], []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.first_bad_step = None
+        self._forget()
 
     def on_step_end(
         self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
@@ -56,6 +79,7 @@ class FiniteLossGuard(TrainerCallback):
         self._check(args, state, model)
 
     def _check(self, args: Any, state: Any, model: nn.Module | None) -> None:
+        self._look_back()
         if self.first_bad_step is None:
             return
         if model is not None and not _is_finite(model):
@@ -78,7 +102,11 @@ def _is_finite(model: nn.Module) -> bool:
 
 
 class GenerationProgress(ProgressCallback):
-    """The progress bar of `Trainer`, and one line for each evaluation in place of its logs."""
+    """The progress bar of `Trainer`, and one line for each evaluation in place of its logs.
+
+    Before them, where a generation takes more than a minute, a line after some steps that says how
+    long it and those after it will take at this pace, and how much disk the whole sequence.
+    """
 
     def __init__(self, generation: int, generations: int) -> None:
         super().__init__()
@@ -92,6 +120,26 @@ class GenerationProgress(ProgressCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not args.disable_tqdm:
             super().on_step_end(args, state, control, **kwargs)
+        done = state.global_step - self.first_step
+        if done == SKIPPED:
+            self.timed_from = seconds_now(args.device)
+        elif done == SKIPPED + TIMED:
+            step = (seconds_now(args.device) - self.timed_from) / TIMED
+            if state.is_world_process_zero and self._times(step, state)[0] > LONG:
+                self._announce(step, args, state, kwargs["model"], kwargs["optimizer"])
+
+    def _announce(
+        self, step: float, args: Any, state: Any, model: nn.Module, optimizer: Optimizer
+    ) -> None:
+        """Say what is to come of time and disk, as far as steps and parameters tell it."""
+        here, all_of_them = map(duration, self._times(step, state))
+        disk = Footprint.of(model, optimizer, args)
+        needed = (self.generations + 1) * disk.weights + disk.ensembles([self.generations])
+        needed += disk.checkpoints(args, state.max_steps, state.num_train_epochs)
+        tqdm.write(
+            f"generation {self.generation}/{self.generations} · {step_time(step)} a step · {here} "
+            f"for this generation, {all_of_them} for all · about {size(needed)} of disk"
+        )
 
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
@@ -123,16 +171,18 @@ class GenerationProgress(ProgressCallback):
         done = state.global_step - self.first_step
         if not done:
             return ""
-        step = (time.monotonic() - self.started) / done
+        here, all_of_them = self._times((time.monotonic() - self.started) / done, state)
+        return f" · {duration(here)} left ({duration(all_of_them)} for all generations)"
+
+    def _times(self, step: float, state: Any) -> tuple[float, float]:
+        """Seconds left of this generation and of the sequence, at so many a step.
+
+        Generation 0 has no teacher, and is the cheapest.
+        """
         here = step * (state.max_steps - state.global_step)
-        later = step * state.max_steps * (self.generations - self.generation)
-        return f" · {_duration(here)} left ({_duration(here + later)} for all generations)"
+        later = step if self.generation else STUDENT_STEP * step
+        return here, here + later * state.max_steps * (self.generations - self.generation)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not args.disable_tqdm:
             super().on_train_end(args, state, control, **kwargs)
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), seconds / 3600
-    return f"{hours:.1f} h" if hours >= 2 else f"{minutes} min" if minutes else f"{seconds:.0f} s"

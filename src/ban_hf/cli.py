@@ -13,6 +13,7 @@ from ban_hf.facts import versions
 from ban_hf.lineage import as_json
 from ban_hf.recipe import did_you_mean, quiet_loading
 from ban_hf.terminal import one_line, say
+from ban_hf.training_args import CACHE_DTYPES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,14 +132,35 @@ def _push_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--teacher", metavar="NS/NAME@COMMIT", help="of a single generation")
 
 
-def _ensemble_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("members", metavar="MEMBER", nargs="+", help="folder or ns/name@revision")
-    command.add_argument("--weights", metavar="W", type=float, nargs="+", help="default: equal")
+def _dataset_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dataset_name", required=True, metavar="NAME", help="see below")
     command.add_argument("--dataset_config", metavar="C", help="of a Hub dataset that has several")
     command.add_argument("--dataset_revision", metavar="R", help="of a Hub dataset")
     for kind in ("image", "label", "text"):
         command.add_argument(f"--{kind}_column", metavar="C", help="default: found by its type")
+
+
+def _cache_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("teacher", metavar="TEACHER", help="folder or ns/family-gen2@revision")
+    command.add_argument("folder", metavar="FOLDER", help="of the cache")
+    _dataset_arguments(command)
+    whole: dict[str, Any] = {"type": int, "metavar": "N"}
+    command.add_argument("--image_size", **whole, help="side to resize to")
+    command.add_argument("--validation", type=float, default=0.1, metavar="F", help="default: 0.1")
+    command.add_argument("--split_seed", **whole, default=0, help="default: 0")
+    for name in ("train_samples", "vocabulary_size", "train_words"):
+        command.add_argument(f"--{name}", **whole, help="default: all")
+    command.add_argument("--seed", **whole, help="of the students (default: the teacher's)")
+    command.add_argument("--epochs", type=float, metavar="N", help="default: the teacher's")
+    command.add_argument(
+        "--dtype", choices=CACHE_DTYPES, default="float32", help="float16 rounds, in half the room"
+    )
+
+
+def _ensemble_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("members", metavar="MEMBER", nargs="+", help="folder or ns/name@revision")
+    command.add_argument("--weights", metavar="W", type=float, nargs="+", help="default: equal")
+    _dataset_arguments(command)
     command.add_argument("--window", metavar="N", type=int, default=35, help="words (default: 35)")
     command.add_argument(
         "--batch_size", metavar="N", type=int, help="images (500), or columns of a text (20)"
@@ -226,6 +248,20 @@ COMMANDS = (
             "      --dataset_name digits",
             "  ban-hf ensemble ns/digits-gen1 ns/digits-gen2@v1 --weights 1 3 \\",
             "      --dataset_name digits --output_dir runs/both",
+        ),
+    ),
+    (
+        commands.cache,
+        _cache_arguments,
+        "keep what a teacher says in all epochs, ahead of its students",
+        "Each student then costs what labels cost, and learns, bit for bit, what it would from the "
+        "teacher itself. The data are given as to the recipe that trained the teacher; batch size, "
+        "epochs, precision and seed are in its record. What is there already is not asked again.",
+        (
+            "  ban-hf cache runs/digits/generation-0 runs/cache --dataset_name digits \\",
+            "      --train_samples 100",
+            "  accelerate launch recipes/ban_cifar.py --teacher runs/digits/generation-0 \\",
+            "      --teacher_cache runs/cache --objective cwtm --output_dir runs/cwtm",
         ),
     ),
     (

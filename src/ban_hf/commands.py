@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf import cards, hub, pulling
+from ban_hf.caching import TrainingData, fill_cache
 from ban_hf.ensemble import normalised_weights
 from ban_hf.lineage import RECORD, Lineage, finished_generations
 from ban_hf.members import (
@@ -106,6 +107,19 @@ def ensemble(args: argparse.Namespace) -> Answer:
         save_ensemble(members, args.output_dir, args.weights)
         text += f"\nThe ensemble is in {args.output_dir}."
     return Answer(measured | {"output_dir": args.output_dir}, text)
+
+
+def cache(args: argparse.Namespace) -> Answer:
+    """Fill a teacher's cache ahead of its students."""
+    data = TrainingData(**{f.name: getattr(args, f.name) for f in fields(TrainingData)})
+    options = {"seed": args.seed, "epochs": args.epochs, "dtype": args.dtype}
+    filled = fill_cache(args.teacher, args.folder, data, **options)
+    text = (
+        f"{filled['folder']} holds what {args.teacher} says of {filled['items']:,} items in "
+        f"{filled['epochs']:g} epochs: {filled['bytes']:,} bytes. Its students read it with "
+        f"--teacher {args.teacher} --teacher_cache {filled['folder']}."
+    )
+    return Answer(filled, textwrap.fill(text, 79, break_long_words=False, break_on_hyphens=False))
 
 
 def card(args: argparse.Namespace) -> Answer:

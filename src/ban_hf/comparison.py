@@ -44,17 +44,17 @@ def mixed_cross_entropy(
     Formula: sum_s teacher_weight KL(p_s || q_s) - label_weight log q_{*,s}, which is, up to the
     teacher's entropy, a cross-entropy against the target teacher_weight p + label_weight onehot(y).
     Gradient: of an item with respect to z, teacher_weight (q - p) + label_weight (q - onehot(y)).
-    Shapes: logits `(N, C)`, labels `(N,)`; result `()` and the items' comparison `(N, COLUMNS)`,
-    which is `compare`'s.
+    Shapes: logits `(N, C)`, labels `(N,)`; result `()`, and `(COLUMNS,)`, the sum of what `compare`
+    gives of each item.
     Requires: labels, unless label_weight is 0.
     Relations: equals `kd` and the label cross-entropy, weighted, summed and masked; the gradient is
     computed with the loss and takes the memory that autograd would need for it.
     Reference: Furlanello et al. 2018, eq. 2-4.
     """
-    loss, items = _MixedCrossEntropy.apply(
+    loss, sums = _MixedCrossEntropy.apply(
         student_logits, teacher_logits.detach(), labels, teacher_weight, label_weight
     )
-    return loss, items
+    return loss, sums
 
 
 @torch.no_grad()
@@ -71,8 +71,9 @@ def compare(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tenso
             parts.append(_label_columns(logq, y))
         else:
             logp = _log_softmax(t)  # (n, C)
-            parts.append(_compare_rows(logq, logp, logq.exp(), logp.exp(), y))
-    return torch.cat(parts)
+            p = logp.exp()  # (n, C)
+            parts.append(_compare_rows(logq, logp, p, logq.exp().sub_(p), y))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 class _MixedCrossEntropy(torch.autograd.Function):
@@ -90,19 +91,21 @@ class _MixedCrossEntropy(torch.autograd.Function):
         for z, t, y, gradient in _chunks(student_logits, teacher_logits, labels, gradients):
             logq, logp = _log_softmax(z), _log_softmax(t)  # (n, C), (n, C)
             q, p = logq.exp(), logp.exp()  # (n, C), (n, C)
-            parts.append(_compare_rows(logq, logp, q, p, y))
-            q.mul_(teacher_weight + label_weight).sub_(p, alpha=teacher_weight)
-            if y is None:
-                gradient.copy_(q)
-                continue
-            at = y.clamp(min=0)[:, None]  # (n, 1)
-            q.scatter_add_(1, at, q.new_full(at.shape, -label_weight))
-            torch.mul(q, (y != IGNORED)[:, None], out=gradient)
-        items = torch.cat(parts)  # (N, COLUMNS)
+            gap = q - p  # (n, C)
+            parts.append(_compare_rows(logq, logp, p, gap, y).sum(0))  # (COLUMNS,)
+            if teacher_weight != 1:
+                gap.mul_(teacher_weight)
+            if label_weight and y is not None:
+                at = y.clamp(min=0)[:, None]  # (n, 1)
+                gap.add_(q, alpha=label_weight)
+                gap.scatter_add_(1, at, gap.new_full(at.shape, -label_weight))
+            if y is not None:
+                gap.mul_((y != IGNORED)[:, None])
+            gradient.copy_(gap)
+        sums = sum(parts[1:], parts[0])  # (COLUMNS,)
         ctx.save_for_backward(gradients)
-        ctx.mark_non_differentiable(items)
-        columns = items.sum(0)  # (COLUMNS,)
-        return teacher_weight * columns[TEACHER_KL] + label_weight * columns[LABEL_LOSS], items
+        ctx.mark_non_differentiable(sums)
+        return teacher_weight * sums[TEACHER_KL] + label_weight * sums[LABEL_LOSS], sums
 
     @staticmethod
     @once_differentiable
@@ -128,27 +131,22 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 
 def _compare_rows(
-    logq: Tensor, logp: Tensor, q: Tensor, p: Tensor, labels: Tensor | None
+    logq: Tensor, logp: Tensor, p: Tensor, gap: Tensor, labels: Tensor | None
 ) -> Tensor:
-    """The columns of some rows, of both networks' probabilities: `(n, C)` each, to `(n, COLUMNS)`.
-
-    (Given with their logarithms, since the caller has both.)
-    """
-    columns = _label_columns(logq, labels)  # (n, COLUMNS)
-    best, argmax = logp.max(1)  # (n,), (n,)
-    counts = 1 if labels is None else labels != IGNORED
-    columns[:, TEACHER_KL] = torch.linalg.vecdot(p, logp - logq) * counts
+    """The columns of some rows, of log q, log p, p and q - p: `(n, C)` each, to `(n, COLUMNS)`."""
+    best, argmax = logp.max(1, keepdim=True)  # (n, 1), (n, 1)
     # The student's argmax, without looking for its place, which costs as much as a softmax.
-    agrees = logq.gather(1, argmax[:, None])[:, 0] == logq.amax(1)  # (n,)
-    columns[:, AGREEMENT] = agrees * counts
-    columns[:, CONFIDENCE] = best.exp() * counts
-    columns[:, SQUARED_CONFIDENCE] = (2 * best).exp() * counts
-    if labels is not None:
-        gap = q - p  # (n, C)
-        at_label = gap.gather(1, labels.clamp(min=0)[:, None])[:, 0]  # (n,)
-        columns[:, GROUND_TRUTH] = at_label * counts
-        columns[:, DARK_KNOWLEDGE] = (gap.abs_().sum(1) - at_label.abs()) * counts
-    return columns
+    agrees = logq.gather(1, argmax) == logq.amax(1, keepdim=True)  # (n, 1)
+    confidence = best.exp()  # (n, 1)
+    divergence = torch.linalg.vecdot(p, logp - logq)[:, None]  # (n, 1)
+    ours = [divergence, agrees.to(p.dtype), confidence, confidence * confidence]
+    if labels is None:
+        return torch.cat([p.new_zeros(len(p), 3), *ours], 1)
+    at = labels.clamp(min=0)[:, None]  # (n, 1)
+    at_label = gap.gather(1, at)  # (n, 1)
+    off_label = gap.abs().sum(1, keepdim=True) - at_label.abs()  # (n, 1)
+    columns = torch.cat([-logq.gather(1, at), at_label, off_label, *ours], 1)  # (n, COLUMNS)
+    return columns.mul_((labels != IGNORED)[:, None])
 
 
 def _label_columns(logq: Tensor, labels: Tensor | None) -> Tensor:

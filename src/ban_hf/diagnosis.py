@@ -14,7 +14,9 @@ from ban_hf.comparison import (
     CONFIDENCE,
     DARK_KNOWLEDGE,
     GROUND_TRUTH,
+    LABEL_LOSS,
     SQUARED_CONFIDENCE,
+    TEACHER_KL,
 )
 
 
@@ -47,7 +49,7 @@ class LossParts:
     def _reset(self) -> None:
         self.steps = 0
         self.items: Tensor | None = None  # (), of all steps, the same on every process
-        self.sums: Tensor | None = None  # (2 + COLUMNS,), shares of each process
+        self.sums: Tensor | None = None  # (COLUMNS,), shares of each process
         self.has_labels = False
 
     def add_step(self, step: StepStatistics) -> None:
@@ -56,13 +58,12 @@ class LossParts:
         self.steps += 1
 
     @torch.no_grad()
-    def add(
-        self, teacher_loss: Tensor, label_loss: Tensor, shares: Tensor, *, has_labels: bool
-    ) -> None:
-        """Add a micro-batch: what it adds to the step's means, of `comparison` `(COLUMNS,)`."""
-        losses = torch.stack([teacher_loss.detach(), label_loss.detach()])  # (2,)
-        sums = torch.cat([losses.float(), shares.float()])  # (2 + COLUMNS,)
-        self.sums = sums if self.sums is None else self.sums + sums
+    def add(self, shares: Tensor, *, has_labels: bool) -> None:
+        """Add a micro-batch: what it adds to the step's means.
+
+        Shapes: `(COLUMNS,)` of `comparison`, with the objective, whichever it is, for `TEACHER_KL`.
+        """
+        self.sums = shares if self.sums is None else self.sums + shares
         self.has_labels = has_labels
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
@@ -70,17 +71,17 @@ class LossParts:
         if self.sums is None or self.items is None:
             return {}
         sums = torch.cat([accelerator.reduce(self.sums, reduction="sum"), self.items.reshape(1)])
-        teacher_loss, label_loss, *columns, items = (sums / self.steps).tolist()
+        *columns, items = (sums / self.steps).tolist()
         confidence, squared = columns[CONFIDENCE], max(1e-30, columns[SQUARED_CONFIDENCE])
         means = {
-            "teacher_loss": teacher_loss,
+            "teacher_loss": columns[TEACHER_KL],
             "teacher_agreement": 100 * columns[AGREEMENT],
             "teacher_confidence": confidence,
             "effective_sample_size": items * confidence**2 / squared,
         }
         if self.has_labels:
             means |= {
-                "label_loss": label_loss,
+                "label_loss": columns[LABEL_LOSS],
                 "ground_truth_term": columns[GROUND_TRUTH],
                 "dark_knowledge_term": columns[DARK_KNOWLEDGE],
             }

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from ban_hf.continuation import given_generations, noted_teacher
 from ban_hf.data.windows import TokenWindows
 from ban_hf.facts import versions
 from ban_hf.generations import ensemble_members
 from ban_hf.heads import load_classifier
-from ban_hf.lineage import LOG, Record, load_family
+from ban_hf.lineage import LOG, RECORD, Record, load_family, read_json
 from ban_hf.measurement import ImageTest, TextTest
 from ban_hf.results import method_of
 
@@ -29,7 +30,8 @@ def measure_family(
     Ensembles are those of generations 1 to 2, 1 to 3, ..., 1 to k (of 0 and 1 where k is 1). Where
     controls are given, other label-trained networks (each a family of generation 0 alone), each
     ensemble has beside it one of as many label-trained networks, generation 0 the first of them.
-    A family that goes on from a generation of another one begins with that.
+    A family that goes on from a generation of another one begins with that: what stands before it
+    is not measured.
 
     Args:
         output_dir: of the family, trained here or pulled from the Hub.
@@ -53,7 +55,9 @@ def measure_family(
     def predict(folder: Path) -> Any:
         return test.predict(load_classifier(folder))
 
-    records = lineage.generations
+    note = read_json(output_dir / RECORD) if (output_dir / RECORD).is_file() else {}
+    before = given_generations(noted_teacher(note), output_dir)[:-1]
+    records = lineage.generations[len(before) :]
     networks = [predict(output_dir / f"generation-{r.generation}") for r in records]
     first, last = (int(r.generation or 0) for r in (records[0], records[-1]))
     begin = ensemble_members(first, last).start

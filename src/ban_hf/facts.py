@@ -20,7 +20,7 @@ INCIDENTAL = frozenset(
     "output_dir run_name project report_to disable_tqdm do_train do_eval do_predict use_cpu "
     "resume_from_checkpoint eval_on_start per_device_eval_batch_size "
     "eval_accumulation_steps prediction_loss_only skip_memory_metrics torch_empty_cache_steps "
-    "local_rank ddp_timeout ddp_backend".split()
+    "local_rank ddp_timeout ddp_backend teacher_cache".split()
 )
 INCIDENTAL_PREFIXES = (
     "logging_",

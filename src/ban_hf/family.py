@@ -43,7 +43,7 @@ def run_family(
         control: whether to train label-trained networks, as many, with generation 0, as the
             ensemble has members.
         control_from: output directories of runs of other seeds, whose generations 0 are controls.
-        teacher: a generation on the Hub to go on from, see `train_generations`.
+        teacher: a generation to go on from, see `train_generations`.
         report: what `write_report` takes beside the measurement: `title`, `command`, `dataset`.
     """
     if teacher is not None and (control or control_from):

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from ban_hf.facts import describe_data
-from ban_hf.lineage import Lineage, finished_generations, load_family
+from ban_hf.lineage import Lineage, load_family
 from ban_hf.publisher import Publisher
 from ban_hf.recurrence import check_windows
 from ban_hf.run import Run
@@ -56,8 +56,9 @@ def train_generations(
         family: name of the sequence; by default that of `hub_model_id`, or of the output directory,
             at the start.
         data: what the records say of the data (JSON), beside the fingerprints of `ImageViews`.
-        teacher: a generation of somebody's family on the Hub, `"ns/family-gen2@commit"`, to go on
-            from: it is pulled to `generation-2`, and the students are generations 3 and so on.
+        teacher: a generation to go on from, on the Hub, `"ns/family-gen2@commit"`, or in a folder:
+            it is copied to `generation-2`, one in a folder with those before it, and the students
+            are generations 3 and so on. A copied folder need not stay where it was.
         report: called, on every process, when all is trained, before the ensemble is published:
             where it writes `results.json` (`write_report`), the family's card shows that.
         trainer_kwargs: for `BANTrainer`: `data_collator`, `compute_metrics`, `processing_class`,
@@ -79,6 +80,7 @@ def train_generations(
             f"generations={generations}: it counts the students, and must not be negative, nor 0 "
             "where there is a teacher."
         )
+    args.check_one_objective()
     publisher, args = Publisher(args), copy.copy(args)
     args.push_to_hub = False  # the trainer's own way, which uploads pickles
     splits = {"train": train_dataset, "validation": eval_dataset, "test": test_dataset}
@@ -88,17 +90,16 @@ def train_generations(
     run.open()
     here = range(run.first, run.last + 1)
     missing = [generation for generation in here if not run.finished(generation)]
-    publisher.prepare(missing, run.first, run.teacher)
+    publisher.prepare(missing, run.first, run.teacher.name if run.teacher else None)
     trainer_kwargs |= {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     with run.alone():
         for generation in here:
             if not run.finished(generation):
                 run.train(generation, test_dataset, trainer_kwargs)
             publisher.publish_generation(generation, run.folder(generation))
-        first = run.first - bool(run.teacher)  # of those that stand here: the pulled one, too
-        last = first + len(finished_generations(run.output_dir)) - 1  # may be more than asked for
-        if ensemble and last > first:
-            run.build_ensemble(ensemble_members(first, last), test_dataset, trainer_kwargs)
+        first, *others = run.standing
+        if ensemble and others:
+            run.build_ensemble(ensemble_members(first, others[-1]), test_dataset, trainer_kwargs)
         run.close()
     if report is not None:
         report()

@@ -19,7 +19,7 @@ from ban_hf.cards import card_files
 from ban_hf.errors import PublishError, RecordError
 from ban_hf.lineage import LOG, RECORD, Record, as_json, finished_generations, read_json
 from ban_hf.network import clean_token, persistently
-from ban_hf.places import HubCommit, LocalFolder, Place, locate, look
+from ban_hf.places import LOCAL_GENERATION, HubCommit, LocalFolder, Place, locate, look
 from ban_hf.provenance import Entry, ancestry, check_file, check_model
 from ban_hf.public_record import for_others
 from ban_hf.repository import Content, contents_of, is_private, prepare, publication, publish
@@ -107,8 +107,31 @@ def _family(
             f"{', '.join(strays)}: not trained by a run of {output_dir}, so that somebody may have "
             "published it already. Nothing was sent. (push_generation publishes a single one.)"
         )
-    # What goes on from somebody's generation begins with that, as it was pulled.
-    return pairs[1:] if note["run"].get("teacher") else pairs, last
+    return _own(pairs, note["run"].get("teacher") or {}), last
+
+
+def _own(
+    pairs: list[tuple[Entry, Contents]], teacher: dict[str, str]
+) -> list[tuple[Entry, Contents]]:
+    """What of a directory is to be published: its own generations, less what is published already.
+
+    A family that goes on from a generation on the Hub begins with that, as it was pulled, and one
+    that goes on from a folder with what stood there: generations that were trained at home, which
+    are published as its own.
+
+    Raises:
+        PublishError: if what stood there had been pulled itself, and is somebody's already.
+    """
+    if teacher and not LOCAL_GENERATION.fullmatch(teacher["teacher"]):
+        return pairs[1:]
+    for entry, _ in pairs:
+        if not any(file["path"] == LOG for file in entry.record.files):  # it is not published
+            raise PublishError(
+                f"{entry.place} was pulled from where somebody published it. Nothing was sent: "
+                "publish its students one by one, by push_generation, the first with "
+                "teacher='ns/name@commit'."
+            )
+    return pairs
 
 
 def push_generation(

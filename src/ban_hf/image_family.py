@@ -8,10 +8,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ban_hf.data import ImageSplits, collate
-from ban_hf.family import run_family
 from ban_hf.lineage import Lineage
 from ban_hf.metrics import compute_classification_metrics
 from ban_hf.models import create_classifier, image_processor
+from ban_hf.plan import plan_families
+from ban_hf.siblings import run_families
 from ban_hf.training_args import BANTrainingArguments
 
 
@@ -26,30 +27,40 @@ def run_image_family(
     control_from: Sequence[str] = (),
     teacher: str | None = None,
     command: str = "",
-) -> Lineage:
+    plan: bool = False,
+) -> Lineage | None:
     """Train a teacher and `generations` students, measure them on the test set, and report.
 
     Leaves under `args.output_dir`: the generations, the ensemble, `lineage.json`, `results.json`,
     `results.md` and `results.png`; with `control`, also `control/1`, `control/2` and so on,
     label-trained networks, so that with generation 0 there are as many as the ensemble has members.
 
+    With several objectives, `args.objective="kd,kd+label,cwtm,dkpp"`, it leaves these of each in a
+    folder of its name, `kd` and so on, all from one teacher, in `teacher`; what that says, which
+    may be deleted when all are finished, in `teacher_cache`; and the results of them all.
+
     Args:
         splits: from `load_images`; moved to the device of `args`.
-        args: of every generation.
+        args: of every generation; `objective` may name several.
         model_name: see `create_classifier`.
         model_args: of the network.
         generations: number of students.
         control: whether to train the controls.
         control_from: output directories of runs of other seeds, whose generations 0 are controls
             that cost nothing more.
-        teacher: a generation on the Hub to go on from, see `train_generations`.
+        teacher: a generation to go on from, see `train_generations`.
         command: how the run was started, for the report.
+        plan: whether to say what the run would take of time and disk, and train nothing.
+
+    Returns:
+        The family's records; None of several objectives, and of a plan.
     """
     args = copy.copy(args)
     # ImageViews gives ready batches, on the device: there are no columns, and nothing to pin.
     args.remove_unused_columns = args.dataloader_pin_memory = False
     name = Path(str(splits.source["id"])).name
-    return run_family(
+    run = plan_families if plan else run_families
+    return run(
         _family(splits, args, model_name, model_args or {}),
         args,
         generations=generations,

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ban_hf.data.windows import IGNORED
+from ban_hf.data.windows import IGNORED, POSITIONS
 
-LABELS = ("labels", "shift_labels")
+NO_INPUTS = ("labels", "shift_labels", POSITIONS)
 
 
 def without_labels(inputs: dict[str, Any]) -> dict[str, Any]:
     """A batch as a model sees it that is asked for logits alone."""
-    return {name: value for name, value in inputs.items() if name not in LABELS}
+    return {name: value for name, value in inputs.items() if name not in NO_INPUTS}
 
 
 def item_labels(inputs: dict[str, Any], logits: Tensor) -> Tensor | None:

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel, default_data_collator
 from ban_hf.data import TextSplits
 from ban_hf.data.text import WARM_UP, evaluation_columns
 from ban_hf.data.windows import TokenWindows
-from ban_hf.family import run_family
 from ban_hf.lineage import Lineage
 from ban_hf.models import create_language_model
+from ban_hf.plan import plan_families
+from ban_hf.siblings import run_families
 from ban_hf.training_args import BANTrainingArguments
 
 
@@ -28,7 +29,8 @@ def run_language_family(
     control_from: Sequence[str] = (),
     teacher: str | None = None,
     command: str = "",
-) -> Lineage:
+    plan: bool = False,
+) -> Lineage | None:
     """Train a teacher and `generations` students, measure them on the test text, and report.
 
     The text is read in order, in as many columns as a batch has items, and the hidden states of
@@ -41,8 +43,9 @@ def run_language_family(
 
     Args:
         splits: from `load_text`.
-        args: of every generation. Without labels (BAN, `label_weight=0`) a language model hardly
-            trains: the paper's is BAN+L, `label_weight=1`.
+        args: of every generation; `objective` may name several, see `run_image_family`. Without
+            labels (BAN, `label_weight=0`) a language model hardly trains: the paper's is BAN+L,
+            `label_weight=1`.
         model_name: see `create_language_model`.
         model_args: of the network.
         generations: number of students.
@@ -50,8 +53,12 @@ def run_language_family(
         control: whether to train as many label-trained networks as the ensemble has members.
         control_from: output directories of runs of other seeds, whose generations 0 are controls
             that cost nothing more.
-        teacher: a generation on the Hub to go on from, see `train_generations`.
+        teacher: a generation to go on from, see `train_generations`.
         command: how the run was started, for the report.
+        plan: whether to say what the run would take of time and disk, and train nothing.
+
+    Returns:
+        The family's records; None of several objectives, and of a plan.
 
     Raises:
         ValueError: where the training text is shorter than a window in every column.
@@ -68,7 +75,8 @@ def run_language_family(
     args.per_device_eval_batch_size = columns // args.world_size
     name = Path(str(splits.source["id"])).name
     known = {"entropy": splits.entropy, "test_entropy": splits.test_entropy}
-    return run_family(
+    run = plan_families if plan else run_families
+    return run(
         _family(splits, args, model_name, model_args or {}, window),
         args,
         generations=generations,

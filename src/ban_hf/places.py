@@ -17,6 +17,8 @@ from ban_hf.lineage import RECORD, sha256_of_file
 from ban_hf.network import persistently
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+#: A generation of a folder, by the sha256 of its record: a name that tells no path.
+LOCAL_GENERATION = re.compile(r"generation-(\d+)@[0-9a-f]{64}")
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

@@ -18,7 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from ban_hf.axis import Axis, axis_of
 from ban_hf.results import (
+    Measure,
     Results,
     best_possible,
     entries_of,
@@ -33,8 +35,10 @@ Label = tuple[float | None, str, str]  # height, text, colour
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#00785A", "#767676", "#222222"
 LEFT, WIDTH = 0.08, 0.66  # of the figure; what is right of the axes holds the labels
 CONTROL_SHIFT = -0.18  # generations; keeps a control beside, not under, what it is compared with
+ROOMY = 14  # generations side by side whose values have room in a picture of the usual width
 TEXT_HEIGHT = 7  # of a written value, in points
 STEEP = 0.4  # a slope on paper at which a line runs into the value that is centred on its marker
+SLIGHT = 0.2  # and into one that is written beside it
 
 
 @dataclass
@@ -61,6 +65,8 @@ class Series:
 def plot_generations(results: Results, path: str | os.PathLike[str]) -> None:
     """Draw the leading metric by generation, with the ensembles and the controls, as a PNG file.
 
+    Students of one teacher by several objectives are drawn side by side, see `ban_hf.axis`.
+
     The dashed line is the level of the first teacher; the green one, where the entropy of the text
     is known, the perplexity that no model can fall below. Controls are grey, each beside what it is
     to be compared with. Of an aggregated result the mean is drawn, the standard deviation as a bar,
@@ -74,15 +80,17 @@ def plot_generations(results: Results, path: str | os.PathLike[str]) -> None:
             f"results has no test {measure_of(results).title} of any generation, so that there is "
             "nothing to draw: give train_generations a test_dataset."
         )
-    figure = Figure(figsize=(9.6, 5.4), dpi=150, facecolor="white")
+    axis = axis_of(results["generations"])
+    width = 9.6 * max(1.0, (axis.limits[1] - axis.limits[0]) / ROOMY)
+    figure = Figure(figsize=(width, 5.4), dpi=150, facecolor="white")
     axes = figure.add_axes((LEFT, 0.135, WIDTH, 0.695))
-    lines = [line for line in (*_ours(results), *_control_ensembles(results)) if line.places]
+    lines = [line for line in (*_ours(results, axis), *_control_ensembles(results)) if line.places]
     for line in lines:
         _draw(axes, line)
-    labels = [(mean_of(line.values[-1]), line.label, line.colour) for line in lines]
+    labels = [(mean_of(line.values[-1]), line.label, line.colour) for line in lines if line.label]
     labels += [*_draw_first_teacher(axes, results), *_draw_control_networks(axes, results)]
     labels += _draw_best_possible(axes, results)
-    _style(axes, results)
+    _style(axes, axis, measure_of(results))
     for line in lines:
         _write_values(axes, line)
     _label(axes, labels)
@@ -96,21 +104,36 @@ def plot_generations(results: Results, path: str | os.PathLike[str]) -> None:
     partial.replace(path)
 
 
-def _ours(results: Results) -> list[Series]:
-    generations, ensembles = results["generations"], results.get("ensembles") or []
+def _ours(results: Results, axis: Axis) -> list[Series]:
+    """The generations and the ensembles; of several methods those of each, the last ones named."""
+    *others, last = axis.origins
     return [
+        line
+        for method in (*others, last)
+        for line in _of_method(results, axis, method, is_named=method == last)
+    ]
+
+
+def _of_method(
+    results: Results, axis: Axis, method: str | None, *, is_named: bool
+) -> tuple[Series, Series]:
+    generations, ensembles = (
+        [entry for entry in results.get(part) or [] if entry.get("method") == method]
+        for part in ("generations", "ensembles")
+    )
+    return (
         _series(
-            _name_of(generations),
+            _name_of(generations) if is_named else "",
             (BLUE, "o"),
-            [(entry["generation"], _value(entry, results)) for entry in generations],
+            [(axis.place(entry), _value(entry, results)) for entry in generations],
         ),
         _series(
-            "Their ensembles",
+            "Their ensembles" if is_named else "",
             (ORANGE, "D"),
-            [(max(entry["members"]), _value(entry, results)) for entry in ensembles],
+            [(axis.place(entry), _value(entry, results)) for entry in ensembles],
             value_offset=(0, -16),
         ),
-    ]
+    )
 
 
 def _name_of(generations: Sequence[Results]) -> str:
@@ -179,15 +202,16 @@ def _offsets(axes: Axes, series: Series) -> list[tuple[int, int]]:
     axes.autoscale_view()
     points = axes.transData.transform(list(zip(series.places, series.means, strict=True)))
 
-    def is_steep(here: Any, there: Any) -> bool:
-        rise = (there[1] - here[1]) * math.copysign(1, up)
-        return bool(rise > STEEP * abs(there[0] - here[0]))
+    def slope(here: Any, there: Any) -> float:
+        return float((there[1] - here[1]) * math.copysign(1, up) / abs(there[0] - here[0]))
 
     pairs = list(itertools.pairwise(points))
-    before = [False, *(is_steep(b, a) for a, b in pairs)]
-    after = [*(is_steep(a, b) for a, b in pairs), False]
+    before = [-math.inf, *(slope(b, a) for a, b in pairs)]
+    after = [*(slope(a, b) for a, b in pairs), -math.inf]
     return [
-        (0, -up - TEXT_HEIGHT) if left and out else (right or 6 * (left - out), up)
+        (0, -up - TEXT_HEIGHT)
+        if max(left, out) > STEEP and min(left, out) > SLIGHT
+        else (right or 6 * ((left > STEEP) - (out > STEEP)), up)
         for left, out in zip(before, after, strict=True)
     ]
 
@@ -231,12 +255,10 @@ def _is_in_reach(best: float, results: Results) -> bool:
     return spread == 0 or min(known) - best <= 2 * spread
 
 
-def _style(axes: Axes, results: Results) -> None:
-    numbers, measure = [e["generation"] for e in results["generations"]], measure_of(results)
-    ticks = range(min(numbers), max(numbers) + 1)
-    axes.set_xlim(ticks[0] - 0.4, ticks[-1] + 0.25)
-    axes.set_xticks(ticks, [str(k) if k else "0\n(labels)" for k in ticks])
-    axes.set_xlabel("Generation", color=INK, fontsize=11)
+def _style(axes: Axes, axis: Axis, measure: Measure) -> None:
+    axes.set_xlim(*axis.limits)
+    axes.set_xticks(list(axis.ticks), list(axis.ticks.values()))
+    axes.set_xlabel(axis.title, color=INK, fontsize=11)
     unit = f" ({measure.unit})" if measure.unit else ""
     axes.set_ylabel(f"Test {measure.title}{unit}", color=INK, fontsize=11)
     axes.margins(y=0.14)

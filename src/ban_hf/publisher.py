@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ban_hf.errors import PublishError
 from ban_hf.hub import (
     full_name,
     generation_repository,
@@ -13,6 +14,7 @@ from ban_hf.hub import (
     push_generation,
 )
 from ban_hf.network import clean_token
+from ban_hf.places import LOCAL_GENERATION
 from ban_hf.training_args import BANTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class Publisher:
         Args:
             missing: the generations that are to be trained.
             first: the first generation of the family.
-            teacher: of that, where it is on the Hub, `"ns/name@commit"`.
+            teacher: of that, `"ns/name@commit"`; one that stands in a folder cannot be named there.
 
         Raises:
             PublishError: see `prepare_family`.
@@ -52,6 +54,12 @@ class Publisher:
         """
         if not self.is_on:
             return
+        if teacher is not None and LOCAL_GENERATION.fullmatch(teacher):
+            raise PublishError(
+                "push_to_hub publishes each student after its teacher, which stands in a folder: "
+                "leave it out, and publish the family when it is finished, by ban-hf push FOLDER "
+                "ns/name."
+            )
         private, token = self.options["private"], self.options["token"]
         self.repo_id = full_name(self.repo_id, token)
         if missing:

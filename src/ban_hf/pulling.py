@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from ban_hf.cards import CARD, PICTURE
@@ -40,13 +41,24 @@ def pull(
     output_dir = Path(output_dir)
     chain, ensemble = walk(where, revision, clean_token(token))
     entries = [*chain, ensemble] if ensemble else chain[-1:]
+    bring(entries, output_dir)
+    last = entries[-1].record
+    return load_lineage(output_dir if ensemble else output_dir / _folder_name(last))
+
+
+def bring(entries: Sequence[Entry], output_dir: Path) -> None:
+    """Copy generations and ensembles, from wherever they stand, into the folders of a family.
+
+    Raises:
+        LineageError: if a file is not as its record lists it; a folder stands whole or not at all.
+        ValueError: if a folder is in the way.
+    """
     for entry in entries:
-        _pull(entry, output_dir / _folder_name(entry.record))
-    return load_lineage(output_dir if ensemble else output_dir / _folder_name(entry.record))
+        _bring(entry, output_dir / _folder_name(entry.record))
 
 
-def _pull(entry: Entry, folder: Path) -> None:
-    """Download a generation or an ensemble, whole or not at all."""
+def _bring(entry: Entry, folder: Path) -> None:
+    """Copy a generation or an ensemble, whole or not at all."""
     if folder.exists():
         standing = Entry.at(LocalFolder(folder)) if (folder / RECORD).is_file() else None
         if standing is not None and standing.lineage_sha256 == entry.lineage_sha256:

@@ -16,8 +16,10 @@ import torch
 import transformers
 import yaml
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
+
+from ban_hf.training_args import BANTrainingArguments
 
 
 @dataclass
@@ -39,9 +41,13 @@ class FamilyArguments:
     teacher: str | None = field(
         default=None,
         metadata={
-            "help": "Go on from a generation on the Hub, ns/family-gen2@commit: the students are "
-            "generations 3 and so on."
+            "help": "Go on from a generation on the Hub, ns/family-gen2@commit, or in a folder, "
+            "runs/family/generation-2: the students are generations 3 and so on."
         },
+    )
+    plan: bool = field(
+        default=False,
+        metadata={"help": "Say how long the run will take and how much disk it needs, no more."},
     )
     smoke: bool = field(
         default=False, metadata={"help": "Shrink the run to seconds, on built-in data."}
@@ -68,9 +74,11 @@ def parse_recipe(
         dataclasses, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.usage = "%(prog)s [CONFIG.yaml] [--flag value ...]"
-    for action in parser._actions:
+    for action in tuple(parser._actions):
         if action.type is string_to_bool and action.nargs is None:
             action.nargs, action.const = "?", True  # `--hub_private_repo` alone: yes
+            no = [f"--no_{action.dest}", f"--no-{action.dest.replace('_', '-')}"]
+            parser.add_argument(*no, dest=action.dest, action="store_false", help=argparse.SUPPRESS)
     given = [Path(argv[0])] if argv and not argv[0].startswith("-") else []
     known = {action.dest for action in parser._actions} - {"help"}
     try:
@@ -124,7 +132,12 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 
 def begin_recipe(
-    what: str, family: FamilyArguments, args: TrainingArguments, argv: Sequence[str], *, real: str
+    what: str,
+    family: FamilyArguments,
+    args: BANTrainingArguments,
+    argv: Sequence[str],
+    *,
+    real: str,
 ) -> None:
     """Say in the first line what is about to run; shrink it first, if it is a smoke run.
 
@@ -147,8 +160,9 @@ def begin_recipe(
     if argv:  # flags without a file
         started = " What no flag says is the quickstart's." if argv[0].startswith("-") else ""
     teacher = f"generations from {family.teacher}:" if family.teacher else "a teacher and"
+    several = f" by each of {args.objective}" if "," in args.objective else ""
     print(
-        f"{what}: {teacher} {family.generations} students, "
+        f"{what}: {teacher} {family.generations} students{several}, "
         f"{args.num_train_epochs:g} epochs each, into {args.output_dir}.{started}",
         flush=True,
     )

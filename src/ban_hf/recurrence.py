@@ -104,12 +104,19 @@ class CarriedState(TrainerCallback):
 
     def give(self, role: str) -> dict[str, State]:
         """What a model is to be called with beside its batch."""
-        carries = self.reads_in_order and role in self.recurrent
-        return {"state": self._states.get(role)} if carries else {}
+        return {"state": self._states.get(role)} if self.carries(role) else {}
+
+    def carries(self, role: str) -> bool:
+        """Whether a model goes on from the state after the window before."""
+        return self.reads_in_order and role in self.recurrent
+
+    def holds(self, role: str) -> bool:
+        """Whether there is a state to go on from."""
+        return role in self._states
 
     def keep(self, role: str, outputs: Any) -> None:
         """Keep the state that a model gave, without its graph, for the next window."""
-        if self.reads_in_order and role in self.recurrent:
+        if self.carries(role):
             if outputs.state is None:
                 raise ValueError(f"{role} takes a state but gives none to go on from.")
             self._states[role] = _detach(outputs.state)
@@ -143,7 +150,9 @@ class CarriedState(TrainerCallback):
                 f"{checkpoint} has no {file.name}: it was not saved by a training on windows of a "
                 "text with as many processes, and cannot be resumed by one."
             )
-        self._resumed = torch.load(file, map_location=device, weights_only=True)
+        # Among several processes on a CPU the device is cpu:0, which torch.load does not know.
+        where = "cpu" if device.type == "cpu" else device
+        self._resumed = torch.load(file, map_location=where, weights_only=True)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Resumed half-way, state.epoch is a fraction above the epoch that goes on.

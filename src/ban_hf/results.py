@@ -5,7 +5,9 @@ It has `title`, `command`, `hardware`, `seed` or `seeds`, `metric`, `dataset` (`
 its `test`: for images (`metric` is `error`, or not there) `error` (percent), `nll`, `ece` and `n`;
 for texts (`metric` is `perplexity`) `perplexity`, `nll` (nats per word), `n` and, where the text's
 source is known, `above_entropy`: what of `nll` is more than the entropy, which nobody can avoid. An
-ensemble also has its `members`, a control its `kind` (network or ensemble) and `size`.
+ensemble also has its `members`, a control its `kind` (network or ensemble) and `size`. Where
+students of one teacher by several objectives are compared, a generation and an ensemble have the
+`method` that they learnt by.
 `ban_hf.aggregate` puts the runs of several seeds into the same shape, each measured number become
 `{"mean", "std", "values"}`. `results_of` makes one, less its `command`, from the records of a
 family: there `seed` is a list where generations come from runs of several seeds.

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 import os
 import shutil
 import time
@@ -16,7 +17,14 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
 from ban_hf.callbacks import GenerationProgress
-from ban_hf.continuation import find_teacher, hold_no_other_teacher, noted_teacher, pull_teacher
+from ban_hf.continuation import (
+    FirstTeacher,
+    find_teacher,
+    given_generations,
+    hold_no_other_teacher,
+    noted_teacher,
+    place_teacher,
+)
 from ban_hf.data import ImageViews
 from ban_hf.ensemble import BornAgainEnsemble, is_language_model
 from ban_hf.facts import (
@@ -44,6 +52,7 @@ from ban_hf.lineage import (
     write_json,
 )
 from ban_hf.network import clean_token
+from ban_hf.precision import fast_arguments
 from ban_hf.record_form import check_data, check_name
 from ban_hf.results import as_name
 from ban_hf.trainer import BANTrainer
@@ -73,12 +82,19 @@ class Run:
         check_name("family", self.family)
         check_data(data)
         self.model_init, self.args, self.token = model_init, args, clean_token(args.hub_token)
-        self.data, self.teacher = data, teacher
+        self.data, self.asked_teacher = data, teacher
+        self.teacher: FirstTeacher | None = None
         self.generations, self.first = generations, 0  # with a teacher the one after it
 
     @property
     def last(self) -> int:
         return self.first + self.generations - bool(self.teacher)
+
+    @property
+    def standing(self) -> range:
+        """The generations that stand here from the first teacher on; may be more than asked for."""
+        first = self.first - bool(self.teacher)
+        return range(first, next(k for k in itertools.count(first) if not self.finished(k)))
 
     def folder(self, generation: int) -> Path:
         return self.output_dir / f"generation-{generation}"
@@ -97,6 +113,9 @@ class Run:
         check_loadable(model)
         if self.args.label_weight_is_default and is_language_model(model):
             self.args.label_weight = 1.0
+        self.args.fast = self.args.fast is not False
+        if self.args.fast:
+            self.args = fast_arguments(self.args, model)
         facts = plain_json(
             {
                 "arguments": canonical_arguments(self.args),
@@ -107,10 +126,9 @@ class Run:
         path = self.output_dir / RECORD
         standing = read_json(path) if path.is_file() else None
         noted, facts["teacher"] = noted_teacher(standing), {}
-        if self.teacher is not None:
-            found = find_teacher(self.teacher, noted, self.output_dir, self.token)
-            facts["teacher"], self.teacher = found[0], found[0]["teacher"]
-            self.first = found[1] + 1
+        if self.asked_teacher is not None:
+            self.teacher = find_teacher(self.asked_teacher, noted, self.output_dir, self.token)
+            facts["teacher"], self.first = self.teacher.note, self.teacher.generation + 1
         begun = self._has_begun(standing)
         if standing is not None:
             # A run that failed before it had anything to lose may be started with others.
@@ -119,8 +137,8 @@ class Run:
             self.family = standing["family"]
         check_folders(self.output_dir, is_ours=standing is not None)
         if not begun:
-            is_ours = bool(noted) and noted == facts["teacher"]
-            hold_no_other_teacher(self.output_dir, self.folder(self.first - 1) if is_ours else None)
+            ours = noted if noted == facts["teacher"] else {}
+            hold_no_other_teacher(self.output_dir, given_generations(ours, self.output_dir))
         PartialState().wait_for_everyone()  # all have looked before one of them writes
         self.facts = standing["run"] if standing is not None and begun else facts
         if not begun and self.args.should_save:
@@ -128,12 +146,12 @@ class Run:
             note_family(self.output_dir, self.family, self.facts)
         if self.teacher is not None:
             with PartialState().main_process_first():
-                folder = self.folder(self.first - 1)
-                pull_teacher(self.teacher, folder, facts["data"], self.token)
+                place_teacher(self.teacher, self.folder(self.first - 1), facts["data"])
 
     def _has_begun(self, standing: dict[str, Any] | None) -> bool:
-        """Whether there is anything to lose: more than a teacher that was pulled."""
-        trained = len(finished_generations(self.output_dir)) - bool(noted_teacher(standing))
+        """Whether there is anything to lose: more than a teacher that was copied here."""
+        given = given_generations(noted_teacher(standing), self.output_dir)
+        trained = len(finished_generations(self.output_dir)) - len(given)
         checkpoints = (self.output_dir / CHECKPOINTS).glob("generation-*")
         return trained > 0 or any(_last_checkpoint(folder) for folder in checkpoints)
 
@@ -168,6 +186,8 @@ class Run:
         args = copy.copy(self.args)
         args.seed = generation_seed(self.args.seed, generation)
         args.output_dir = str(self.output_dir / CHECKPOINTS / f"generation-{generation}")
+        if generation != max(1, self.first):  # no other student has this teacher
+            args.teacher_cache = None
         train_dataset = trainer_kwargs["train_dataset"]
         if isinstance(train_dataset, ImageViews):
             train_dataset.seed = args.seed if args.data_seed is None else args.data_seed
@@ -199,9 +219,10 @@ class Run:
                 "global generator, which is seeded for each generation."
             )
         record.teacher = reference(folder, self.folder(generation))
-        if self.teacher is not None and generation == self.first:  # it stands elsewhere, for all
+        first = self.teacher if generation == self.first else None
+        if first is not None and not first.is_local:  # it stands elsewhere, for all
             del record.teacher["path"]
-            record.teacher["repo_id"], _, record.teacher["revision"] = self.teacher.partition("@")
+            record.teacher["repo_id"], _, record.teacher["revision"] = first.name.partition("@")
         names = ("temperature", "teacher_weight", "label_weight")
         record.objective = {"name": self.args.objective} | {
             name: getattr(self.args, name) for name in names

@@ -109,7 +109,7 @@ def ask_teacher(teacher: nn.Module, inputs: dict[str, Any]) -> Any:
     """
     if teacher.training:  # somebody's callback or evaluation switched it: BatchNorm would move
         teacher.eval()
-    with torch.no_grad():
+    with torch.inference_mode():
         outputs = teacher(**inputs)
     if getattr(outputs, "logits", None) is None:
         raise ValueError(

@@ -1,13 +1,12 @@
 """One generation: a `transformers.Trainer` whose student learns from a frozen teacher."""
 
+import copy
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
@@ -21,29 +20,29 @@ from ban_hf.comparison import (
     LABEL_LOSS,
     TEACHER_KL,
     compare,
-    mixed_cross_entropy,
 )
 from ban_hf.data import SetEpoch
-from ban_hf.data.windows import TokenWindows
+from ban_hf.data.windows import POSITIONS, TokenWindows
 from ban_hf.diagnosis import LossParts, StepStatistics
 from ban_hf.ensemble import is_language_model
 from ban_hf.heads import load_classifier, load_renamed_weights
 from ban_hf.items import counted, item_labels, item_logits, without_labels
-from ban_hf.objectives import OBJECTIVES, item_weights
+from ban_hf.precision import (
+    allow_fast_products,
+    describe,
+    describe_compilation,
+    fast_arguments,
+    lay_out,
+)
 from ban_hf.recurrence import CarriedState, check_accumulation, check_windows
-from ban_hf.teacher import ask_teacher, check_teacher, freeze
+from ban_hf.step_loss import StepLoss, Taught, label_losses, step_statistics
+from ban_hf.teacher import check_teacher
+from ban_hf.teaching import Teaching
 from ban_hf.training_args import BANTrainingArguments
 
-TEACHER = "teacher"  # what get_batch_samples adds to a batch
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Taught:
-    """What the teacher says of a micro-batch."""
-
-    logits: Tensor  # (N, C)
-    labels: Tensor | None  # (N,)
-    first_item: int  # the first one's place in the optimizer step
+TAUGHT = "taught"  # what get_batch_samples adds to a batch
 
 
 class BANTrainer(Trainer):
@@ -98,37 +97,72 @@ class BANTrainer(Trainer):
         args = BANTrainingArguments("tmp_trainer") if args is None else args
         if not isinstance(args, BANTrainingArguments):
             raise TypeError(f"args must be a BANTrainingArguments, not a {type(args).__name__}.")
+        args.check_one_objective()
         if teacher is not None:
             if trainer_kwargs.get("compute_loss_func") is not None:
                 raise ValueError("compute_loss_func and teacher exclude each other: see objective.")
             # Where this is set, Trainer takes a loss as already scaled for gradient accumulation.
             trainer_kwargs["compute_loss_func"] = self._label_losses
+        if args.fast is None:
+            args = copy.copy(args)
+            args.fast = teacher is not None
+        if args.fast and model is not None:
+            args = fast_arguments(args, lay_out(model))
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
+        if args.fast:
+            allow_fast_products(args)
+            logger.info(describe(self.model, args))
         self.finite_loss_guard = FiniteLossGuard(self.accelerator.gather)
         self.add_callback(self.finite_loss_guard)
         self.add_callback(SetEpoch())  # the views of ImageViews, where they are what is trained on
         self.carried = CarriedState()
         self.add_callback(self.carried)
         self.carried.add("student", self.model)
-        self.teacher = None if teacher is None else self._prepare_teacher(teacher)
+        self.teacher: nn.Module | None = None
+        if teacher is not None:
+            module = teacher if isinstance(teacher, nn.Module) else load_classifier(teacher)
+            check_teacher(module, self.model, self.processing_class)
+            self.teaching = Teaching(module, self.carried, self.accelerator, self.args)
+            self.teacher = self.teaching.model
+            self.add_callback(self.teaching)
         self.loss_parts = LossParts()
         self._evaluating = False
         self._evaluated: list[Tensor] = []  # sums of rows, (B, 4) each
 
-    def _prepare_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
-        module = teacher if isinstance(teacher, nn.Module) else load_classifier(teacher)
-        check_teacher(module, self.model, self.processing_class)
-        self.carried.add("teacher", module)
-        prepared: nn.Module = self.accelerator.prepare_model(freeze(module), evaluation_mode=True)
-        # Left in the accelerator's list, it would pass for the prepared student in an evaluation
-        # before training, which then runs without autocast.
-        self.accelerator._models.pop()
-        return prepared
-
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.loss_parts = LossParts()  # nothing of a training that was broken off
         self._check_language()
-        return super().train(*args, **kwargs)
+        try:
+            self._open_cache()
+            output = super().train(*args, **kwargs)
+            if self.args.torch_compile:
+                logger.info(describe_compilation())
+            return output
+        finally:
+            if self.teacher is not None:
+                self.teaching.close_cache()
+
+    def _open_cache(self) -> None:
+        if self.teacher is not None and self.args.teacher_cache is not None:
+            epochs, *_ = self.set_initial_training_values(self.args, self.get_train_dataloader())
+            self.teaching.open_cache(self.train_dataset, epochs)
+
+    def fill_teacher_cache(self) -> None:
+        """Ask the teacher all that a training of these arguments will ask it, ahead of it.
+
+        The outputs are in `args.teacher_cache` then; what is there already is not asked again.
+
+        Raises:
+            ValueError: without a teacher or a `teacher_cache`, and as `train` does.
+        """
+        if self.teacher is None or self.args.teacher_cache is None:
+            raise ValueError("fill_teacher_cache needs a teacher and args.teacher_cache.")
+        self._check_language()
+        try:
+            self._open_cache()
+            self.teaching.fill_cache(self.get_train_dataloader(), self._prepare_inputs)
+        finally:
+            self.teaching.close_cache()
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
@@ -173,20 +207,15 @@ class BANTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if "shift_labels" not in self._signature_columns:  # language models take it as a keyword
-            self._signature_columns.append("shift_labels")
+        for name in ("shift_labels", POSITIONS):  # language models take the first as a keyword
+            if name not in self._signature_columns:
+                self._signature_columns.append(name)
 
     def _run_student(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """The student's outputs, from the state that the last window left it in."""
         outputs = model(**without_labels(inputs), **self.carried.give("student"))
         self.carried.keep("student", outputs)
         return outputs
-
-    def _ask_teacher(self, teacher: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        """The teacher's logits `(N, C)` or `(B, T, V)`, likewise."""
-        outputs = ask_teacher(teacher, without_labels(inputs) | self.carried.give("teacher"))
-        self.carried.keep("teacher", outputs)
-        return outputs.logits
 
     # The loss of an optimizer step
 
@@ -196,25 +225,34 @@ class BANTrainer(Trainer):
         """Ask the teacher, here where all micro-batches of the optimizer step are in hand."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.teacher is not None and batches:
-            self._teach(self.teacher, batches)
+            self._teach(batches)
         return batches, num_items
 
-    def _teach(self, teacher: nn.Module, batches: list) -> None:
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
+        """Nothing under a teacher: `step_statistics` counts what `Trainer` would count here."""
+        if self.teacher is not None:
+            return None
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def _teach(self, batches: list) -> None:
         """Add the teacher's outputs to every micro-batch, and sum up the step over processes."""
         size, rank = self._train_batch_size, self.accelerator.process_index
+        positions = [batch.pop(POSITIONS, None) for batch in batches]
+        inputs = [self._prepare_inputs(batch) for batch in batches]
+        answers = self.teaching.answers([without_labels(x) for x in inputs], positions)
         statistics = []
-        for i, batch in enumerate(batches):
-            inputs = self._prepare_inputs(batch)
-            outputs = self._ask_teacher(teacher, inputs)  # (N, C) or (B, T, V)
-            labels, logits = item_labels(inputs, outputs), item_logits(outputs)  # (N,), (N, C)
+        for i, outputs in enumerate(answers):  # (N, C) or (B, T, V)
             first_row = (i * self.accelerator.num_processes + rank) * size
-            batch[TEACHER] = Taught(logits, labels, first_row * outputs[0, ..., 0].numel())
-            counts = counted(labels, logits)  # (N,)
-            weights = item_weights(self.args.objective, logits, self.args.temperature)  # (N,)
-            statistics.append(torch.stack([counts.sum(), (counts * weights).sum()]))
-        total = self.accelerator.reduce(torch.stack(statistics).sum(0), reduction="sum")
-        self._step = StepStatistics(*total.clamp(min=1e-9).unbind())
-        self.loss_parts.add_step(self._step)
+            first_item = first_row * outputs[0, ..., 0].numel()
+            taught = Taught(item_logits(outputs), item_labels(inputs[i], outputs), first_item)
+            statistics.append(step_statistics(self.args.objective, taught, self.args.temperature))
+            batches[i][TAUGHT] = taught
+        total = torch.stack(statistics).sum(0)  # (2,)
+        if self.accelerator.num_processes > 1:
+            total = self.accelerator.reduce(total, reduction="sum")
+        step = StepStatistics(*total.clamp(min=1e-9).unbind())
+        self.step_loss = StepLoss(self.args, step, self.state.global_step)
+        self.loss_parts.add_step(step)
 
     def compute_loss(
         self,
@@ -224,11 +262,12 @@ class BANTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """This micro-batch's share of the loss of the step; in evaluation the label loss."""
-        taught = inputs.pop(TEACHER, None)
+        taught = inputs.pop(TAUGHT, None)
         if taught is not None:
             outputs = self._run_student(model, inputs)
             # DDP averages gradients over the processes; the shares are to be summed.
-            loss = self._share(outputs.logits, taught) * self.accelerator.num_processes
+            share = self.step_loss.share(item_logits(outputs.logits), taught, self.loss_parts)
+            loss = share * self.accelerator.num_processes
         elif self.teacher is not None or (self._evaluating and is_language_model(self.model)):
             outputs = self._run_student(model, inputs)
             loss = self._measure(outputs.logits, inputs)
@@ -238,68 +277,9 @@ class BANTrainer(Trainer):
             self.carried.keep("student", outputs)
         return (loss, outputs) if return_outputs else loss
 
-    def _share(self, logits: Tensor, taught: Taught) -> Tensor:
-        """What these items add to the loss of the optimizer step."""
-        args, student = self.args, item_logits(logits)  # (N, C)
-        if args.label_weight and taught.labels is None:
-            raise ValueError(
-                f"label_weight={args.label_weight} needs labels, but train_dataset has none: "
-                "add a 'labels' column, or set label_weight=0 (BAN)."
-            )
-        if args.objective == "kd" and args.temperature == 1 and not args.label_smoothing_factor:
-            total, items = mixed_cross_entropy(
-                student,
-                taught.logits,
-                taught.labels,
-                teacher_weight=args.teacher_weight,
-                label_weight=args.label_weight,
-            )  # (), (N, COLUMNS)
-            loss, shares = total / self._step.items, items.sum(0) / self._step.items
-            terms = shares[TEACHER_KL], shares[LABEL_LOSS]
-        else:
-            terms = self._terms(student, taught)
-            loss = args.teacher_weight * terms[0] + args.label_weight * terms[1]
-            items = compare(student, taught.logits, taught.labels)  # (N, COLUMNS)
-            shares = items.sum(0) / self._step.items  # (COLUMNS,)
-        self.loss_parts.add(*terms, shares, has_labels=taught.labels is not None)
-        return loss
-
-    def _terms(self, student: Tensor, taught: Taught) -> tuple[Tensor, Tensor]:
-        """The shares of the objective and of the label cross-entropy in the step's means."""
-        args, counts = self.args, counted(taught.labels, student)  # (N,)
-        losses = OBJECTIVES[args.objective](
-            student,
-            taught.logits,
-            None if taught.labels is None else taught.labels.clamp(min=0),
-            temperature=args.temperature,
-            generator=self._generator(taught.first_item, student.shape[1]),
-        )  # (N,)
-        # The objective is a mean over these items, the ignored ones too, by their weights.
-        mass = item_weights(args.objective, taught.logits, args.temperature).mean()
-        teacher_loss = (losses * counts).sum() * mass / self._step.mass
-        if taught.labels is None:
-            return teacher_loss, torch.zeros_like(teacher_loss)
-        return teacher_loss, self._label_losses(student, taught.labels).sum() / self._step.items
-
     def _label_losses(self, logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
         """The label cross-entropy of each item, zero where it does not count: `(N,)`."""
-        smoothing = self.args.label_smoothing_factor
-        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
-
-    def _generator(self, first_item: int, num_classes: int) -> torch.Generator | None:
-        """Noise for `dkpp` that depends on the seed, the step, and an item's place in the step.
-
-        An item's place does not depend on how a step is cut into micro-batches and processes. The
-        rows of the items before this micro-batch are drawn and dropped.
-        """
-        if self.args.objective != "dkpp":
-            return None
-        # On the CPU, whose stream does not depend on how it is cut; it heeds 32 bits of a seed.
-        generator = torch.Generator()
-        seed = np.random.SeedSequence([self.args.seed, self.state.global_step])
-        generator.manual_seed(int(seed.generate_state(1)[0]))
-        torch.rand(first_item, num_classes - 1, generator=generator)
-        return generator
+        return label_losses(logits, labels, self.args.label_smoothing_factor)
 
     def training_step(
         self,
@@ -308,7 +288,7 @@ class BANTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self.finite_loss_guard.note(loss.isfinite().all(), self.state.global_step + 1)
+        self.finite_loss_guard.note(loss, self.state.global_step + 1)
         return loss
 
     # Evaluation and logs
@@ -318,7 +298,7 @@ class BANTrainer(Trainer):
         labels, student = item_labels(inputs, logits), item_logits(logits)  # (N,), (N, C)
         teacher = None
         if self.teacher is not None:
-            teacher = item_logits(self._ask_teacher(self.teacher, inputs))  # (N, C)
+            teacher = item_logits(self.teaching.ask(without_labels(inputs)))  # (N, C)
         items = compare(student, teacher, labels)  # (N, COLUMNS)
         if self.args.label_smoothing_factor and logits.ndim == 2 and labels is not None:
             items[:, LABEL_LOSS] = self._label_losses(student, labels)  # as Trainer measures it
@@ -386,6 +366,16 @@ class BANTrainer(Trainer):
             self.lr_scheduler = MultiStepLR(optimizer, steps, gamma=self.args.lr_gamma)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(
+        args: BANTrainingArguments, model: PreTrainedModel | None = None
+    ) -> tuple[Any, Any]:
+        """As in `Trainer`; on a GPU SGD is one kernel for all weights, as Adam is by default."""
+        cls, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if cls is torch.optim.SGD and args.fast and args.device.type == "cuda":
+            options.setdefault("fused", True)
+        return cls, options
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The parameters with weight decay, by `decay_norms_and_biases`."""

@@ -1,5 +1,6 @@
 """The arguments of one generation: those of `transformers`, and a handful more."""
 
+import copy
 import difflib
 import math
 from dataclasses import dataclass, field
@@ -10,6 +11,12 @@ from ban_hf.objectives import OBJECTIVES
 
 #: Metrics whose best value is the lowest.
 LOWER_IS_BETTER = ("loss", "error", "nll", "ece", "teacher_kl", "perplexity")
+
+#: Number formats that a teacher's outputs may be kept in.
+CACHE_DTYPES = ("float32", "float16")
+
+#: NAME+label is the objective NAME with label_weight=1, as the paper's BAN+L is kd+label.
+WITH_LABELS = "+label"
 
 
 @dataclass
@@ -27,7 +34,11 @@ class BANTrainingArguments(TrainingArguments):
 
     objective: str = field(
         default="kd",
-        metadata={"help": f"What is distilled: one of {', '.join(OBJECTIVES)}."},
+        metadata={
+            "help": f"What is distilled: one of {', '.join(OBJECTIVES)}. NAME{WITH_LABELS} is NAME "
+            "with label_weight=1. A recipe takes several, kd,kd+label,cwtm,dkpp: students of one "
+            "teacher, one objective after another."
+        },
     )
     temperature: float = field(
         default=1.0,
@@ -62,6 +73,45 @@ class BANTrainingArguments(TrainingArguments):
         },
     )
 
+    fast: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Train convolutional networks, the teacher too, in bfloat16 where the hardware "
+            "computes it, and channels-last (--no_fast: as transformers.Trainer does). By default "
+            "where there is a teacher, and in every generation of a sequence."
+        },
+    )
+    teacher_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Images or sentences that the teacher is asked about at a time, of all "
+            "micro-batches of a step. By default a micro-batch. It needs less memory than the "
+            "student, so that a larger one may be faster under gradient accumulation."
+        },
+    )
+    teacher_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder to keep the teacher's outputs in, and to read them from where they "
+            "are there: every further student of this teacher then costs what labels cost. In a "
+            "sequence of its first teacher alone, which others may have, too."
+        },
+    )
+    teacher_cache_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "float32 keeps the teacher's outputs as they are; float16 rounds them, for the "
+            "student that fills the cache, too, and takes half the space."
+        },
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave losses that are no number out of the logs. Not by default: it waits for "
+            "the GPU at every step, and such a loss stops the training anyway."
+        },
+    )
+
     greater_is_better: bool | None = field(
         default=None,
         metadata={
@@ -82,12 +132,7 @@ class BANTrainingArguments(TrainingArguments):
         super().__post_init__()
         self.label_weight_is_default = self.label_weight is None
         self.label_weight: float = 0.0 if self.label_weight is None else self.label_weight
-        if self.objective not in OBJECTIVES:
-            near = difflib.get_close_matches(self.objective, OBJECTIVES, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"objective={self.objective!r} is unknown.{hint} There is {', '.join(OBJECTIVES)}."
-            )
+        self._read_objectives()
         if not 0 < self.temperature < math.inf:
             raise ValueError(
                 f"temperature={self.temperature} must be above 0 and finite; the paper uses 1."
@@ -105,6 +150,85 @@ class BANTrainingArguments(TrainingArguments):
                 "BAN is teacher_weight=1, label_weight=0; BAN+L is both 1."
             )
         self._check_milestones()
+        self._check_teacher_arguments()
+
+    def each_objective(self) -> dict[str, "BANTrainingArguments"]:
+        """These arguments with one objective each, by the names that the objectives were given.
+
+        Of several, `label_weight` is that of those without `+label`. Where it is not given, and one
+        has it, that is 0: `kd,kd+label` is BAN and BAN+L, of a language model, too.
+        """
+        return {name: self._of_objective(name) for name in self.objective.split(",")}
+
+    def check_one_objective(self) -> None:
+        """Hold that there is one objective.
+
+        Raises:
+            ValueError: if there are several, which only a recipe trains.
+        """
+        if "," in self.objective:
+            raise ValueError(
+                f"objective={self.objective!r} names several, which a recipe, run_image_family or "
+                "run_language_family trains one after another: give one of them here."
+            )
+
+    def _of_objective(self, name: str) -> "BANTrainingArguments":
+        args, is_mixed = copy.copy(self), WITH_LABELS in self.objective
+        args.objective = name.removesuffix(WITH_LABELS)
+        args.label_weight_is_default = self.label_weight_is_default and not is_mixed
+        if args.objective != name:
+            args.label_weight = 1.0
+        return args
+
+    def _read_objectives(self) -> None:
+        """Check each name, and resolve `+label` where there is but one."""
+        names = [name.strip() for name in self.objective.split(",")]
+        for name in names:
+            if name.removesuffix(WITH_LABELS) not in OBJECTIVES:
+                known = [*OBJECTIVES, *(known + WITH_LABELS for known in OBJECTIVES)]
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(
+                    f"objective={name!r} is unknown.{hint} There is {', '.join(OBJECTIVES)}."
+                )
+        self.objective = ",".join(names)
+        self._check_labels(names)
+        if len(names) == 1:
+            alone = self._of_objective(names[0])
+            self.objective, self.label_weight = alone.objective, alone.label_weight
+            self.label_weight_is_default = alone.label_weight_is_default
+
+    def _check_labels(self, names: list[str]) -> None:
+        """Hold that `+label` and `label_weight` agree, and that no two objectives are the same."""
+        marked = [name for name in names if name.endswith(WITH_LABELS)]
+        possible = (1,) if len(marked) == len(names) else (0, 1)
+        if marked and not self.label_weight_is_default and self.label_weight not in possible:
+            raise ValueError(
+                f"label_weight={self.label_weight:g} contradicts objective={marked[0]!r}, which is "
+                "label_weight=1: leave one of them out."
+            )
+        seen: dict[tuple[str, float | None], str] = {}
+        for name in names:
+            args = self._of_objective(name)
+            same = seen.setdefault((args.objective, args.label_weight), name)
+            if same != name:
+                raise ValueError(
+                    f"objective={self.objective!r}: {same!r} and {name!r} are the same with "
+                    "label_weight=1: leave one of them out, or give label_weight=0."
+                )
+        if len(seen) < len(names):
+            raise ValueError(f"objective={self.objective!r} names one twice: leave it out.")
+
+    def _check_teacher_arguments(self) -> None:
+        if self.teacher_batch_size is not None and self.teacher_batch_size < 1:
+            raise ValueError(f"teacher_batch_size={self.teacher_batch_size} must be at least 1.")
+        if self.teacher_cache_dtype not in CACHE_DTYPES:
+            raise ValueError(
+                f"teacher_cache_dtype={self.teacher_cache_dtype!r} must be one of "
+                f"{', '.join(CACHE_DTYPES)}."
+            )
+        if self.teacher_cache is not None and not self.teacher_cache.strip():
+            raise ValueError("teacher_cache is empty: name a folder, or leave it out.")
 
     def _check_milestones(self) -> None:
         milestones = list(self.lr_milestones or [])

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ban_hf.data.windows import POSITIONS
+
 # splitmix64 (Steele, Lea & Flood, OOPSLA 2014), its 64-bit constants written as signed integers.
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
@@ -158,6 +160,7 @@ class ImageViews(Dataset[dict[str, Tensor]]):
         self.std = torch.as_tensor(std, dtype=torch.float32)  # (C,)
         self.rows = torch.arange(len(images)) if rows is None else rows  # (M,)
         self.augment, self.pad, self.flip = augment, pad, flip
+        self.gives_positions = False  # whether a batch says where its items stand
         # In shared memory, so that workers that outlive an epoch see the next one.
         self._counter = torch.tensor([seed, 0]).share_memory_()  # (2,) seed, epoch
 
@@ -183,7 +186,8 @@ class ImageViews(Dataset[dict[str, Tensor]]):
         return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        rows = self.rows[torch.as_tensor(indices, device=self.rows.device)]  # (B,)
+        positions = torch.as_tensor(indices, device=self.rows.device)  # (B,)
+        rows = self.rows[positions]  # (B,)
         images = self.images[rows]  # (B, C, H, W)
         if self.augment:
             pixel_values = views(
@@ -198,7 +202,8 @@ class ImageViews(Dataset[dict[str, Tensor]]):
             )
         else:
             pixel_values = normalise(images, self.mean, self.std)
-        return {"pixel_values": pixel_values, "labels": self.labels[rows]}
+        batch = {"pixel_values": pixel_values, "labels": self.labels[rows]}
+        return batch | ({POSITIONS: positions} if self.gives_positions else {})
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {name: batch[0] for name, batch in self.__getitems__([index]).items()}

@@ -14,11 +14,13 @@ import hashlib
 import math
 from functools import cached_property
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
 IGNORED = -100  # a target that does not count, as everywhere in transformers
+POSITIONS = "positions"  # of a batch's items in their dataset, where they are asked for: (B,)
 
 
 class TokenWindows(Dataset[dict[str, Tensor]]):
@@ -53,6 +55,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
                 f"warmup={warmup} must not be negative."
             )
         self.tokens, self.columns, self.window, self.warmup = tokens.long(), columns, window, warmup
+        self.gives_positions = False  # whether an item says where it stands
         inputs = self._lay_out_all() if warmup else self._lay_out_whole_rows()
         self.input_ids, self.targets = inputs  # (columns, L), (columns, L)
         self.length = self.input_ids.shape[1]
@@ -94,11 +97,12 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         window, column = divmod(index, self.columns)
         part = slice(window * self.window, (window + 1) * self.window)
         input_ids = self.input_ids[column, part]  # (T,)
-        return {
+        item = {
             "input_ids": input_ids,
             "labels": input_ids,
             "shift_labels": self.targets[column, part],
         }
+        return item | ({POSITIONS: torch.tensor(index)} if self.gives_positions else {})
 
     @cached_property
     def fingerprint(self) -> str:

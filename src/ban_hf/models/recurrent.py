@@ -64,12 +64,14 @@ class RecurrentCausalLMOutput(ModelOutput):
     """What a recurrent language model gives: V words, L layers of H units.
 
     Fields: `loss`, a scalar, where there are labels; `logits` `(B, T, V)`; `state`, the pair
-    (h, c), each `(L, B, H)`, after the last word of each row.
+    (h, c), each `(L, B, H)`, after the last word of each row; `hidden_states`, where they are asked
+    for, of the last layer alone: what the output layer takes, a tuple of one `(B, T, H)`.
     """
 
     loss: FloatTensor | None = None
     logits: FloatTensor | None = None
     state: State | None = None
+    hidden_states: tuple[FloatTensor, ...] | None = None
 
 
 class RecurrentCausalLM(PreTrainedModel, GenerationMixin):
@@ -107,6 +109,7 @@ class RecurrentCausalLM(PreTrainedModel, GenerationMixin):
         labels: LongTensor | None = None,
         state: State | None = None,
         use_cache: bool = True,
+        output_hidden_states: bool = False,
         **kwargs: Any,
     ) -> RecurrentCausalLMOutput:
         """The logits of the next word at every place, the loss and the state.
@@ -121,6 +124,7 @@ class RecurrentCausalLM(PreTrainedModel, GenerationMixin):
             labels: the same words as `input_ids`, shifted in here; -100 does not count.
             state: the state to begin from, as the last call gave it; zeros without one.
             use_cache: whether to give the state back.
+            output_hidden_states: whether to give what the output layer takes.
             **kwargs: for the loss: `shift_labels` `(B, T)`, targets that are already shifted, goes
                 before `labels`; the mean over all targets becomes their sum divided by
                 `num_items_in_batch`, where a trainer gives it.
@@ -133,11 +137,14 @@ class RecurrentCausalLM(PreTrainedModel, GenerationMixin):
         words = self.embed_words(input_ids).to(self.dtype)  # (B, T, E)
         state = self._first_state(words, state)
         hidden, state = self._run(words, attention_mask, state)
-        logits = self.lm_head(self.dropout(hidden))  # (B, T, V)
+        hidden = self.dropout(hidden).contiguous()  # (B, T, H), given as (T, B, H)
+        logits = self.lm_head(hidden)  # (B, T, V)
         loss = None
         if labels is not None or kwargs.get("shift_labels") is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
-        return RecurrentCausalLMOutput(loss, logits, state if use_cache else None)
+        return RecurrentCausalLMOutput(
+            loss, logits, state if use_cache else None, (hidden,) if output_hidden_states else None
+        )
 
     def _run(self, words: Tensor, attention_mask: Tensor | None, state: State) -> Any:
         """The last layer's output `(B, T, H)`, and the state."""

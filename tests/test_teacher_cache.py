@@ -1,0 +1,365 @@
+"""The teacher cache: a student that replays it comes to the weights of an asked teacher's."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import cached_students
+import numpy as np
+import pytest
+import tiny
+import torch
+from cached_students import EPOCHS, KillAt, images, student
+from family import Killed
+from filelock import FileLock
+
+from ban_hf import BANTrainer, collate
+
+
+def train(folder, **changes):
+    trainer = student(folder, **changes)
+    trainer.train()
+    return trainer
+
+
+def reader(folder, **changes):
+    return tiny.reader(tiny.lstm(1), folder, tiny.lstm(2), **changes)
+
+
+def forbid(trainer, monkeypatch):
+    """Let the teacher's forward fail: it must not be asked."""
+
+    def forward(*args, **kwargs):
+        raise AssertionError("the teacher was asked")
+
+    monkeypatch.setattr(trainer.teaching.plain, "forward", forward)
+    return trainer
+
+
+class TestImages:
+    def test_replaying_gives_the_weights_of_asking_and_asks_nothing(self, tmp_path, monkeypatch):
+        online = train(tmp_path / "online")
+        first = train(tmp_path / "first", teacher_cache=str(tmp_path / "cache"))
+        second = student(tmp_path / "second", teacher_cache=str(tmp_path / "cache"))
+        forbid(second, monkeypatch).train()
+        assert tiny.distance(first.model, online.model) == 0
+        assert tiny.distance(second.model, online.model) == 0
+        assert tiny.history(second) == tiny.history(online)
+
+    @pytest.mark.parametrize("objective", ["kd+label", "cwtm", "dkpp"])
+    def test_other_objectives_and_students_learn_from_it(self, objective, tmp_path, monkeypatch):
+        cache = str(tmp_path / "cache")
+        train(tmp_path / "first", teacher_cache=cache)
+        changes = dict(objective=objective.removesuffix("+label"), student_seed=5, seed=8)
+        changes |= dict(data_seed=11, label_weight=float(objective.endswith("+label")))
+        online = train(tmp_path / "online", **changes)
+        second = student(tmp_path / "second", teacher_cache=cache, **changes)
+        forbid(second, monkeypatch).train()
+        assert tiny.distance(second.model, online.model) == 0
+
+    def test_it_holds_what_the_teacher_says_of_each_view(self, tmp_path):
+        data = images()
+        trainer = train(tmp_path, data=data, teacher_cache=str(tmp_path / "cache"))
+        data.set_epoch(1)
+        with torch.inference_mode():
+            logits = trainer.teacher(data.__getitems__(range(24))["pixel_values"]).logits
+        index = json.loads((tmp_path / "cache" / "cache.json").read_text())
+        assert sorted(index["files"]) == [f"epoch-{epoch}.npy" for epoch in range(EPOCHS)]
+        assert all(file["complete"] for file in index["files"].values())
+        rows = torch.from_numpy(np.load(tmp_path / "cache" / "epoch-1.npy"))
+        torch.testing.assert_close(rows, logits, rtol=0, atol=1e-6)
+
+    def test_plain_images_need_one_file(self, tmp_path):
+        cache = tmp_path / "cache"
+        train(tmp_path, data=images(augment=False), teacher_cache=str(cache))
+        assert [file.name for file in cache.glob("epoch-*")] == ["epoch-0.npy"]
+
+    def test_it_may_be_filled_ahead(self, tmp_path, monkeypatch):
+        cache = str(tmp_path / "cache")
+        student(tmp_path / "ahead", teacher_cache=cache, student_seed=7).fill_teacher_cache()
+        online = train(tmp_path / "online")
+        second = student(tmp_path / "second", teacher_cache=cache)
+        forbid(second, monkeypatch).train()
+        assert tiny.distance(second.model, online.model) == 0
+
+    def test_a_longer_training_asks_what_is_missing_alone(self, tmp_path):
+        cache = tmp_path / "cache"
+        train(tmp_path / "short", teacher_cache=str(cache), num_train_epochs=1)
+        before = (cache / "epoch-0.npy").stat().st_mtime_ns
+        longer = train(tmp_path / "long", teacher_cache=str(cache))
+        assert (cache / "epoch-0.npy").stat().st_mtime_ns == before
+        assert tiny.distance(longer.model, train(tmp_path / "online").model) == 0
+        assert len(list(cache.glob("epoch-*.npy"))) == EPOCHS
+
+    def test_an_epoch_that_was_broken_off_is_completed(self, tmp_path, monkeypatch):
+        cache = str(tmp_path / "cache")
+        train(tmp_path / "short", teacher_cache=cache, max_steps=1)
+        index = json.loads((tmp_path / "cache" / "cache.json").read_text())
+        assert not index["files"]["epoch-0.npy"]["complete"]
+        online = train(tmp_path / "online")
+        for name in ("second", "third"):
+            trainer = student(tmp_path / name, teacher_cache=cache)
+            if name == "third":
+                forbid(trainer, monkeypatch)
+            trainer.train()
+            assert tiny.distance(trainer.model, online.model) == 0
+
+    def test_float16_rounds_for_the_student_that_fills_it_too(self, tmp_path, monkeypatch):
+        cache = dict(teacher_cache=str(tmp_path / "cache"), teacher_cache_dtype="float16")
+        first = train(tmp_path / "first", **cache)
+        second = student(tmp_path / "second", **cache)
+        forbid(second, monkeypatch).train()
+        assert tiny.distance(second.model, first.model) == 0
+        assert 0 < tiny.distance(train(tmp_path / "online").model, first.model) < 1e-2
+
+    @pytest.mark.parametrize("size", [3, 8, 100])
+    def test_the_teacher_may_be_asked_in_batches_of_its_own(self, size, tmp_path):
+        options = dict(gradient_accumulation_steps=3)
+        trainer = student(tmp_path / "own", teacher_batch_size=size, **options)
+        sizes, forward = [], trainer.teacher.forward
+
+        def note(**inputs):
+            sizes.append(len(inputs["pixel_values"]))
+            return forward(**inputs)
+
+        trainer.teacher.forward = note
+        trainer.train()
+        assert max(sizes) == min(size, 24)
+        assert sum(sizes) == 24 * EPOCHS
+        assert tiny.distance(trainer.model, train(tmp_path / "plain", **options).model) < 1e-6
+
+
+class TestTexts:
+    def test_replaying_gives_the_weights_of_asking_and_asks_nothing(self, tmp_path, monkeypatch):
+        online = reader(tmp_path / "online")
+        online.train()
+        cache = str(tmp_path / "cache")
+        first = reader(tmp_path / "first", teacher_cache=cache)
+        first.train()
+        second = reader(tmp_path / "second", teacher_cache=cache)
+        forbid(second, monkeypatch).train()
+        assert tiny.distance(first.model, online.model) == 0
+        assert tiny.distance(second.model, online.model) == 0
+        assert tiny.history(second) == tiny.history(online)
+
+    def test_a_teacher_is_asked_in_the_first_epoch_alone(self, tmp_path):
+        trainer = reader(tmp_path, teacher_cache=str(tmp_path / "cache"), num_train_epochs=3)
+        asked, forward = [], trainer.teaching.plain.forward
+
+        def note(*args, **kwargs):
+            asked.append(trainer.state.epoch or 0)
+            return forward(*args, **kwargs)
+
+        trainer.teaching.plain.forward = note
+        trainer.train()
+        assert asked
+        assert max(asked) < 1
+
+    def test_hidden_states_are_kept_not_logits(self, tmp_path):
+        trainer = reader(tmp_path, teacher_cache=str(tmp_path / "cache"))
+        trainer.train()
+        rows = np.load(tmp_path / "cache" / "epoch-0.npy", mmap_mode="r")
+        assert rows.shape == (len(trainer.train_dataset), 7, 8)
+
+    def test_a_transformer_on_windows_is_replayed_too(self, tmp_path, monkeypatch):
+        def trainer(name, **changes):
+            return tiny.reader(tiny.gpt2(1), tmp_path / name, tiny.gpt2(2), **changes)
+
+        online = trainer("online")
+        online.train()
+        cache = str(tmp_path / "cache")
+        trainer("first", teacher_cache=cache).train()
+        second = trainer("second", teacher_cache=cache)
+        forbid(second, monkeypatch).train()
+        assert tiny.distance(second.model, online.model) == 0
+
+    def test_half_an_epoch_of_a_text_is_not_kept(self, tmp_path):
+        cache = tmp_path / "cache"
+        reader(tmp_path / "first", teacher_cache=str(cache), max_steps=3).train()
+        assert not list(cache.glob("epoch-*"))
+        second = reader(tmp_path / "second", teacher_cache=str(cache))
+        second.train()
+        online = reader(tmp_path / "online")
+        online.train()
+        assert tiny.distance(second.model, online.model) == 0
+        assert [file.name for file in cache.glob("epoch-*")] == ["epoch-0.npy"]
+
+    def test_a_checkpoint_that_was_replayed_needs_the_cache(self, tmp_path):
+        cache = str(tmp_path / "cache")
+        reader(tmp_path / "first", teacher_cache=cache).train()
+        options = dict(save_strategy="steps", save_steps=3)
+        with pytest.raises(Killed):
+            reader(tmp_path / "s", teacher_cache=cache, callbacks=[KillAt(5)], **options).train()
+        shutil.rmtree(cache)
+        with pytest.raises(ValueError, match="Give the same teacher_cache"):
+            reader(tmp_path / "s", **options).train(str(tmp_path / "s" / "checkpoint-3"))
+
+
+class TestKilled:
+    """Killed while the cache was being written, and resumed from a checkpoint."""
+
+    @pytest.mark.parametrize("make", [student, reader], ids=["images", "text"])
+    @pytest.mark.parametrize("killed_at", [1, 5])
+    def test_both_students_come_to_the_weights_of_asking(self, make, killed_at, tmp_path):
+        options = dict(save_strategy="steps", save_steps=2)
+        online = make(tmp_path / "online", **options)
+        online.train()
+        cache = dict(teacher_cache=str(tmp_path / "cache"))
+        with pytest.raises(Killed):
+            make(tmp_path / "first", callbacks=[KillAt(killed_at)], **options, **cache).train()
+        saved = sorted((tmp_path / "first").glob("checkpoint-*"))
+        first = make(tmp_path / "first", **options, **cache)
+        first.train(str(saved[-1]) if saved else None)
+        second = make(tmp_path / "second", **options, **cache)
+        second.train()
+        assert tiny.distance(first.model, online.model) == 0
+        assert tiny.distance(second.model, online.model) == 0
+
+    def test_a_process_that_dies_loses_an_epoch_of_it_at_most(self, tmp_path):
+        script = [sys.executable, cached_students.__file__, str(tmp_path)]
+        died = subprocess.run(script, capture_output=True, timeout=120, check=False)
+        assert died.returncode == -9, died.stderr
+        assert (tmp_path / "cache" / "epoch-0.npy").is_file()
+        options = dict(save_strategy="steps", save_steps=2, teacher_cache=str(tmp_path / "cache"))
+        online = train(tmp_path / "online")
+        first = student(tmp_path / "run", **options)
+        first.train(str(tmp_path / "run" / "checkpoint-4"))
+        second = train(tmp_path / "second", **options)
+        assert tiny.distance(first.model, online.model) == 0
+        assert tiny.distance(second.model, online.model) == 0
+
+    def test_what_a_kill_left_behind_is_no_part_of_the_cache(self, tmp_path, monkeypatch):
+        cache = tmp_path / "cache"
+        options = dict(teacher_cache=str(cache))
+        with pytest.raises(Killed):
+            train(tmp_path / "first", callbacks=[KillAt(4)], **options)
+        assert (cache / "epoch-1.npy.partial").is_file()
+        index = json.loads((cache / "cache.json").read_text())
+        assert list(index["files"]) == ["epoch-0.npy"]
+        train(tmp_path / "second", teacher_cache=str(cache))
+        assert not list(cache.glob("*.partial"))
+
+
+class TestRefusals:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def filled(tmp_path_factory):
+        folder = tmp_path_factory.mktemp("filled")
+        train(folder / "run", teacher_cache=str(folder / "cache"))
+        return folder / "cache"
+
+    @pytest.fixture
+    def cache(self, filled, tmp_path):
+        return shutil.copytree(filled, tmp_path / "cache")
+
+    @pytest.mark.parametrize(
+        ("named", "changes"),
+        {
+            "teacher.weights_sha256": dict(teacher_seed=3),
+            "data.fingerprint": dict(data=images().select(list(range(23, -1, -1)), augment=True)),
+            "data.views.flip": dict(data=None),
+            "data.views.seed": dict(data=None),
+            "kept.dtype": dict(teacher_cache_dtype="float16"),
+        }.items(),
+        ids=["weights", "order", "augmentation", "seed", "dtype"],
+    )
+    def test_other_outputs_are_refused_and_named(self, named, changes, cache, tmp_path):
+        changes = dict(changes)
+        if named == "data.views.flip":
+            changes["data"] = images()
+            changes["data"].flip = False
+        if named == "data.views.seed":
+            changes["data"] = images()
+            changes["data"].seed = 9
+        before = {file.name: file.read_bytes() for file in cache.iterdir()}
+        with pytest.raises(ValueError, match="holds other outputs") as refusal:
+            train(tmp_path / "run", teacher_cache=str(cache), **changes)
+        assert f"{named}: " in str(refusal.value)
+        assert {file.name: file.read_bytes() for file in cache.iterdir()} == before
+
+    def test_another_precision_is_refused(self, cache, tmp_path):
+        with pytest.raises(ValueError, match=r"precision\.autocast: 'no' there, 'bf16' here"):
+            train(tmp_path / "run", teacher_cache=str(cache), bf16=True)
+
+    def test_another_layout_is_refused(self, tmp_path):
+        def trainer(name, fast):
+            options = tiny.arguments(tmp_path / name, max_steps=2, fast=fast)
+            options.remove_unused_columns = False
+            options.teacher_cache = str(tmp_path / "cache")
+            data = images()
+            return BANTrainer(
+                tiny.cifar(1), options, teacher=tiny.cifar(2), train_dataset=data,
+                data_collator=collate,
+            )  # fmt: skip
+
+        trainer("first", fast=False).train()
+        with pytest.raises(ValueError, match=r"precision\.channels_last: False there, True here"):
+            trainer("second", fast=True).train()
+
+    def test_a_text_in_other_columns_is_refused(self, tmp_path):
+        cache = str(tmp_path / "cache")
+        reader(tmp_path / "first", teacher_cache=cache).train()
+        with pytest.raises(ValueError, match=r"data\.columns: 4 there, 2 here"):
+            reader(
+                tmp_path / "second",
+                data=tiny.windows(columns=2),
+                per_device_train_batch_size=2,
+                teacher_cache=cache,
+            ).train()
+
+    @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
+    def test_a_damaged_file_is_refused(self, damage, cache, tmp_path):
+        file = cache / "epoch-1.npy"
+        data = bytearray(file.read_bytes())
+        data[-3] ^= 1
+        written = {"truncated": data[:-100], "changed": data}
+        file.write_bytes(written[damage]) if damage in written else file.unlink()
+        with pytest.raises(ValueError, match=r"epoch-1\.npy is cut short or was changed"):
+            train(tmp_path / "run", teacher_cache=str(cache))
+
+    def test_a_folder_of_something_else_is_refused(self, tmp_path):
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "thesis.tex").write_text("years of work")
+        with pytest.raises(ValueError, match="no teacher's cache"):
+            train(tmp_path / "run", teacher_cache=str(tmp_path / "cache"))
+        assert (tmp_path / "cache" / "thesis.tex").read_text() == "years of work"
+
+    def test_a_full_disk_is_refused_before_anything_is_written(self, tmp_path, monkeypatch):
+        usage = shutil._ntuple_diskusage(100, 90, 10)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+        with pytest.raises(ValueError, match=r"needs 1\.44 kB, and 10 B are free"):
+            train(tmp_path / "run", teacher_cache=str(tmp_path / "cache"))
+        assert not (tmp_path / "cache").exists()
+
+    def test_data_that_do_not_say_what_they_are_are_refused(self, tmp_path):
+        with pytest.raises(ValueError, match=r"must be ImageViews .* not Images"):
+            train(tmp_path, data=tiny.Images(24), teacher_cache=str(tmp_path / "cache"))
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("teacher_cache_dtype", "int8"), ("teacher_batch_size", 0), ("teacher_cache", " ")],
+    )
+    def test_a_bad_argument_is_named(self, name, value, tmp_path):
+        with pytest.raises(ValueError, match=name):
+            tiny.arguments(tmp_path, **{name: value})
+
+
+def test_a_cache_that_another_run_fills_is_read_alone(tmp_path):
+    cache = tmp_path / "cache"
+    train(tmp_path / "first", teacher_cache=str(cache), num_train_epochs=1)
+    with FileLock(cache / "cache.lock"):
+        second = train(tmp_path / "second", teacher_cache=str(cache))
+    assert [file.name for file in cache.glob("epoch-*")] == ["epoch-0.npy"]
+    assert tiny.distance(second.model, train(tmp_path / "online").model) == 0
+
+
+def test_a_disk_that_fills_up_in_between_stops_no_training(tmp_path, monkeypatch, caplog):
+    def no_room(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", no_room)
+    trainer = train(tmp_path / "run", teacher_cache=str(tmp_path / "cache"))
+    assert "No space left on device" in caplog.text
+    monkeypatch.undo()
+    assert tiny.distance(trainer.model, train(tmp_path / "online").model) == 0
