@@ -64,6 +64,7 @@ def test_a_layer_of_patches_does_not_make_a_network_convolutional(network, convo
 
 def test_student_and_teacher_run_in_bfloat16_where_it_is_computed(bfloat16, tmp_path, caplog):
     caplog.set_level(logging.INFO, "ban_hf")
+    precision.tell_once.cache_clear()
     trained = trainer(tmp_path, max_steps=1)
     seen = []
     for model in (trained.model, trained.teacher):

@@ -256,12 +256,13 @@ COMMANDS = (
         "keep what a teacher says in all epochs, ahead of its students",
         "Each student then costs what labels cost, and learns, bit for bit, what it would from the "
         "teacher itself. The data are given as to the recipe that trained the teacher; batch size, "
-        "epochs, precision and seed are in its record. What is there already is not asked again.",
+        "epochs, precision and seed are in its record. What is there already is not asked again. A "
+        "student reads it with `--teacher TEACHER --teacher_cache FOLDER`.",
         (
             "  ban-hf cache runs/digits/generation-0 runs/cache --dataset_name digits \\",
             "      --train_samples 100",
-            "  accelerate launch recipes/ban_cifar.py --teacher runs/digits/generation-0 \\",
-            "      --teacher_cache runs/cache --objective cwtm --output_dir runs/cwtm",
+            "  ban-hf cache ns/cifar-gen0@v1 runs/cache --dataset_name cifar100 --seed 7 \\",
+            "      --dtype float16",
         ),
     ),
     (

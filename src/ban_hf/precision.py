@@ -5,6 +5,7 @@ hardware computes that, and in channels-last order everywhere. Both change resul
 """
 
 import copy
+import functools
 import logging
 
 import torch
@@ -62,6 +63,12 @@ def lay_out(model: nn.Module) -> nn.Module:
     if is_convolutional(model):
         model.to(memory_format=torch.channels_last)
     return model
+
+
+@functools.cache
+def tell_once(line: str) -> None:
+    """Log a line, but not again for each generation."""
+    logger.info(line)
 
 
 def describe(model: nn.Module, args: BANTrainingArguments) -> str:

@@ -156,6 +156,9 @@ def begin_recipe(
     quiet_loading()
     if args.process_index:
         return
+    # What the package tells of its choices, such as the precision, beside its warnings.
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("ban_hf").setLevel(logging.INFO)
     started = f" This is the quickstart; the real thing: {real}"
     if argv:  # flags without a file
         started = " What no flag says is the quickstart's." if argv[0].startswith("-") else ""

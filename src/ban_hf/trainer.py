@@ -33,6 +33,7 @@ from ban_hf.precision import (
     describe_compilation,
     fast_arguments,
     lay_out,
+    tell_once,
 )
 from ban_hf.recurrence import CarriedState, check_accumulation, check_windows
 from ban_hf.step_loss import StepLoss, Taught, label_losses, step_statistics
@@ -111,7 +112,6 @@ class BANTrainer(Trainer):
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         if args.fast:
             allow_fast_products(args)
-            logger.info(describe(self.model, args))
         self.finite_loss_guard = FiniteLossGuard(self.accelerator.gather)
         self.add_callback(self.finite_loss_guard)
         self.add_callback(SetEpoch())  # the views of ImageViews, where they are what is trained on
@@ -132,6 +132,8 @@ class BANTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.loss_parts = LossParts()  # nothing of a training that was broken off
         self._check_language()
+        if self.args.fast:
+            tell_once(describe(self.model, self.args))
         try:
             self._open_cache()
             output = super().train(*args, **kwargs)
