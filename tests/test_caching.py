@@ -102,3 +102,24 @@ def test_arguments_of_a_record_make_the_same_training(tmp_path):
     assert (args.lr_milestones, args.optim_args) == ([0.5], "momentum=0.9")
     assert (args.num_train_epochs, args.seed, args.fast) == (5.0, 3, True)
     assert load_classifier(tmp_path / "generation-1").num_labels == 10
+
+
+@pytest.mark.parametrize("epochs", ["0", "-1", "inf", "nan"])
+def test_epochs_that_are_none_are_refused(epochs, tmp_path, capsys):
+    command = ["cache", str(tmp_path), str(tmp_path / "cache"), "--dataset_name", "digits"]
+    assert main([*command, "--epochs", epochs]) == 1
+    assert "must be above 0" in capsys.readouterr().err
+
+
+def test_more_epochs_than_the_teacher_had_may_be_asked_for(tmp_path):
+    digits(tmp_path / "run", num_train_epochs=1)
+    command = ["cache", str(tmp_path / "run" / "generation-0"), str(tmp_path / "cache")]
+    assert main([*command, *CASES[0][1], "--validation", "0.5", "--epochs", "3"]) == 0
+    assert len(list((tmp_path / "cache").glob("epoch-*.npy"))) == 3
+
+
+@pytest.mark.parametrize("name", [".", "generation-1", "ensemble", "checkpoints", "control/1"])
+def test_a_cache_where_the_run_writes_is_refused_before_it_trains(name, tmp_path):
+    with pytest.raises(ValueError, match="is where the run itself writes"):
+        digits(tmp_path / "run", teacher_cache=str(tmp_path / "run" / name))
+    assert not (tmp_path / "run").exists()

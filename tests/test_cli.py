@@ -431,7 +431,10 @@ def test_help_teaches_by_examples_that_parse(capsys, monkeypatch, command):
     ("words", "message"),
     [
         (["lineag", "x"], "unknown command 'lineag'. Did you mean 'lineage'?"),
-        (["zzz"], "unknown command 'zzz'. There are: lineage, verify, pull, push, ensemble, card."),
+        (
+            ["zzz"],
+            "unknown command 'zzz'. There are: lineage, verify, pull, push, ensemble, cache, card.",
+        ),
         (["verify", "x", "--reversion", "y"], "'--reversion'. Did you mean '--revision'?"),
         (["ensemble", "x", "--dataset", "y"], "'--dataset'. Did you mean '--dataset_name'?"),
         (["ensemble", "x"], "required: --dataset_name"),

@@ -228,3 +228,14 @@ def test_compiled_networks_learn_the_same_and_their_graph_breaks_are_counted(tmp
     assert tiny.distance(plain.model, compiled.model) < 1e-5
     assert any(m.endswith("graphs, 0 graph breaks") for m in caplog.messages)
     assert type(compiled.teacher).__name__ == "OptimizedModule"
+
+
+def test_trainers_of_different_precision_follow_one_another(bfloat16, tmp_path):
+    given = tiny.arguments(tmp_path, remove_unused_columns=False, fast=True, max_steps=1)
+    data = dict(train_dataset=views(24), data_collator=collate)
+    found = []
+    for network in (tiny.vit, tiny.cifar, tiny.vit):
+        taught = BANTrainer(network(1), given, teacher=network(2), **data)
+        taught.train()
+        found.append(taught.accelerator.mixed_precision)
+    assert found == ["no", "bf16", "no"]

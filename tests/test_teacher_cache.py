@@ -1,9 +1,9 @@
 """The teacher cache: a student that replays it comes to the weights of an asked teacher's."""
 
-import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cached_students
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from cached_students import EPOCHS, KillAt, images, student
 from family import Killed
 from filelock import FileLock
+from transformers import TrainerCallback
 
 from ban_hf import BANTrainer, collate
 
@@ -35,6 +36,12 @@ def forbid(trainer, monkeypatch):
 
     monkeypatch.setattr(trainer.teaching.plain, "forward", forward)
     return trainer
+
+
+def kept(cache: Path) -> list[str]:
+    """The epochs that are whole."""
+    names = (file.name.split(".") for file in cache.glob("epoch-*.npy"))
+    return sorted(name[0] for name in names if len(name) == 3)
 
 
 class TestImages:
@@ -64,16 +71,15 @@ class TestImages:
         data.set_epoch(1)
         with torch.inference_mode():
             logits = trainer.teacher(data.__getitems__(range(24))["pixel_values"]).logits
-        index = json.loads((tmp_path / "cache" / "cache.json").read_text())
-        assert sorted(index["files"]) == [f"epoch-{epoch}.npy" for epoch in range(EPOCHS)]
-        assert all(file["complete"] for file in index["files"].values())
-        rows = torch.from_numpy(np.load(tmp_path / "cache" / "epoch-1.npy"))
+        assert kept(tmp_path / "cache") == [f"epoch-{epoch}" for epoch in range(EPOCHS)]
+        (file,) = (tmp_path / "cache").glob("epoch-1.*.npy")
+        rows = torch.from_numpy(np.load(file))
         torch.testing.assert_close(rows, logits, rtol=0, atol=1e-6)
 
     def test_plain_images_need_one_file(self, tmp_path):
         cache = tmp_path / "cache"
         train(tmp_path, data=images(augment=False), teacher_cache=str(cache))
-        assert [file.name for file in cache.glob("epoch-*")] == ["epoch-0.npy"]
+        assert kept(cache) == ["epoch-0"]
 
     def test_it_may_be_filled_ahead(self, tmp_path, monkeypatch):
         cache = str(tmp_path / "cache")
@@ -83,20 +89,34 @@ class TestImages:
         forbid(second, monkeypatch).train()
         assert tiny.distance(second.model, online.model) == 0
 
+    def test_to_fill_it_takes_nothing_from_what_the_student_draws(self, tmp_path):
+        def dropping(name, **changes):
+            trainer = student(tmp_path / name, **changes)
+            trainer.model.vit.embeddings.dropout.p = 0.3
+            return trainer
+
+        online = dropping("online")
+        online.train()
+        filling = dropping("filling", teacher_cache=str(tmp_path / "cache"))
+        filling.fill_teacher_cache()
+        filling.train()
+        assert tiny.distance(filling.model, online.model) == 0
+
     def test_a_longer_training_asks_what_is_missing_alone(self, tmp_path):
         cache = tmp_path / "cache"
         train(tmp_path / "short", teacher_cache=str(cache), num_train_epochs=1)
-        before = (cache / "epoch-0.npy").stat().st_mtime_ns
+        (first,) = cache.glob("*.npy")
+        before = first.stat().st_mtime_ns
         longer = train(tmp_path / "long", teacher_cache=str(cache))
-        assert (cache / "epoch-0.npy").stat().st_mtime_ns == before
+        assert first.stat().st_mtime_ns == before
         assert tiny.distance(longer.model, train(tmp_path / "online").model) == 0
-        assert len(list(cache.glob("epoch-*.npy"))) == EPOCHS
+        assert len(kept(cache)) == EPOCHS
 
     def test_an_epoch_that_was_broken_off_is_completed(self, tmp_path, monkeypatch):
         cache = str(tmp_path / "cache")
         train(tmp_path / "short", teacher_cache=cache, max_steps=1)
-        index = json.loads((tmp_path / "cache" / "cache.json").read_text())
-        assert not index["files"]["epoch-0.npy"]["complete"]
+        assert not kept(tmp_path / "cache")
+        assert list((tmp_path / "cache").glob("epoch-0.*.part.npy"))
         online = train(tmp_path / "online")
         for name in ("second", "third"):
             trainer = student(tmp_path / name, teacher_cache=cache)
@@ -104,6 +124,7 @@ class TestImages:
                 forbid(trainer, monkeypatch)
             trainer.train()
             assert tiny.distance(trainer.model, online.model) == 0
+        assert not list((tmp_path / "cache").glob("*.part.npy"))
 
     def test_float16_rounds_for_the_student_that_fills_it_too(self, tmp_path, monkeypatch):
         cache = dict(teacher_cache=str(tmp_path / "cache"), teacher_cache_dtype="float16")
@@ -143,6 +164,23 @@ class TestTexts:
         assert tiny.distance(second.model, online.model) == 0
         assert tiny.history(second) == tiny.history(online)
 
+    @pytest.mark.parametrize("make", [tiny.lstm, tiny.gpt2])
+    @pytest.mark.parametrize("words", range(1, 8))
+    def test_a_last_window_of_any_length_is_replayed_exactly(self, make, words, tmp_path):
+        text, cache = tiny.windows(4 * (7 * 2 + words) + 4), str(tmp_path / "cache")
+        options = dict(num_train_epochs=1, data=text)
+        trainers = [
+            tiny.reader(make(1), tmp_path / name, make(2), **options, **changes)
+            for name, changes in (
+                ("online", {}),
+                ("filling", {"teacher_cache": cache}),
+                ("replaying", {"teacher_cache": cache}),
+            )
+        ]
+        for trainer in trainers:
+            trainer.train()
+            assert tiny.distance(trainer.model, trainers[0].model) == 0
+
     def test_a_teacher_is_asked_in_the_first_epoch_alone(self, tmp_path):
         trainer = reader(tmp_path, teacher_cache=str(tmp_path / "cache"), num_train_epochs=3)
         asked, forward = [], trainer.teaching.plain.forward
@@ -159,7 +197,8 @@ class TestTexts:
     def test_hidden_states_are_kept_not_logits(self, tmp_path):
         trainer = reader(tmp_path, teacher_cache=str(tmp_path / "cache"))
         trainer.train()
-        rows = np.load(tmp_path / "cache" / "epoch-0.npy", mmap_mode="r")
+        (file,) = (tmp_path / "cache").glob("*.npy")
+        rows = np.load(file, mmap_mode="r")
         assert rows.shape == (len(trainer.train_dataset), 7, 8)
 
     def test_a_transformer_on_windows_is_replayed_too(self, tmp_path, monkeypatch):
@@ -183,7 +222,7 @@ class TestTexts:
         online = reader(tmp_path / "online")
         online.train()
         assert tiny.distance(second.model, online.model) == 0
-        assert [file.name for file in cache.glob("epoch-*")] == ["epoch-0.npy"]
+        assert kept(cache) == ["epoch-0"]
 
     def test_a_checkpoint_that_was_replayed_needs_the_cache(self, tmp_path):
         cache = str(tmp_path / "cache")
@@ -220,7 +259,8 @@ class TestKilled:
         script = [sys.executable, cached_students.__file__, str(tmp_path)]
         died = subprocess.run(script, capture_output=True, timeout=120, check=False)
         assert died.returncode == -9, died.stderr
-        assert (tmp_path / "cache" / "epoch-0.npy").is_file()
+        assert kept(tmp_path / "cache") == ["epoch-0"]
+        assert (tmp_path / "cache" / "epoch-1.partial").is_file()
         options = dict(save_strategy="steps", save_steps=2, teacher_cache=str(tmp_path / "cache"))
         online = train(tmp_path / "online")
         first = student(tmp_path / "run", **options)
@@ -229,16 +269,29 @@ class TestKilled:
         assert tiny.distance(first.model, online.model) == 0
         assert tiny.distance(second.model, online.model) == 0
 
-    def test_what_a_kill_left_behind_is_no_part_of_the_cache(self, tmp_path, monkeypatch):
-        cache = tmp_path / "cache"
-        options = dict(teacher_cache=str(cache))
+        assert not list((tmp_path / "cache").glob("*.partial"))
+
+    @pytest.mark.parametrize("where", ["replace", "unlink"])
+    def test_a_kill_while_a_file_is_completed_spoils_nothing(self, where, tmp_path, monkeypatch):
+        cache = dict(teacher_cache=str(tmp_path / "cache"))
+        train(tmp_path / "short", max_steps=1, **cache)
+
+        def die(*args, **kwargs):
+            raise Killed
+
+        monkeypatch.setattr("os.replace" if where == "replace" else "pathlib.Path.unlink", die)
         with pytest.raises(Killed):
-            train(tmp_path / "first", callbacks=[KillAt(4)], **options)
-        assert (cache / "epoch-1.npy.partial").is_file()
-        index = json.loads((cache / "cache.json").read_text())
-        assert list(index["files"]) == ["epoch-0.npy"]
-        train(tmp_path / "second", teacher_cache=str(cache))
-        assert not list(cache.glob("*.partial"))
+            train(tmp_path / "first", **cache)
+        monkeypatch.undo()
+        second = train(tmp_path / "second", **cache)
+        assert tiny.distance(second.model, train(tmp_path / "online").model) == 0
+        assert len(kept(tmp_path / "cache")) == EPOCHS
+
+    def test_a_kill_before_the_cache_says_what_it_is_of_spoils_nothing(self, tmp_path):
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "cache.json.tmp").write_text("{")
+        train(tmp_path / "run", teacher_cache=str(tmp_path / "cache"))
+        assert len(kept(tmp_path / "cache")) == EPOCHS
 
 
 class TestRefusals:
@@ -308,15 +361,69 @@ class TestRefusals:
                 teacher_cache=cache,
             ).train()
 
-    @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
+    @pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])
     def test_a_damaged_file_is_refused(self, damage, cache, tmp_path):
-        file = cache / "epoch-1.npy"
+        (file,) = cache.glob("epoch-1.*.npy")
         data = bytearray(file.read_bytes())
         data[-3] ^= 1
-        written = {"truncated": data[:-100], "changed": data}
-        file.write_bytes(written[damage]) if damage in written else file.unlink()
-        with pytest.raises(ValueError, match=r"epoch-1\.npy is cut short or was changed"):
+        file.write_bytes({"truncated": data[:-100], "changed": data, "empty": b""}[damage])
+        with pytest.raises(ValueError, match=r"epoch-1\..*\.npy is cut short or was changed"):
             train(tmp_path / "run", teacher_cache=str(cache))
+        file.unlink()
+        train(tmp_path / "run", teacher_cache=str(cache))
+        assert len(kept(cache)) == EPOCHS
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}'])
+    def test_an_index_of_another_form_is_refused(self, text, cache, tmp_path):
+        (cache / "cache.json").write_text(text)
+        with pytest.raises(ValueError, match="is of another form"):
+            train(tmp_path / "run", teacher_cache=str(cache))
+
+    @pytest.mark.parametrize("kind", ["file", "under a file", "dangling link"])
+    def test_what_is_no_folder_is_refused(self, kind, tmp_path):
+        place = tmp_path / "place"
+        place.symlink_to(tmp_path / "nowhere") if "link" in kind else place.write_text("mine")
+        cache = place / "cache" if kind == "under a file" else place
+        with pytest.raises(ValueError, match="that is no folder"):
+            train(tmp_path / "run", teacher_cache=str(cache))
+
+    def test_images_that_were_changed_in_place_are_refused(self, tmp_path):
+        data, cache = images(), str(tmp_path / "cache")
+        train(tmp_path / "first", data=data, teacher_cache=cache)
+        data.images.bitwise_xor_(255)
+        with pytest.raises(ValueError, match=r"data\.fingerprint"):
+            train(tmp_path / "second", data=data, teacher_cache=cache)
+
+    def test_a_seed_that_changes_in_between_is_refused(self, tmp_path):
+        data = images()
+
+        class Reseed(TrainerCallback):
+            def on_epoch_end(self, args, state, control, **kwargs):
+                data.seed = 5
+
+        with pytest.raises(ValueError, match="train_dataset was changed"):
+            train(tmp_path, data=data, callbacks=[Reseed()], teacher_cache=str(tmp_path / "cache"))
+
+    def test_a_class_that_may_show_something_else_is_refused(self, tmp_path):
+        class Negative(type(images())):
+            """Other views of the same images."""
+
+        data = images()
+        data.__class__ = Negative
+        with pytest.raises(ValueError, match=r"must be ImageViews .* not Negative"):
+            train(tmp_path, data=data, teacher_cache=str(tmp_path / "cache"))
+
+    def test_a_collator_that_may_mix_images_is_refused(self, tmp_path):
+        trainer = student(tmp_path, teacher_cache=str(tmp_path / "cache"))
+        trainer.data_collator = lambda batch: batch
+        with pytest.raises(ValueError, match=r"cannot tell what data_collator=.* use collate"):
+            trainer.train()
+
+    def test_a_text_with_another_warm_up_is_refused(self, tmp_path):
+        cache = str(tmp_path / "cache")
+        reader(tmp_path / "first", data=tiny.windows(warmup=14), teacher_cache=cache).train()
+        with pytest.raises(ValueError, match=r"data\.warmup: 14 there, 15 here"):
+            reader(tmp_path / "s", data=tiny.windows(warmup=15), teacher_cache=cache).train()
 
     def test_a_folder_of_something_else_is_refused(self, tmp_path):
         (tmp_path / "cache").mkdir()
@@ -350,7 +457,7 @@ def test_a_cache_that_another_run_fills_is_read_alone(tmp_path):
     train(tmp_path / "first", teacher_cache=str(cache), num_train_epochs=1)
     with FileLock(cache / "cache.lock"):
         second = train(tmp_path / "second", teacher_cache=str(cache))
-    assert [file.name for file in cache.glob("epoch-*")] == ["epoch-0.npy"]
+    assert kept(cache) == ["epoch-0"]
     assert tiny.distance(second.model, train(tmp_path / "online").model) == 0
 
 
@@ -358,7 +465,7 @@ def test_a_disk_that_fills_up_in_between_stops_no_training(tmp_path, monkeypatch
     def no_room(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.posix_fallocate", no_room)
+    monkeypatch.setattr("numpy.lib.format.write_array_header_1_0", no_room)
     trainer = train(tmp_path / "run", teacher_cache=str(tmp_path / "cache"))
     assert "No space left on device" in caplog.text
     monkeypatch.undo()

@@ -1,6 +1,7 @@
 """A teacher's cache filled ahead of the trainings that will read it: what `ban-hf cache` does."""
 
 import copy
+import math
 import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from ban_hf.data import ImageViews, TokenWindows, collate, load_images, load_tex
 from ban_hf.ensemble import is_language_model
 from ban_hf.facts import describe_data
 from ban_hf.heads import load_classifier
-from ban_hf.lineage import Record
+from ban_hf.lineage import Record, finished_generations
 from ban_hf.places import locate
 from ban_hf.provenance import ancestry
 from ban_hf.run import generation_seed
@@ -65,18 +66,23 @@ def fill_cache(
         dtype: `"float32"`, or `"float16"`, which rounds.
 
     Returns:
-        `teacher`, `folder`, `epochs`, `items`, and `bytes` on the disk.
+        `teacher`, `folder`, `items`, and the `files` and `bytes` on the disk.
 
     Raises:
         ValueError: if the teacher is no generation, the data are not what it was trained on, or the
             cache refuses (see `TeacherCache`).
     """
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise ValueError(f"epochs={epochs} must be above 0, and finite.")
+    if finished_generations(Path(teacher)):
+        raise ValueError(f"{teacher!r} is a family: name one of its generations.")
     place = locate(teacher)
     record = ancestry(place)[-1].record
     if record.kind != "generation":
         raise ValueError(f"{teacher!r} is an ensemble: name one of its generations.")
     with tempfile.TemporaryDirectory() as scratch:
-        args = _arguments(record, scratch, {"num_train_epochs": epochs, "seed": seed})
+        changes = {"seed": seed} | ({"num_train_epochs": epochs, "max_steps": -1} if epochs else {})
+        args = _arguments(record, scratch, changes)
         args.teacher_cache, args.teacher_cache_dtype = str(folder), dtype
         model = load_classifier(str(place))
         dataset = _training_data(model, record, data)
@@ -96,7 +102,7 @@ def fill_cache(
     return {
         "teacher": str(place),
         "folder": str(folder),
-        "epochs": args.num_train_epochs,
+        "files": len(files),
         "items": len(dataset),
         "bytes": sum(file.stat().st_size for file in files),
     }

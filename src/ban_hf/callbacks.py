@@ -96,6 +96,19 @@ class FiniteLossGuard(TrainerCallback):
         )
 
 
+def check_trained(steps: int) -> None:
+    """Hold that a training has made a step.
+
+    Raises:
+        ValueError: naming what may be the cause.
+    """
+    if not steps:
+        raise ValueError(
+            "Not one step was trained: look at num_train_epochs, max_steps, "
+            "per_device_train_batch_size and dataloader_drop_last."
+        )
+
+
 def _is_finite(model: nn.Module) -> bool:
     tensors = (*model.parameters(), *model.buffers())
     return all(bool(tensor.isfinite().all()) for tensor in tensors)

@@ -115,9 +115,9 @@ def cache(args: argparse.Namespace) -> Answer:
     options = {"seed": args.seed, "epochs": args.epochs, "dtype": args.dtype}
     filled = fill_cache(args.teacher, args.folder, data, **options)
     text = (
-        f"{filled['folder']} holds what {args.teacher} says of {filled['items']:,} items in "
-        f"{filled['epochs']:g} epochs: {filled['bytes']:,} bytes. Its students read it with "
-        f"--teacher {args.teacher} --teacher_cache {filled['folder']}."
+        f"{filled['folder']} holds what {args.teacher} says of {filled['items']:,} items, in "
+        f"{filled['files']} files of an epoch each, {filled['bytes']:,} bytes. Students read it "
+        f"with --teacher {args.teacher} --teacher_cache {filled['folder']}."
     )
     return Answer(filled, textwrap.fill(text, 79, break_long_words=False, break_on_hyphens=False))
 

@@ -9,7 +9,7 @@ Labels are `IGNORED` (-100) where an item does not count.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,13 +67,34 @@ def compare(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tenso
     parts = []
     for z, t, y in _chunks(student_logits, teacher_logits, labels):
         logq = _log_softmax(z)  # (n, C)
+        targets = Targets.of(y)
         if t is None:
-            parts.append(_label_columns(logq, y))
+            columns = _label_columns(logq, targets)  # (n, COLUMNS)
         else:
             logp = _log_softmax(t)  # (n, C)
             p = logp.exp()  # (n, C)
-            parts.append(_compare_rows(logq, logp, p, logq.exp().sub_(p), y))
+            columns = _compare_rows(logq, logp, p, logq.exp().sub_(p), targets)  # (n, COLUMNS)
+        parts.append(columns if targets is None else columns.mul_(targets.counts))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+class Targets(NamedTuple):
+    """The labels of some rows: where they are, and which of them count."""
+
+    at: Tensor  # (n, 1) int64, 0 where it does not count
+    counts: Tensor  # (n, 1) bool
+
+    @classmethod
+    def of(cls, labels: Tensor | None) -> "Targets | None":
+        """Of labels `(n,)`, if there are any."""
+        if labels is None:
+            return None
+        labels = labels[:, None]  # (n, 1)
+        return cls(labels.clamp(min=0), labels != IGNORED)
+
+    def sum(self, columns: Tensor) -> Tensor:
+        """The sum over the rows that count: `(n, COLUMNS)` to `(COLUMNS,)`."""
+        return (self.counts.to(columns.dtype).T @ columns)[0]
 
 
 class _MixedCrossEntropy(torch.autograd.Function):
@@ -87,25 +108,26 @@ class _MixedCrossEntropy(torch.autograd.Function):
         label_weight: float,
     ) -> tuple[Tensor, Tensor]:
         check_logits(student_logits, teacher_logits)
-        gradients, parts = torch.empty_like(student_logits), []  # (N, C)
+        gradients, sums = torch.empty_like(student_logits), []  # (N, C), each (COLUMNS,)
         for z, t, y, gradient in _chunks(student_logits, teacher_logits, labels, gradients):
             logq, logp = _log_softmax(z), _log_softmax(t)  # (n, C), (n, C)
-            q, p = logq.exp(), logp.exp()  # (n, C), (n, C)
+            q, p, targets = logq.exp(), logp.exp(), Targets.of(y)  # (n, C), (n, C)
             gap = q - p  # (n, C)
-            parts.append(_compare_rows(logq, logp, p, gap, y).sum(0))  # (COLUMNS,)
+            columns = _compare_rows(logq, logp, p, gap, targets)  # (n, COLUMNS)
+            sums.append(columns.sum(0) if targets is None else targets.sum(columns))
             if teacher_weight != 1:
                 gap.mul_(teacher_weight)
-            if label_weight and y is not None:
-                at = y.clamp(min=0)[:, None]  # (n, 1)
+            if label_weight and targets is not None:
                 gap.add_(q, alpha=label_weight)
-                gap.scatter_add_(1, at, gap.new_full(at.shape, -label_weight))
-            if y is not None:
-                gap.mul_((y != IGNORED)[:, None])
+                gap.scatter_add_(1, targets.at, gap.new_full(targets.at.shape, -label_weight))
+            if targets is not None:
+                gap.mul_(targets.counts)
             gradient.copy_(gap)
-        sums = sum(parts[1:], parts[0])  # (COLUMNS,)
+        total = sum(sums[1:], sums[0])  # (COLUMNS,)
         ctx.save_for_backward(gradients)
-        ctx.mark_non_differentiable(sums)
-        return teacher_weight * sums[TEACHER_KL] + label_weight * sums[LABEL_LOSS], sums
+        ctx.mark_non_differentiable(total)
+        loss = teacher_weight * total[TEACHER_KL]  # ()
+        return (loss + label_weight * total[LABEL_LOSS] if label_weight else loss), total
 
     @staticmethod
     @once_differentiable
@@ -131,28 +153,28 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 
 def _compare_rows(
-    logq: Tensor, logp: Tensor, p: Tensor, gap: Tensor, labels: Tensor | None
+    logq: Tensor, logp: Tensor, p: Tensor, gap: Tensor, targets: Targets | None
 ) -> Tensor:
-    """The columns of some rows, of log q, log p, p and q - p: `(n, C)` each, to `(n, COLUMNS)`."""
+    """The columns of some rows, of log q, log p, p and q - p: `(n, C)` each, to `(n, COLUMNS)`.
+
+    (Also of rows that do not count.)
+    """
     best, argmax = logp.max(1, keepdim=True)  # (n, 1), (n, 1)
     # The student's argmax, without looking for its place, which costs as much as a softmax.
     agrees = logq.gather(1, argmax) == logq.amax(1, keepdim=True)  # (n, 1)
     confidence = best.exp()  # (n, 1)
     divergence = torch.linalg.vecdot(p, logp - logq)[:, None]  # (n, 1)
-    ours = [divergence, agrees.to(p.dtype), confidence, confidence * confidence]
-    if labels is None:
+    ours = [divergence, agrees, confidence, confidence * confidence]
+    if targets is None:
         return torch.cat([p.new_zeros(len(p), 3), *ours], 1)
-    at = labels.clamp(min=0)[:, None]  # (n, 1)
-    at_label = gap.gather(1, at)  # (n, 1)
+    at_label = gap.gather(1, targets.at)  # (n, 1)
     off_label = gap.abs().sum(1, keepdim=True) - at_label.abs()  # (n, 1)
-    columns = torch.cat([-logq.gather(1, at), at_label, off_label, *ours], 1)  # (n, COLUMNS)
-    return columns.mul_((labels != IGNORED)[:, None])
+    return torch.cat([-logq.gather(1, targets.at), at_label, off_label, *ours], 1)
 
 
-def _label_columns(logq: Tensor, labels: Tensor | None) -> Tensor:
-    """The columns of some rows with the label loss alone: `(n, C)`, `(n,)` to `(n, COLUMNS)`."""
+def _label_columns(logq: Tensor, targets: Targets | None) -> Tensor:
+    """The columns of some rows with the label loss alone: `(n, C)` to `(n, COLUMNS)`."""
     columns = logq.new_zeros(len(logq), COLUMNS)  # (n, COLUMNS)
-    if labels is not None:
-        at_label = logq.gather(1, labels.clamp(min=0)[:, None])[:, 0]  # (n,)
-        columns[:, LABEL_LOSS] = -at_label * (labels != IGNORED)
+    if targets is not None:
+        columns[:, LABEL_LOSS] = -logq.gather(1, targets.at)[:, 0]
     return columns

@@ -11,6 +11,7 @@ from ban_hf.evaluation import measure_family
 from ban_hf.facts import architecture, canonical_arguments, describe_data
 from ban_hf.generations import train_generations
 from ban_hf.lineage import Lineage, Record
+from ban_hf.precision import sequence_arguments
 from ban_hf.report import write_report
 from ban_hf.run import generation_seed
 from ban_hf.training_args import BANTrainingArguments
@@ -80,8 +81,9 @@ def _check_control(folder: Path, args: BANTrainingArguments, family: dict[str, A
         record = Record.read(folder / "generation-0")
     except OSError as error:
         raise ValueError(f"control_from: {folder} holds no finished generation 0.") from error
-    network = architecture(family["model_init"](0))
-    ours, theirs = canonical_arguments(args), record.training["arguments"]
+    model = family["model_init"](0)
+    network, ours = architecture(model), canonical_arguments(sequence_arguments(args, model))
+    theirs = record.training["arguments"]
     other = [
         name
         for name in sorted(ours.keys() & theirs.keys() - OF_STUDENTS)

@@ -9,6 +9,7 @@ from torch.utils.data import Subset
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from ban_hf.callbacks import check_trained
 from ban_hf.cost import Pace, seconds_now
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import BANTrainingArguments
@@ -26,7 +27,6 @@ def throw_away(args: BANTrainingArguments, folder: str) -> BANTrainingArguments:
     args.save_strategy, args.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
     args.eval_on_start = args.load_best_model_at_end = args.push_to_hub = False
     args.report_to, args.disable_tqdm = [], True
-    args.fast = args.fast is not False  # as in a sequence
     args.teacher_cache = None  # what is timed is a teacher who is asked
     return args
 
@@ -41,6 +41,7 @@ def time_training(
     trainer = BANTrainer(model, args, teacher=teacher, callbacks=[clock], **given)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    check_trained(trainer.state.global_step)
     evaluation = _pass(trainer, family.get("eval_dataset"))
     test = _pass(trainer, family["test_dataset"])
     return Pace(clock.step, evaluation, test, clock.steps), trainer

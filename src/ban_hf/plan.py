@@ -29,7 +29,7 @@ from ban_hf.family import CONTROL
 from ban_hf.lineage import RECORD, generation_folders
 from ban_hf.pace import throw_away, time_training
 from ban_hf.precision import describe
-from ban_hf.siblings import CACHE, TEACHER
+from ban_hf.siblings import CACHE, TEACHER, check_several
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import BANTrainingArguments
 
@@ -51,6 +51,7 @@ def plan_families(
     """
     own, *others = args.each_objective().values()
     if others:
+        check_several(args, generations, has_controls=bool(control or control_from))
         own.teacher_cache = args.teacher_cache or str(Path(args.output_dir) / CACHE)
     labels, students = _folders(args, generations, control, teacher)
     measured = [Path(folder) / "generation-0" for folder in control_from]  # which are finished

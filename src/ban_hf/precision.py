@@ -40,12 +40,22 @@ def fast_arguments(args: BANTrainingArguments, model: nn.Module) -> BANTrainingA
     Returns:
         A copy, or `args` itself where nothing is to be changed.
     """
-    if not is_convolutional(model) or args.bf16 or args.fp16 or not computes_bfloat16(args.device):
-        return args
-    args = copy.copy(args)
-    args.bf16, args.mixed_precision = True, "bf16"
-    AcceleratorState._reset_state()  # which remembers the precision of the arguments made last
+    is_given = args.bf16 or args.fp16
+    if is_convolutional(model) and not is_given and computes_bfloat16(args.device):
+        args = copy.copy(args)
+        args.bf16, args.mixed_precision = True, "bf16"
+    # It remembers the precision of the trainer made last, and refuses another.
+    state = AcceleratorState._shared_state
+    if state.get("_mixed_precision", args.mixed_precision) != args.mixed_precision:
+        AcceleratorState._reset_state()
     return args
+
+
+def sequence_arguments(args: BANTrainingArguments, model: nn.Module) -> BANTrainingArguments:
+    """The arguments of a sequence of such networks: fast, unless they say otherwise."""
+    args = copy.copy(args)
+    args.fast = args.fast is not False
+    return fast_arguments(args, model) if args.fast else args
 
 
 def allow_fast_products(args: BANTrainingArguments) -> None:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
-from ban_hf.callbacks import GenerationProgress
+from ban_hf.callbacks import GenerationProgress, check_trained
 from ban_hf.continuation import (
     FirstTeacher,
     find_teacher,
@@ -52,11 +52,15 @@ from ban_hf.lineage import (
     write_json,
 )
 from ban_hf.network import clean_token
-from ban_hf.precision import fast_arguments
+from ban_hf.precision import sequence_arguments
 from ban_hf.record_form import check_data, check_name
 from ban_hf.results import as_name
+from ban_hf.teacher_cache import check_folder
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import LOWER_IS_BETTER, BANTrainingArguments
+
+#: What a run writes under its directory, as patterns.
+WRITTEN = ("generation-*", "ensemble", "control", CHECKPOINTS, "*.json", "results.*", ".lock")
 
 
 def generation_seed(seed: int, generation: int) -> int:
@@ -113,9 +117,9 @@ class Run:
         check_loadable(model)
         if self.args.label_weight_is_default and is_language_model(model):
             self.args.label_weight = 1.0
-        self.args.fast = self.args.fast is not False
-        if self.args.fast:
-            self.args = fast_arguments(self.args, model)
+        self.args = sequence_arguments(self.args, model)
+        if self.args.teacher_cache is not None:
+            check_folder(Path(self.args.teacher_cache), self.output_dir, WRITTEN)
         facts = plain_json(
             {
                 "arguments": canonical_arguments(self.args),
@@ -305,11 +309,7 @@ def _train(trainer: BANTrainer) -> dict[str, Any]:
     checkpoint = None if args.save_only_model else _last_checkpoint(Path(args.output_dir))
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-    if not trainer.state.global_step:
-        raise ValueError(
-            "Not one step was trained: look at num_train_epochs, max_steps, "
-            "per_device_train_batch_size and dataloader_drop_last."
-        )
+    check_trained(trainer.state.global_step)
     return {
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,

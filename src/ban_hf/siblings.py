@@ -18,6 +18,7 @@ from ban_hf.generations import train_generations
 from ban_hf.lineage import RECORD, Lineage, check_folders, read_json
 from ban_hf.report import write_report
 from ban_hf.results import Results, as_name
+from ban_hf.teacher_cache import check_folder
 from ban_hf.training_args import BANTrainingArguments
 
 TEACHER, CACHE = "teacher", "teacher_cache"  # folders beside those of the objectives
@@ -64,7 +65,7 @@ def run_families(
             teacher=teacher,
             report=report,
         )
-    _check(args, generations, has_controls=bool(control or control_from))
+    check_several(args, generations, has_controls=bool(control or control_from))
     base = Path(args.output_dir)
     if teacher is None:
         teacher = _train_teacher(family, args)
@@ -111,7 +112,7 @@ def side_by_side(families: Sequence[Results]) -> dict[str, Any]:
     return shared | {"generations": rows, "ensembles": ensembles, "controls": []}
 
 
-def _check(args: BANTrainingArguments, generations: int, *, has_controls: bool) -> None:
+def check_several(args: BANTrainingArguments, generations: int, *, has_controls: bool) -> None:
     """Hold that what is asked for can be had of several objectives."""
     several, base = f"objective={args.objective!r} makes several", Path(args.output_dir)
     if generations < 1:
@@ -134,6 +135,8 @@ def _check(args: BANTrainingArguments, generations: int, *, has_controls: bool) 
             f"output_dir={base} holds the family of one run; it stays as it is. {several}, with a "
             "folder for each: give another output_dir."
         )
+    if args.teacher_cache is not None:
+        check_folder(Path(args.teacher_cache), base, [TEACHER, *args.each_objective(), "results.*"])
     is_ours = any((base / name / RECORD).is_file() for name in [TEACHER, *args.each_objective()])
     check_folders(base, is_ours=is_ours)
     PartialState().wait_for_everyone()  # all have looked before one of them writes

@@ -1,5 +1,6 @@
 """The loss of an optimizer step, in the shares that its micro-batches and processes add up to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,16 +99,24 @@ class StepLoss:
         return generator
 
 
-def step_statistics(objective: str, taught: Taught, temperature: float) -> Tensor:
-    """What a micro-batch adds to `StepStatistics`: `(2,)`, the items that count and their mass."""
-    if taught.labels is None:
-        items = torch.full((), float(len(taught.logits)), device=taught.logits.device)  # ()
-    else:
-        items = (taught.labels != IGNORED).sum().float()  # ()
+def step_statistics(objective: str, taught: Sequence[Taught], temperature: float) -> StepStatistics:
+    """Of the micro-batches of a process."""
+    items = [_count(part) for part in taught]  # each ()
+    total = sum(items[1:], items[0])  # ()
     if objective != "cwtm":  # whose items alone do not all count for one
-        return torch.stack([items, items])
-    weights = item_weights(objective, taught.logits, temperature)  # (N,)
-    return torch.stack([items, (counted(taught.labels, taught.logits) * weights).sum()])
+        return StepStatistics(total, total)
+    masses = [
+        (counted(t.labels, t.logits) * item_weights(objective, t.logits, temperature)).sum()
+        for t in taught
+    ]  # each ()
+    return StepStatistics(total, sum(masses[1:], masses[0]))
+
+
+def _count(taught: Taught) -> Tensor:
+    """Items that count: `()`."""
+    if taught.labels is None:
+        return torch.full((), float(len(taught.logits)), device=taught.logits.device)  # ()
+    return (taught.labels != IGNORED).sum().float()  # ()
 
 
 def label_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -7,14 +7,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm.auto import trange
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    TrainerCallback,
+    default_data_collator,
+)
 
-from ban_hf.data import ImageViews
+from ban_hf.data import ImageViews, collate
 from ban_hf.data.windows import POSITIONS, TokenWindows
 from ban_hf.facts import architecture, describe_data, weights_digest
 from ban_hf.items import without_labels
+from ban_hf.lineage import sha256_of_json
 from ban_hf.precision import is_convolutional, lay_out
 from ban_hf.recurrence import CarriedState
 from ban_hf.teacher import ask_teacher, freeze
@@ -69,6 +74,11 @@ class Teaching(TrainerCallback):
         """
         if self.cache is None:
             return self._ask_together(batches)
+        if any(at is None for at in positions):
+            raise ValueError(
+                "teacher_cache: a batch does not say where its items stand in train_dataset, which "
+                "another training on the same dataset may have told it: give each its own."
+            )
         found = [self._replayed(x, at) for x, at in zip(batches, positions, strict=True)]
         missing = [i for i, logits in enumerate(found) if logits is None]
         asked = iter(
@@ -100,36 +110,45 @@ class Teaching(TrainerCallback):
 
     # The cache
 
-    def open_cache(self, dataset: Dataset, epochs: int) -> None:
+    def open_cache(self, dataset: Any, collator: Any, epochs: int) -> None:
         """Open `args.teacher_cache` for a training.
 
         Args:
             dataset: what is trained on; its batches say where their items stand until it is closed.
+            collator: what makes batches of it.
             epochs: how many there will be.
 
         Raises:
             ValueError: if such a dataset or teacher cannot be cached; if the folder holds something
                 else, or its disk has no room.
         """
-        if not isinstance(dataset, ImageViews | TokenWindows):
+        if type(dataset) not in (ImageViews, TokenWindows):  # a subclass may show something else
             raise ValueError(
                 f"teacher_cache={self.args.teacher_cache!r} needs to know what the teacher is "
                 "asked in each epoch: train_dataset must be ImageViews (load_images) or "
                 f"TokenWindows, not {type(dataset).__name__}. Or leave teacher_cache out."
             )
-        self._is_text, contents = isinstance(dataset, TokenWindows), self._contents(dataset)
+        known = collate if isinstance(dataset, ImageViews) else default_data_collator
+        if collator is not known and not isinstance(collator, DataCollatorWithPadding):
+            raise ValueError(
+                f"teacher_cache cannot tell what data_collator={collator!r} makes of a batch: use "
+                f"{known.__name__}, or leave teacher_cache out."
+            )
+        self._is_text, self._is_read = isinstance(dataset, TokenWindows), _reading(dataset)
+        contents = self._contents(dataset)
         self._is_augmented = isinstance(dataset, ImageViews) and dataset.augment
         cache = TeacherCache(str(self.args.teacher_cache), contents, self.accelerator)
         self.cache_epochs = epochs if self._is_augmented else 1
         cache.open(range(self.cache_epochs))
         self.cache, self._checked = cache, set()
-        self._dataset, dataset.gives_positions = dataset, True
+        self._dataset, self._gave_positions = dataset, dataset.gives_positions
+        dataset.gives_positions = True
 
     def close_cache(self) -> None:
         """Let another training fill it."""
         if self.cache is not None:
             self.cache.close()
-            self.cache, self._dataset.gives_positions = None, False
+            self.cache, self._dataset.gives_positions = None, self._gave_positions
 
     @property
     def must_ask(self) -> bool:
@@ -139,6 +158,8 @@ class Teaching(TrainerCallback):
     def begin_epoch(self, epoch: int) -> None:
         """Take up what is kept of an epoch."""
         if self.cache is not None:
+            if _reading(self._dataset) != self._is_read:
+                raise ValueError("teacher_cache: train_dataset was changed during the training.")
             self.cache.begin(epoch if self._is_augmented else 0)
 
     def end_epoch(self) -> None:
@@ -153,17 +174,21 @@ class Teaching(TrainerCallback):
             loader: the training's.
             prepare: puts a batch where the model is.
         """
-        for epoch in trange(self.cache_epochs, disable=self.args.disable_tqdm, unit="epoch"):
-            self.begin_epoch(epoch)
-            if self.must_ask:
-                loader.set_epoch(epoch)  # handed on to the dataset, but not on several processes
-                if isinstance(self._dataset, ImageViews):
-                    self._dataset.set_epoch(epoch)
-                with self.carried.another_text(self.carried.reads_in_order):
-                    for batch in loader:
-                        positions = batch.pop(POSITIONS)
-                        self.answers([without_labels(prepare(batch))], [positions])
-            self.end_epoch()
+        with torch.random.fork_rng(devices=[]):  # loading draws from what students draw from
+            for epoch in trange(self.cache_epochs, disable=self.args.disable_tqdm, unit="epoch"):
+                self.begin_epoch(epoch)
+                if self.must_ask:
+                    self._ask_about(loader, epoch, prepare)
+                self.end_epoch()
+
+    def _ask_about(self, loader: Any, epoch: int, prepare: Callable[[Inputs], Inputs]) -> None:
+        loader.set_epoch(epoch)  # handed on to the dataset, but not on several processes
+        if isinstance(self._dataset, ImageViews):
+            self._dataset.set_epoch(epoch)
+        with self.carried.another_text(self.carried.reads_in_order):
+            for batch in loader:
+                positions = batch.pop(POSITIONS)
+                self.answers([without_labels(prepare(batch))], [positions])
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.begin_epoch(math.floor(state.epoch or 0))
@@ -181,18 +206,21 @@ class Teaching(TrainerCallback):
 
     def _contents(self, dataset: ImageViews | TokenWindows) -> CacheContents:
         """What the cache of this teacher on these data holds."""
-        teacher, data = self.plain, describe_data(dataset)
+        teacher = self.plain
+        vars(dataset).pop("fingerprint", None)  # tensors may have been changed since it was read
         if isinstance(dataset, ImageViews):
-            data["views"] = dataset.views_definition  # with its seed
             row: tuple[int, ...] = (len(dataset.label_names),)
         else:
-            data["columns"] = dataset.columns
             self._head = self._output_layer()
             row = (dataset.window, self._head.in_features)
+        network = {"class": f"{type(teacher).__module__}.{type(teacher).__qualname__}"}
+        if isinstance(teacher, PreTrainedModel):
+            network = architecture(teacher)
+        else:
+            network["modules_sha256"] = sha256_of_json(repr(teacher))
         key = {
-            "teacher": {"weights_sha256": weights_digest(teacher)}
-            | (architecture(teacher) if isinstance(teacher, PreTrainedModel) else {}),
-            "data": data,
+            "teacher": {"weights_sha256": weights_digest(teacher)} | network,
+            "data": describe_data(dataset) | self._is_read,
             "precision": {
                 "autocast": self.accelerator.mixed_precision,
                 "weights": str(next(teacher.parameters()).dtype),
@@ -226,7 +254,8 @@ class Teaching(TrainerCallback):
         rows = self.cache.replay(positions)
         if rows is None or not self._is_text:
             return rows
-        return self._decode(rows[:, : inputs["input_ids"].shape[1]])
+        # Laid out as they were asked for: products of a slice are rounded otherwise.
+        return self._decode(rows[:, : inputs["input_ids"].shape[1]].contiguous())
 
     def _ask_and_keep(self, batches: Sequence[Inputs], positions: Sequence[Tensor]) -> list[Tensor]:
         """The logits of each batch, as they will be replayed."""
@@ -259,6 +288,13 @@ class Teaching(TrainerCallback):
                 f"teacher_cache: the logits of {type(self.plain).__name__} are not its output "
                 "layer's of the last hidden states, which are kept: leave teacher_cache out."
             )
+
+
+def _reading(dataset: ImageViews | TokenWindows) -> dict[str, Any]:
+    """How a training set is read, with all that decides it beside its contents and the epoch."""
+    if isinstance(dataset, ImageViews):
+        return {"views": dataset.views_definition}
+    return {name: getattr(dataset, name) for name in ("window", "columns", "warmup")}
 
 
 def _shapes(inputs: Inputs) -> tuple[Any, ...]:

@@ -147,7 +147,7 @@ class BANTrainer(Trainer):
     def _open_cache(self) -> None:
         if self.teacher is not None and self.args.teacher_cache is not None:
             epochs, *_ = self.set_initial_training_values(self.args, self.get_train_dataloader())
-            self.teaching.open_cache(self.train_dataset, epochs)
+            self.teaching.open_cache(self.train_dataset, self.data_collator, epochs)
 
     def fill_teacher_cache(self) -> None:
         """Ask the teacher all that a training of these arguments will ask it, ahead of it.
@@ -242,17 +242,18 @@ class BANTrainer(Trainer):
         positions = [batch.pop(POSITIONS, None) for batch in batches]
         inputs = [self._prepare_inputs(batch) for batch in batches]
         answers = self.teaching.answers([without_labels(x) for x in inputs], positions)
-        statistics = []
+        taught = []
         for i, outputs in enumerate(answers):  # (N, C) or (B, T, V)
             first_row = (i * self.accelerator.num_processes + rank) * size
-            first_item = first_row * outputs[0, ..., 0].numel()
-            taught = Taught(item_logits(outputs), item_labels(inputs[i], outputs), first_item)
-            statistics.append(step_statistics(self.args.objective, taught, self.args.temperature))
-            batches[i][TAUGHT] = taught
-        total = torch.stack(statistics).sum(0)  # (2,)
+            first_item = first_row * outputs.shape[:-1].numel() // len(outputs)
+            labels = item_labels(inputs[i], outputs)  # (N,)
+            taught.append(Taught(item_logits(outputs), labels, first_item))
+            batches[i][TAUGHT] = taught[i]
+        step = step_statistics(self.args.objective, taught, self.args.temperature)
         if self.accelerator.num_processes > 1:
-            total = self.accelerator.reduce(total, reduction="sum")
-        step = StepStatistics(*total.clamp(min=1e-9).unbind())
+            total = self.accelerator.reduce(torch.stack(step), reduction="sum")  # (2,)
+            step = StepStatistics(*total.unbind())
+        step = StepStatistics(*(number.clamp(min=1e-9) for number in step))
         self.step_loss = StepLoss(self.args, step, self.state.global_step)
         self.loss_parts.add_step(step)
 
