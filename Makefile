@@ -30,8 +30,9 @@ check: $(STAMP)  ## lint, formatting and types
 	@$(RUN) mypy
 
 # Short ones first; torchdistill, the peer, is left out where it is not installed.
-BENCHMARKS := overhead mixed_cross_entropy stacked_ensemble stacked_training growth step
+BENCHMARKS := overhead mixed_cross_entropy levers stacked_ensemble stacked_training growth step
 bench: $(STAMP)  ## run the benchmarks, most of an hour on two cores (a try: ARGS=--quick)
+	@$(PIP) install --editable ".[bench]"
 	@set -e; for name in $(BENCHMARKS); do echo "$$name"; \
 		$(RUN) $(OFFLINE) python -m benchmarks.$$name $(ARGS); done
 
