@@ -111,8 +111,8 @@ def main() -> None:
     parts = [
         f"{MODEL}, batch {batch}. Medians of {options.rounds} interleaved rounds.",
         report.table(["way", "ms", f"to {BASE}", "its quartiles"], rows),
-        f"A step is {count / 1e9:.0f} billion floating-point operations, {100 * share:.0f} % of its "
-        f"time convolutions (channels-last). A product of {SIDE} x {SIDE} matrices in "
+        f"A step is {count / 1e9:.0f} billion floating-point operations, {100 * share:.0f} % of it "
+        f"convolutions (channels-last, by time). A product of {SIDE} x {SIDE} matrices in "
         f"float32 runs at {peak / 1e9:.0f} billion a second here: at that speed, and with nothing "
         f"beside it, the step would take {least:.2f} of the first line.",
     ]
