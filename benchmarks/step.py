@@ -222,6 +222,19 @@ def main() -> None:
         name: measure(name, workload, options.steps, options.rounds)
         for name, workload in workloads.items()
     }
+    for kind, is_text in (("images", False), ("texts", True)):
+        chosen = {name: measured[name] for name in measured if workloads[name].is_text == is_text}
+        if chosen:
+            write(f"step_{kind}", options, workloads, chosen)
+
+
+def write(
+    name: str,
+    options: argparse.Namespace,
+    workloads: dict[str, Workload],
+    measured: dict[str, dict[str, Any]],
+) -> None:
+    """The table of each workload, and one figure."""
     head = [
         "form", "ms per step", "items per second", "to by hand, float32", "its quartiles",
         "to by hand, at its best", "to labels alone", "peak memory, MiB",
@@ -237,7 +250,7 @@ def main() -> None:
         parts.append(f"## {model}, batch {workload.batch}, {what}")
         parts.append(report.table(head, rows_of(workload, results)))
     title = "What an optimizer step costs"
-    report.write("step", options, title, parts, {"models": measured}, draw(measured))
+    report.write(name, options, title, parts, {"models": measured}, draw(measured))
 
 
 if __name__ == "__main__":

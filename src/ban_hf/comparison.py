@@ -74,7 +74,7 @@ def compare(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tenso
             logp = _log_softmax(t)  # (n, C)
             p = logp.exp()  # (n, C)
             columns = _compare_rows(logq, logp, p, logq.exp().sub_(p), targets)  # (n, COLUMNS)
-        parts.append(columns if targets is None else columns.mul_(targets.counts))
+        parts.append(columns)
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
@@ -91,10 +91,6 @@ class Targets(NamedTuple):
             return None
         labels = labels[:, None]  # (n, 1)
         return cls(labels.clamp(min=0), labels != IGNORED)
-
-    def sum(self, columns: Tensor) -> Tensor:
-        """The sum over the rows that count: `(n, COLUMNS)` to `(COLUMNS,)`."""
-        return (self.counts.to(columns.dtype).T @ columns)[0]
 
 
 class _MixedCrossEntropy(torch.autograd.Function):
@@ -113,8 +109,7 @@ class _MixedCrossEntropy(torch.autograd.Function):
             logq, logp = _log_softmax(z), _log_softmax(t)  # (n, C), (n, C)
             q, p, targets = logq.exp(), logp.exp(), Targets.of(y)  # (n, C), (n, C)
             gap = q - p  # (n, C)
-            columns = _compare_rows(logq, logp, p, gap, targets)  # (n, COLUMNS)
-            sums.append(columns.sum(0) if targets is None else targets.sum(columns))
+            sums.append(_compare_rows(logq, logp, p, gap, targets).sum(0))  # (COLUMNS,)
             if teacher_weight != 1:
                 gap.mul_(teacher_weight)
             if label_weight and targets is not None:
@@ -155,10 +150,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
 def _compare_rows(
     logq: Tensor, logp: Tensor, p: Tensor, gap: Tensor, targets: Targets | None
 ) -> Tensor:
-    """The columns of some rows, of log q, log p, p and q - p: `(n, C)` each, to `(n, COLUMNS)`.
-
-    (Also of rows that do not count.)
-    """
+    """The columns of some rows, of log q, log p, p and q - p: `(n, C)` each, to `(n, COLUMNS)`."""
     best, argmax = logp.max(1, keepdim=True)  # (n, 1), (n, 1)
     # The student's argmax, without looking for its place, which costs as much as a softmax.
     agrees = logq.gather(1, argmax) == logq.amax(1, keepdim=True)  # (n, 1)
@@ -169,12 +161,13 @@ def _compare_rows(
         return torch.cat([p.new_zeros(len(p), 3), *ours], 1)
     at_label = gap.gather(1, targets.at)  # (n, 1)
     off_label = gap.abs().sum(1, keepdim=True) - at_label.abs()  # (n, 1)
-    return torch.cat([-logq.gather(1, targets.at), at_label, off_label, *ours], 1)
+    columns = torch.cat([-logq.gather(1, targets.at), at_label, off_label, *ours], 1)
+    return columns.mul_(targets.counts)  # (n, COLUMNS)
 
 
 def _label_columns(logq: Tensor, targets: Targets | None) -> Tensor:
     """The columns of some rows with the label loss alone: `(n, C)` to `(n, COLUMNS)`."""
     columns = logq.new_zeros(len(logq), COLUMNS)  # (n, COLUMNS)
     if targets is not None:
-        columns[:, LABEL_LOSS] = -logq.gather(1, targets.at)[:, 0]
+        columns[:, LABEL_LOSS] = -(logq.gather(1, targets.at) * targets.counts)[:, 0]
     return columns
