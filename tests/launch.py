@@ -11,14 +11,24 @@ ROOT = Path(__file__).parents[1]
 def launched(recipe: str, *options: str) -> str:
     """What `accelerate launch recipes/RECIPE ...` prints, from the repository's root."""
     accelerate = Path(sys.executable).with_name("accelerate")
+    return _output([accelerate, "launch", f"recipes/{recipe}", *options])
+
+
+def on_two_processes(script: str, *options: str) -> str:
+    """What a script prints that torchrun starts twice on the CPU, from the repository's root."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return _output([*torchrun, script, *options], CUDA_VISIBLE_DEVICES="")
+
+
+def _output(command: list, **environment: str) -> str:
     run = subprocess.run(
-        [accelerate, "launch", f"recipes/{recipe}", *options],
+        command,
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
         timeout=500,
         check=False,
     )
-    assert run.returncode == 0, run.stderr
+    assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout

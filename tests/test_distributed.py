@@ -1,12 +1,10 @@
 """Two processes train the network that one process trains from the same batches."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launch import on_two_processes
 from tiny import lstm, vit, weights
 from train_on_ranks import CACHED, CASES, READERS, main
 
@@ -17,16 +15,7 @@ SCRIPT = Path(__file__).with_name("train_on_ranks.py")
 def results(tmp_path_factory) -> dict[int, dict]:
     """What one and two processes come to, by their number."""
     folder = tmp_path_factory.mktemp("ranks")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*launch, str(SCRIPT), "2", str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    on_two_processes(str(SCRIPT), "2", str(folder))
     main(1, folder)
     return {n: torch.load(folder / f"world-{n}.pt") for n in (1, 2)}
 

@@ -1,10 +1,6 @@
 """What a hostile user tried, and what must come of it: a clear refusal, and nothing lost."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import family
 import numpy as np
@@ -12,28 +8,17 @@ import pytest
 import tiny
 import torch
 from filelock import FileLock
+from launch import on_two_processes
 from PIL import Image
 
 from ban_hf import OBJECTIVES, BANTrainer, HubError, create_classifier, load_images
 from ban_hf.aggregate import main as aggregate
 from ban_hf.lineage import Record
 
-ROOT = Path(__file__).parents[1]
-
 
 def test_two_processes_train_a_family(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    script = ["recipes/ban_cifar.py", "--smoke", "--use_cpu", "--generations", "1"]
-    run = subprocess.run(
-        [*launch, *script, "--output_dir", str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    options = ["--smoke", "--use_cpu", "--generations", "1", "--output_dir", str(tmp_path)]
+    on_two_processes("recipes/ban_cifar.py", *options)
     record = Record.read(tmp_path / "generation-1")
     assert record.training["world_size"] == 2
     assert {"model.safetensors", "config.json"} <= {file["path"] for file in record.files}

@@ -2,16 +2,13 @@
 
 import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
 import yaml
 from family import MEAN, STD, Killed, final_weights, identities, listing, network, train, views
-from launch import ROOT
+from launch import ROOT, on_two_processes
 from transformers import TrainerCallback
 
 from ban_hf import (
@@ -403,19 +400,9 @@ def test_a_configuration_may_name_several(recipe, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_write_one_report(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     options = ["--smoke", "--use_cpu", "--generations", "1", "--objective", "kd,cwtm"]
-    done = subprocess.run(
-        [*launch, "recipes/ban_cifar.py", *options, "--output_dir", str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("# cifar_wrn_10_1 on digits\n") == 1
+    printed = on_two_processes("recipes/ban_cifar.py", *options, "--output_dir", str(tmp_path))
+    assert printed.count("# cifar_wrn_10_1 on digits\n") == 1
     rows = results_of(tmp_path)["generations"]
     assert [row["name"] for row in rows] == ["labels", "BAN-1", "CWTM-1"]
     assert verify_lineage(tmp_path / "cwtm").generations[1].training["world_size"] == 2

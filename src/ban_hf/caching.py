@@ -15,6 +15,7 @@ from ban_hf.ensemble import is_language_model
 from ban_hf.facts import describe_data
 from ban_hf.heads import load_classifier
 from ban_hf.lineage import Record, finished_generations
+from ban_hf.members import NamedDataset
 from ban_hf.places import locate
 from ban_hf.provenance import ancestry
 from ban_hf.run import generation_seed
@@ -26,15 +27,9 @@ UNWANTED = frozenset("load_best_model_at_end eval_strategy".split())
 
 
 @dataclass(frozen=True)
-class TrainingData:
+class TrainingData(NamedDataset):
     """The training data of the run that a teacher is of, as its recipe was given them."""
 
-    dataset_name: str
-    dataset_config: str | None = None
-    dataset_revision: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    text_column: str | None = None
     image_size: int | None = None
     validation: float = 0.1
     split_seed: int = 0

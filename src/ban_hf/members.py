@@ -36,12 +36,8 @@ class Member:
 
 
 @dataclass(frozen=True)
-class DatasetArguments:
-    """A dataset to measure on, as `load_images` or `load_text` takes it.
-
-    `batch_size` is the number of images at a time (500 by default), or of columns of a text (20);
-    the last digits of a result may depend on it.
-    """
+class NamedDataset:
+    """A dataset, as `load_images` or `load_text` takes it."""
 
     dataset_name: str
     dataset_config: str | None = None
@@ -49,6 +45,16 @@ class DatasetArguments:
     image_column: str | None = None
     label_column: str | None = None
     text_column: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetArguments(NamedDataset):
+    """A dataset to measure on.
+
+    `batch_size` is the number of images at a time (500 by default), or of columns of a text (20);
+    the last digits of a result may depend on it.
+    """
+
     window: int = 35
     batch_size: int | None = None
 

@@ -44,7 +44,7 @@ def fast_arguments(args: BANTrainingArguments, model: nn.Module) -> BANTrainingA
     if is_convolutional(model) and not is_given and computes_bfloat16(args.device):
         args = copy.copy(args)
         args.bf16, args.mixed_precision = True, "bf16"
-    # It remembers the precision of the trainer made last, and refuses another.
+    # accelerate remembers the precision of the trainer made last, and refuses another.
     state = AcceleratorState._shared_state
     if state.get("_mixed_precision", args.mixed_precision) != args.mixed_precision:
         AcceleratorState._reset_state()

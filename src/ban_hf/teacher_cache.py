@@ -94,13 +94,13 @@ class TeacherCache:
         Raises:
             ValueError: if the disk has less, or the folder cannot be made.
         """
-        there = {int(path.name.split(".")[0][6:]) for path in self.folder.glob("epoch-*.npy")}
-        there = {epoch for epoch in there if epoch in epochs and _is_whole(self._find(epoch))}
-        missing = len(epochs) - len(there)
+        whole = (path.name for path in self.folder.glob("epoch-*.npy") if not _is_part(path))
+        there = {int(name.split(".")[0].removeprefix("epoch-")) for name in whole}
+        missing = len(epochs) - sum(epoch in epochs for epoch in there)
         needed, free = missing * self.contents.file_bytes, free_bytes(self.folder)
         logger.info(
             "teacher_cache: %d of %d files are in %s; the others take %s, of %s that are free",
-            *(len(there), len(epochs), self.folder, size(needed), size(free)),
+            *(len(epochs) - missing, len(epochs), self.folder, size(needed), size(free)),
         )
         if needed > free:
             raise ValueError(

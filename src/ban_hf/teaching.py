@@ -55,7 +55,6 @@ class Teaching(TrainerCallback):
         fits_a_cache = args.fast and args.device.type == "cpu" and is_convolutional(teacher)
         self._batch_size = args.teacher_batch_size or (CPU_BATCH if fits_a_cache else None)
         self.cache: TeacherCache | None = None
-        self._head: nn.Module = teacher
         self._dataset: Any = None
         self._checked: set[torch.Size] = set()
 
