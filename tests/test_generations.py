@@ -19,8 +19,8 @@ from transformers import (
 
 from ban_hf import BornAgainEnsemble, train_generations
 from ban_hf import run as sequence
+from ban_hf.generation import generation_seed
 from ban_hf.lineage import RECORD, Record
-from ban_hf.run import generation_seed
 
 
 def test_two_students_make_three_networks_and_an_ensemble(never_killed):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TABLES = [*(ROOT / "recipes" / "paper").glob("*.*")]
 RENDER = """
 import ban_hf, ban_hf.model_card
 assert ban_hf.__file__.startswith({target!r}), ban_hf.__file__
@@ -37,7 +38,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def wheel_sources() -> list[Path]:
     single = [ROOT / name for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE")]
-    return [*single, *files(ROOT / "src" / "ban_hf"), *files(ROOT / "model_cards")]
+    return [*single, *files(ROOT / "src" / "ban_hf"), *files(ROOT / "model_cards"), *TABLES]
 
 
 def files(folder: Path) -> list[Path]:
@@ -54,9 +55,11 @@ def test_the_wheel_holds_every_module_and_template_and_nothing_else(wheel):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     package = ROOT / "src" / "ban_hf"
     templates = (ROOT / "model_cards").glob("*.*")
+    assert TABLES
     assert names == {
         *(f"ban_hf/{path.relative_to(package).as_posix()}" for path in files(package)),
         *(f"ban_hf/model_cards/{path.name}" for path in templates),
+        *(f"ban_hf/paper_tables/{path.name}" for path in TABLES),
     }
 
 

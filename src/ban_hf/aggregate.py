@@ -117,6 +117,16 @@ def _difference(
     return difference
 
 
+def pool(paths: Sequence[Path]) -> dict[str, Any]:
+    """What one or more `results.json` of a job say: one as it is, several aggregated.
+
+    Raises:
+        ValueError: where a file is none, or they are not of the same job; see `aggregate`.
+    """
+    runs = [_read(path) for path in paths]
+    return runs[0] if len(runs) == 1 else aggregate(runs)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -141,8 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("results", type=Path, nargs="+", help="a run's results.json, one per seed")
     options = parser.parse_args(arguments)
     try:
-        runs = [_read(path) for path in options.results]
-        report = runs[0] if len(runs) == 1 else aggregate(runs)
+        report = pool(options.results)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     write_report(report, options.out_dir)

@@ -13,12 +13,12 @@ from transformers import PreTrainedModel, default_data_collator
 from ban_hf.data import ImageViews, TokenWindows, collate, load_images, load_text
 from ban_hf.ensemble import is_language_model
 from ban_hf.facts import describe_data
+from ban_hf.generation import generation_seed
 from ban_hf.heads import load_classifier
 from ban_hf.lineage import Record, finished_generations
 from ban_hf.members import NamedDataset
 from ban_hf.places import locate
 from ban_hf.provenance import ancestry
-from ban_hf.run import generation_seed
 from ban_hf.trainer import BANTrainer
 from ban_hf.training_args import BANTrainingArguments
 

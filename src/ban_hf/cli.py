@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     _refuse_unknown(parser, known, words)
     args = parser.parse_args(words)
+    args.words = words  # as a report shows them
     quiet_loading()
     try:
         answer: commands.Answer = args.run(args)
@@ -170,6 +171,34 @@ def _ensemble_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _reproduce_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("table", metavar="TABLE", help="table1 to table6, or a YAML file")
+    several: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
+    command.add_argument("--rows", **several, help="default: all")
+    command.add_argument(
+        "--columns",
+        **several,
+        help="paper (default), all, or names; what they need comes with them",
+    )
+    command.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)")
+    command.add_argument("--first_seed", type=int, default=1, metavar="N", help="default: 1")
+    command.add_argument(
+        "--budget", default="cpu", metavar="B", help="cpu (default), gpu, paper, or smoke"
+    )
+    command.add_argument(
+        "--output_dir", default="runs/paper", metavar="DIR", help="default: runs/paper"
+    )
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one)"
+    )
+    command.add_argument("--plan", action="store_true", help="say which jobs are missing, no more")
+
+
+def _report_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("results", metavar="RESULTS.json", nargs="+", help="see below")
+    command.add_argument("--output_dir", metavar="DIR", help="write the report and its pictures")
+
+
 def _card_arguments(command: argparse.ArgumentParser) -> None:
     _where(command)
     command.add_argument(
@@ -263,6 +292,33 @@ COMMANDS = (
             "      --train_samples 100",
             "  ban-hf cache ns/cifar-gen0@v1 runs/cache --dataset_name cifar100 --seed 7 \\",
             "      --dtype float16",
+        ),
+    ),
+    (
+        commands.reproduce,
+        _reproduce_arguments,
+        "train and measure rows of a table of the paper, beside its figures",
+        "Furlanello et al. 2018, Tables 1 to 6, and controls that it does not have. --budget paper "
+        "is its own networks, data and schedule (a GPU, days); gpu shortens the training; cpu also "
+        "takes small networks and a part of the data (some minutes a network on two cores), and "
+        "says so in the report. A cell is a job, named by a digest of its arguments and of the "
+        "code: what is done is skipped, what was killed goes on, whichever table asked for it.",
+        (
+            "  ban-hf reproduce table2 --rows densenet-90-60 --seeds 3",
+            "  ban-hf reproduce table2 --columns ban cwtm labels-ens3 --budget gpu",
+            "  ban-hf reproduce table5 --budget paper --plan",
+        ),
+    ),
+    (
+        commands.report,
+        _report_arguments,
+        "report any number of results.json as one table, with verdicts and pictures",
+        "Of `ban-hf reproduce`: any seeds, rows and columns of one table, made by the same code. "
+        "Of a recipe: the seeds of one job.",
+        (
+            "  ban-hf report runs/paper/table2/results.json --output_dir results/table2",
+            "  ban-hf report gpu0/table2/results.json gpu1/table2/results.json",
+            "  ban-hf report runs/cifar/seed-*/results.json --output_dir results/cifar",
         ),
     ),
     (

@@ -1,15 +1,18 @@
 """What the commands of `ban-hf` do: each takes its arguments and gives an `Answer`."""
 
 import argparse
+import shlex
+import sys
 import textwrap
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ban_hf import cards, hub, pulling
+from ban_hf.aggregate import pool
 from ban_hf.caching import TrainingData, fill_cache
 from ban_hf.ensemble import normalised_weights
-from ban_hf.lineage import RECORD, Lineage, finished_generations
+from ban_hf.lineage import RECORD, Lineage, finished_generations, read_json
 from ban_hf.members import (
     DatasetArguments,
     check_savable,
@@ -17,7 +20,10 @@ from ban_hf.members import (
     measure_members,
     save_ensemble,
 )
+from ban_hf.paper.reproduction import Reproduction
+from ban_hf.paper.table_report import SCHEMA, markdown, read_results, write_table_report
 from ban_hf.provenance import load_lineage, verify_lineage
+from ban_hf.report import markdown_table, write_report
 from ban_hf.terminal import branch, draw_tree, measurement_table, table
 
 PROVED = (
@@ -130,6 +136,50 @@ def card(args: argparse.Namespace) -> Answer:
         return Answer({"card": content}, content)
     files = [str(path) for path in cards.write_card(args.where, args.output_dir, **options)]
     return Answer({"files": files}, f"Written: {', '.join(files)}")
+
+
+def reproduce(args: argparse.Namespace) -> Answer:
+    """Train what a table of the paper needs, and report."""
+    if args.seeds < 1:
+        raise ValueError(f"seeds={args.seeds} must be at least 1: it is how many there are.")
+    asked = Reproduction(
+        args.table,
+        args.budget,
+        rows=args.rows or (),
+        columns=args.columns or (),
+        seeds=range(args.first_seed, args.first_seed + args.seeds),
+        output_dir=args.output_dir,
+    )
+    missing = asked.missing
+    line = (
+        f"{asked.table.name} at the budget {args.budget}: {len(asked.jobs)} jobs, of which "
+        f"{len(asked.jobs) - len(missing)} are done, into {args.output_dir}. {asked.table.says}"
+    )
+    plan = {"jobs": [job.name for job in asked.jobs], "missing": [job.name for job in missing]}
+    if args.plan:
+        return Answer(plan, "\n".join([textwrap.fill(line, 79), *plan["missing"]]))
+    print(textwrap.fill(line, 79), file=sys.stderr)
+    results = asked.run(shlex.join(["ban-hf", *args.words]), args.workers)
+    return Answer(dict(results), f"{markdown(results)}\nThe report, with pictures: {asked.folder}")
+
+
+def report(args: argparse.Namespace) -> Answer:
+    """Report one or more results as one table."""
+    kinds = {read_json(Path(path)).get("schema") for path in args.results}
+    if kinds == {SCHEMA}:
+        results = read_results(args.results)
+        if args.output_dir is not None:
+            write_table_report(results, args.output_dir)
+        return Answer(results, markdown(results))
+    if kinds != {None}:
+        raise ValueError(
+            "results are of families (of a recipe) and of tables (of ban-hf reproduce): report "
+            "them apart."
+        )
+    results = pool([Path(path) for path in args.results])
+    if args.output_dir is not None:
+        write_report(results, args.output_dir)
+    return Answer(results, markdown_table(results))
 
 
 def _as_data(lineage: Lineage) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from accelerate import PartialState
 
 from ban_hf.evaluation import measure_family
 from ban_hf.facts import architecture, canonical_arguments, describe_data
+from ban_hf.generation import generation_seed
 from ban_hf.generations import train_generations
 from ban_hf.lineage import Lineage, Record
 from ban_hf.precision import sequence_arguments
 from ban_hf.report import write_report
-from ban_hf.run import generation_seed
 from ban_hf.training_args import BANTrainingArguments
 
 CONTROL = "control"  # folder of the label-trained networks

@@ -1,18 +1,14 @@
 """A family of image classifiers from data to report: what `recipes/ban_cifar.py` runs."""
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
-from ban_hf.data import ImageSplits, collate
+from ban_hf.data import ImageSplits
 from ban_hf.lineage import Lineage
-from ban_hf.metrics import compute_classification_metrics
-from ban_hf.models import create_classifier, image_processor
 from ban_hf.plan import plan_families
 from ban_hf.siblings import run_families
+from ban_hf.tasks import image_task, ready_batches
 from ban_hf.training_args import BANTrainingArguments
 
 
@@ -55,13 +51,11 @@ def run_image_family(
     Returns:
         The family's records; None of several objectives, and of a plan.
     """
-    args = copy.copy(args)
-    # ImageViews gives ready batches, on the device: there are no columns, and nothing to pin.
-    args.remove_unused_columns = args.dataloader_pin_memory = False
+    args = ready_batches(args)
     name = Path(str(splits.source["id"])).name
     run = plan_families if plan else run_families
     return run(
-        _family(splits, args, model_name, model_args or {}),
+        image_task(splits, args, model_name, model_args or {}),
         args,
         generations=generations,
         control=control,
@@ -73,35 +67,3 @@ def run_image_family(
             "dataset": splits.source | {"name": name, "train_samples": len(splits.train)},
         },
     )
-
-
-def _family(
-    splits: ImageSplits, args: BANTrainingArguments, model_name: str, model_args: dict[str, Any]
-) -> dict[str, Any]:
-    """What all calls of `train_generations` have in common."""
-    for split in (splits.train, splits.validation, splits.test):
-        if split is not None:
-            split.to(args.device)
-    train = splits.train
-    mean, std, size = train.mean.tolist(), train.std.tolist(), train.images.shape[-1]
-
-    def model_init(generation: int) -> PreTrainedModel:
-        return create_classifier(
-            model_name,
-            label_names=train.label_names,
-            image_size=size,
-            image_mean=mean,
-            image_std=std,
-            **model_args,
-        )
-
-    return {
-        "model_init": model_init,
-        "train_dataset": train,
-        "eval_dataset": splits.validation,
-        "test_dataset": splits.test,
-        "data_collator": collate,
-        "compute_metrics": compute_classification_metrics,
-        "processing_class": image_processor(size, mean, std),
-        "data": {"source": splits.source},
-    }

@@ -61,13 +61,28 @@ def expected_calibration_error(
 
     Reference: Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017, eq. 3.
     """
+    sums = reliability_sums(logits, labels, bins=bins)  # (bins, 3)
+    # n_b |accuracy_b - confidence_b| is the size of the gaps' sum: no bin is divided by its count.
+    return 100 * (sums[:, 2] - sums[:, 1]).abs().sum() / len(labels)
+
+
+def reliability_sums(logits: Tensor, labels: Tensor, *, bins: int = CALIBRATION_BINS) -> Tensor:
+    """Items, summed confidence and correct items of each bin of `expected_calibration_error`.
+
+    Args:
+        logits: ``(N, C)``.
+        labels: ``(N,)``, integers in ``[0, C)``.
+        bins: their number.
+
+    Returns:
+        ``(bins, 3)`` float64; its points of a reliability diagram are columns 1 and 2 over 0.
+    """
     _check(logits, labels)
     confidence, predicted = logits.double().softmax(-1).max(-1)  # (N,), (N,)
-    gap = (predicted == labels).double() - confidence  # (N,)
     bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1  # (N,)
-    # n_b |accuracy_b - confidence_b| is the size of the gaps' sum: no bin is divided by its count.
-    gaps = torch.zeros(bins, dtype=gap.dtype, device=gap.device)  # (bins,)
-    return 100 * gaps.index_add_(0, bin_of, gap).abs().sum() / len(labels)
+    correct = (predicted == labels).double()  # (N,)
+    items = torch.stack([torch.ones_like(confidence), confidence, correct], 1)  # (N, 3)
+    return torch.zeros(bins, 3, dtype=items.dtype, device=items.device).index_add_(0, bin_of, items)
 
 
 def agreement(logits: Tensor, other_logits: Tensor) -> Tensor:

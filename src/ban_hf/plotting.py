@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -52,6 +52,7 @@ class Series:
     values: list[Any]  # of the leading metric: errors or perplexities
     value_offset: tuple[int, int] = (0, 9)  # of the written values, in points
     line: str = "-"
+    width: float = 2  # of the line
 
     @property
     def means(self) -> list[float]:
@@ -86,22 +87,30 @@ def plot_generations(results: Results, path: str | os.PathLike[str]) -> None:
     axes = figure.add_axes((LEFT, 0.135, WIDTH, 0.695))
     lines = [line for line in (*_ours(results, axis), *_control_ensembles(results)) if line.places]
     for line in lines:
-        _draw(axes, line)
+        draw_series(axes, line)
     labels = [(mean_of(line.values[-1]), line.label, line.colour) for line in lines if line.label]
     labels += [*_draw_first_teacher(axes, results), *_draw_control_networks(axes, results)]
     labels += _draw_best_possible(axes, results)
     _style(axes, axis, measure_of(results))
     for line in lines:
-        _write_values(axes, line)
-    _label(axes, labels)
+        write_values(axes, line)
+    write_labels(axes, labels)
     figure.text(LEFT, 0.935, results["title"], fontsize=15, fontweight="bold", color=INK)
     note = subtitle(results)
     if (best := best_possible(results)) is not None and not _is_in_reach(best, results):
         note += f" · best possible: {best:.2f}"
     figure.text(LEFT, 0.88, note, fontsize=10, color=GREY)
+    save_png(figure, path)
+
+
+def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Save a picture, whole or not at all."""
     partial = Path(f"{os.fspath(path)}.partial")  # a killed run leaves the old picture whole
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    try:
+        figure.savefig(partial, format="png")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _ours(results: Results, axis: Axis) -> list[Series]:
@@ -166,7 +175,8 @@ def _series(
     return Series(label, *look, [at for at, _ in known], [value for _, value in known], **style)
 
 
-def _draw(axes: Axes, series: Series) -> None:
+def draw_series(axes: Axes, series: Series) -> None:
+    """Draw a line with its standard deviations as bars and its single seeds as faint dots."""
     axes.errorbar(
         series.places,
         series.means,
@@ -176,7 +186,7 @@ def _draw(axes: Axes, series: Series) -> None:
         markersize=7,
         markerfacecolor="white" if series.colour == GREY else series.colour,
         linestyle=series.line,
-        linewidth=2,
+        linewidth=series.width,
         elinewidth=1.2,
         capsize=4,
         zorder=3,
@@ -186,14 +196,14 @@ def _draw(axes: Axes, series: Series) -> None:
         axes.plot([place] * len(seeds), seeds, "o", color=series.colour, alpha=0.3, ms=5, mew=0)
 
 
-def _write_values(axes: Axes, series: Series) -> None:
+def write_values(axes: Axes, series: Series) -> None:
     """Write each value beside its marker, once the axes are as they will be."""
     offsets = _offsets(axes, series)
     values = zip(series.places, series.means, series.deviations, offsets, strict=True)
     for place, mean, deviation, (right, up) in values:
         edge = mean if right else mean + math.copysign(deviation, up)  # clear of the bar
         align = {-1: "right", 0: "center", 1: "left"}[(right > 0) - (right < 0)]
-        _write(axes, f"{mean:.2f}", (place, edge), (right, up), series.colour, ha=align)
+        write(axes, f"{mean:.2f}", (place, edge), (right, up), series.colour, ha=align)
 
 
 def _offsets(axes: Axes, series: Series) -> list[tuple[int, int]]:
@@ -263,24 +273,29 @@ def _style(axes: Axes, axis: Axis, measure: Measure) -> None:
     axes.set_ylabel(f"Test {measure.title}{unit}", color=INK, fontsize=11)
     axes.margins(y=0.14)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.grid(axis="y", color="#E8E8E8", linewidth=0.8)
+    style_axes(axes)
+
+
+def style_axes(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
+    """Give axes the look of all our pictures: faint grid lines, no frame, no ticks."""
+    axes.grid(axis=grid, color="#E8E8E8", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#BBBBBB")
     axes.tick_params(colors=INK, length=0, labelsize=10.5)
 
 
-def _label(axes: Axes, labels: Sequence[Label]) -> None:
-    """Write what each line is at its height on the right, apart from one another."""
+def write_labels(axes: Axes, labels: Sequence[Label], share: float = 0.055) -> None:
+    """Write what each line is at its height on the right, a share of the axes' height apart."""
     low, high = axes.get_ylim()
-    gap, right = 0.055 * (high - low), axes.get_xlim()[1]
+    gap, right = share * (high - low), axes.get_xlim()[1]
     taken = -math.inf
     for height, text, colour in sorted(label for label in labels if label[0] is not None):
         taken = max(height or 0.0, taken + gap)
-        _write(axes, text, (right, taken), (8, 0), colour, ha="left", va="center", weight="bold")
+        write(axes, text, (right, taken), (8, 0), colour, ha="left", va="center", weight="bold")
 
 
-def _write(
+def write(
     axes: Axes,
     text: str,
     at: tuple[float, float],
@@ -288,6 +303,7 @@ def _write(
     colour: str,
     **style: Any,
 ) -> None:
+    """Write a text beside a place, the offset in points."""
     axes.annotate(
         text,
         at,

@@ -22,13 +22,13 @@ def markdown_table(results: Results) -> str:
     rows = [
         [
             entry["name"],
-            *(_cell(entry["test"].get(metric.name), metric.digits) for metric in metrics),
-            _cell(entry.get("teacher_agreement"), 2),
+            *(cell(entry["test"].get(metric.name), metric.digits) for metric in metrics),
+            cell(entry.get("teacher_agreement"), 2),
         ]
         for entry in entries_of(results)
     ]
     headings = ["generation", *(metric.heading for metric in metrics)]
-    return _table([*headings, "agreement with its teacher %"], rows)
+    return table([*headings, "agreement with its teacher %"], rows)
 
 
 def write_report(results: Results, output_dir: str | os.PathLike[str]) -> None:
@@ -73,16 +73,16 @@ def _training_table(results: Results) -> str:
         rows.append(
             [
                 entry["name"],
-                _cell(entry.get("train_loss"), 3),
-                _cell((entry.get("validation") or {}).get(name), digits),
-                _cell(best.get(name), digits),
-                _cell(best.get("epoch"), 0),
-                _cell(entry.get("seconds"), 0),
+                cell(entry.get("train_loss"), 3),
+                cell((entry.get("validation") or {}).get(name), digits),
+                cell(best.get(name), digits),
+                cell(best.get("epoch"), 0),
+                cell(entry.get("seconds"), 0),
             ]
         )
     validation = f"{measure.heading('validation')}: last"
     headings = ["training loss", validation, "best", "epoch of the best", "seconds"]
-    return _table(["generation", *headings], rows)
+    return table(["generation", *headings], rows)
 
 
 def _difference_table(results: Results) -> str:
@@ -92,19 +92,21 @@ def _difference_table(results: Results) -> str:
         row = [entry["name"]]
         for metric in metrics:
             value = entry[metric.name]
-            row.append(_cell(value, metric.digits, sign="+"))
+            row.append(cell(value, metric.digits, sign="+"))
             row.append(f"{value['negative']} / {value['positive']}")
         rows.append(row)
     headings = [part for metric in metrics for part in (metric.heading, "seeds lower / higher")]
-    return _table(["paired difference", *headings], rows)
+    return table(["paired difference", *headings], rows)
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, numbers to the right."""
     rule = ["---", *["---:"] * (len(headings) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (headings, rule, *rows))
 
 
-def _cell(value: Any, digits: int, sign: str = "") -> str:
+def cell(value: Any, digits: int, sign: str = "") -> str:
+    """A number, or the mean ± standard deviation of an aggregated one; a dash for none."""
     mean, std = mean_of(value), value["std"] if isinstance(value, Mapping) else None
     if mean is None:
         return MISSING

@@ -5,18 +5,16 @@ import copy
 import itertools
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
-from ban_hf.callbacks import GenerationProgress, check_trained
+from ban_hf.callbacks import GenerationProgress
 from ban_hf.continuation import (
     FirstTeacher,
     find_teacher,
@@ -31,11 +29,11 @@ from ban_hf.facts import (
     architecture,
     canonical_arguments,
     count_items,
-    hardware,
     plain_json,
     versions,
     weights_digest,
 )
+from ban_hf.generation import generation_seed, last_checkpoint, train_to_end
 from ban_hf.heads import check_loadable, load_classifier
 from ban_hf.lineage import (
     CHECKPOINTS,
@@ -61,11 +59,6 @@ from ban_hf.training_args import LOWER_IS_BETTER, BANTrainingArguments
 
 #: What a run writes under its directory, as patterns.
 WRITTEN = ("generation-*", "ensemble", "control", CHECKPOINTS, "*.json", "results.*", ".lock")
-
-
-def generation_seed(seed: int, generation: int) -> int:
-    """The seed of a generation of a family, in [0, 2^31): fresh, and a function of both."""
-    return int(np.random.SeedSequence([seed, generation]).generate_state(1)[0] >> 1)
 
 
 class Run:
@@ -157,7 +150,7 @@ class Run:
         given = given_generations(noted_teacher(standing), self.output_dir)
         trained = len(finished_generations(self.output_dir)) - len(given)
         checkpoints = (self.output_dir / CHECKPOINTS).glob("generation-*")
-        return trained > 0 or any(_last_checkpoint(folder) for folder in checkpoints)
+        return trained > 0 or any(last_checkpoint(folder) for folder in checkpoints)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -206,7 +199,7 @@ class Run:
         teacher = self._load_teacher(generation, record) if generation else None
         trainer = BANTrainer(model, args, teacher=teacher, **trainer_kwargs)
         _show_progress(trainer, generation, self.last)
-        record.training = _train(trainer) | {"arguments": canonical_arguments(self.args)}
+        record.training = train_to_end(trainer) | {"arguments": canonical_arguments(self.args)}
         record.training["arguments_sha256"] = sha256_of_json(record.training["arguments"])
         self._finish(generation, record, trainer, test_dataset)
 
@@ -300,34 +293,6 @@ def _show_progress(trainer: BANTrainer, generation: int, generations: int) -> No
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(GenerationProgress(generation, generations))
-
-
-def _train(trainer: BANTrainer) -> dict[str, Any]:
-    """Train, from the last checkpoint if there is one; what the record says of it."""
-    args = trainer.args
-    # Without the optimizer's state a checkpoint is no place to go on from.
-    checkpoint = None if args.save_only_model else _last_checkpoint(Path(args.output_dir))
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-    check_trained(trainer.state.global_step)
-    return {
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "world_size": args.world_size,
-        "hardware": hardware(),
-        "seconds": round(time.monotonic() - started, 1),
-        "resumed_from": checkpoint.name if checkpoint else None,
-    }
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that is whole: its `trainer_state.json` is what `Trainer` writes last."""
-    for step in sorted((int(f.name[11:]) for f in folder.glob("checkpoint-[0-9]*")), reverse=True):
-        checkpoint = folder / f"checkpoint-{step}"
-        with contextlib.suppress(OSError, ValueError):
-            read_json(checkpoint / "trainer_state.json")
-            return checkpoint
-    return None
 
 
 def _test(trainer: BANTrainer, test_dataset: Dataset | None) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from .language_factory import LANGUAGE_PRESETS, create_language_model, vocabular
 from .modeling_char_cnn_lstm import CharCNNLSTMConfig, CharCNNLSTMForCausalLM, character_table
 from .modeling_cifar import CifarNetConfig, CifarNetForImageClassification
 from .modeling_lstm import LSTMConfig, LSTMForCausalLM
+from .sharing import share_ends
 from .timm_registry import PRESETS
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "create_classifier",
     "create_language_model",
     "image_processor",
+    "share_ends",
     "vocabulary_digest",
 ]
 

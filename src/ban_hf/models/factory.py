@@ -137,5 +137,7 @@ def _unknown(name: str) -> str:
     hint = f"did you mean {', '.join(near)}? " if near else ""
     return (
         f"name={name!r} is no model: {hint}It takes a name of timm.list_models(), or "
-        "cifar_wrn_DEPTH_WIDTH, cifar_densenet_DEPTH_GROWTH, cifar_preact_resnet_DEPTH"
+        "cifar_wrn_DEPTH_WIDTH, cifar_densenet_DEPTH_GROWTH, cifar_preact_resnet_DEPTH, "
+        "cifar_densenet_DEPTH_GROWTH_wide_UNITS_RATIO, "
+        "cifar_densenet_DEPTH_GROWTH_preact_UNITS_RATIO"
     )

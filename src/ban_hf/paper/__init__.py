@@ -1,0 +1,1 @@
+"""The tables of the paper as commands: each row trained, measured, and set beside its figures."""

@@ -1,0 +1,145 @@
+"""A table from its file to its report: the jobs behind its cells, done, gathered, written down."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ban_hf.lineage import read_json
+from ban_hf.paper.jobs import Job, in_order
+from ban_hf.paper.networks import RESULTS
+from ban_hf.paper.queue import JOBS, JobsFailed, do_all, is_done
+from ban_hf.paper.table_report import SCHEMA, write_table_report
+from ban_hf.paper.tables import Table
+from ban_hf.results import Results
+
+Cell = tuple[str, str, int]  # row, column, seed
+
+
+class Reproduction:
+    """Some rows and columns of a table, with some seeds.
+
+    Args:
+        table: its name, `table2`, or a YAML file.
+        budget: `paper`, `gpu` or `cpu`.
+        rows: their names; all by default.
+        columns: their names; `paper` (the default) are those of the paper, `all` all of them.
+        seeds: of each cell.
+        output_dir: of the jobs, which other tables share, and of the table's own folder.
+
+    Raises:
+        ValueError: for a name that there is not; the near one is named.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        budget: str,
+        *,
+        rows: Sequence[str] = (),
+        columns: Sequence[str] = (),
+        seeds: Sequence[int] = (1,),
+        output_dir: str | Path,
+    ) -> None:
+        self.table, self.output_dir = Table(table, budget), Path(output_dir)
+        self.rows = self.table.choose_rows(rows)
+        self.columns = self.table.choose_columns(columns)
+        if not (self.rows and self.columns):
+            raise ValueError(
+                f"{table} has no such cell: rows {', '.join(self.rows) or 'none'}, columns "
+                f"{', '.join(self.columns) or 'none'}. Name columns, or give --columns all."
+            )
+        self.seeds = list(seeds)
+        self.cells: dict[Cell, Job] = {
+            (row, column, seed): self.table.job(row, column, seed)
+            for seed in self.seeds
+            for row in self.rows
+            for column in self.columns
+        }
+        self.jobs = in_order(self.cells.values())
+
+    @property
+    def folder(self) -> Path:
+        """Of the table's report."""
+        return self.output_dir / self.table.name
+
+    @property
+    def missing(self) -> list[Job]:
+        """The jobs that are not done."""
+        return [job for job in self.jobs if not is_done(job, self.output_dir)]
+
+    def run(self, command: str, workers: int | None = None) -> Results:
+        """Do what is missing and write the report; what it says.
+
+        Args:
+            command: how this was started, for the report.
+            workers: see `do_all`.
+
+        Raises:
+            JobsFailed: when all else is done, and a report of that is written.
+        """
+        try:
+            do_all(self.jobs, self.output_dir, workers)
+        except JobsFailed:
+            if any(is_done(job, self.output_dir) for job in self.cells.values()):
+                write_table_report(self.gather(command), self.folder)
+            raise
+        results = self.gather(command)
+        write_table_report(results, self.folder)
+        return results
+
+    def gather(self, command: str) -> dict[str, Any]:
+        """The results of what is done; their form is that of `results.json` of a table.
+
+        The same whatever was done when, and by which of the commands that share `output_dir`.
+        """
+        table, spec = self.table, self.table.spec
+        found = [
+            read_json(self.output_dir / JOBS / job.name / RESULTS)
+            | {"row": row, "column": column, "seed": seed}
+            for (row, column, seed), job in self.cells.items()
+            if is_done(job, self.output_dir)
+        ]
+        hardware = sorted({entry.pop("hardware") for entry in found})
+        versions = [entry.pop("versions") for entry in found]
+        labels = [entry.pop("labels") for entry in found]
+        return {
+            "schema": SCHEMA,
+            "table": table.name,
+            "title": spec["title"],
+            "source": spec["source"],
+            "task": spec["task"],
+            "metric": spec["metric"],
+            "budget": {"name": table.budget, "says": table.says},
+            "dataset": table.dataset,
+            "seeds": self.seeds,
+            "order": {"rows": list(table.rows), "columns": list(table.columns)},
+            "columns": [_column(name, table.columns[name]) for name in self.columns],
+            "rows": [self._row(name) for name in self.rows],
+            "claims": spec.get("claims", []),
+            "figures": spec.get("figures", {}),
+            "entries": found,
+            "labels": labels[0],
+            "command": command,
+            "hardware": "; ".join(hardware),
+            "versions": versions[0],
+        }
+
+    def _row(self, name: str) -> dict[str, Any]:
+        spec = self.table.rows[name]
+        kept = ("paper", "paper_validation", "paper_parameters", "note")
+        # Of all columns, also of those not asked for: tables of other columns must merge with it.
+        sizes = {column: self.table.paper_size(name, column) for column in self.table.columns}
+        return {
+            "name": name,
+            "heading": spec.get("heading", name),
+            "sizes": {column: size for column, size in sizes.items() if size is not None},
+        } | {key: spec[key] for key in kept if key in spec}
+
+
+def _column(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "heading": spec.get("heading", name),
+        "in_paper": not spec.get("beyond"),
+        "ensemble": "ensemble" in spec,
+    }

@@ -1,0 +1,358 @@
+"""A table's results beside the paper's: read and merged, and written as a report.
+
+The report says what was run on what budget, then shows the table in the paper's shape, what is not
+in the paper, what follows from the figures by the rules of `ban_hf.paper.claims`, and how sure each
+figure is. It is made from the results alone, so that the same results give the same text.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ban_hf.lineage import read_json, write_json
+from ban_hf.paper.claims import interval_of, verdicts
+from ban_hf.paper.figures import write_figures
+from ban_hf.paper.statistics import interval, measured, paired_difference, spread
+from ban_hf.report import MISSING, cell, table
+from ban_hf.results import MEASURES, Results, mean_of
+
+SCHEMA = "ban_hf.table/1"
+#: What tables must have in common to be of one.
+COMMON = ("table", "title", "source", "task", "metric", "budget", "dataset", "labels", "order")
+HOW_SURE = (
+    "Each verdict follows from the figures by a rule that was there before them. A difference is "
+    "shown where its whole 95 % interval lies on one side of 0. What is not shown is not thereby "
+    "disproved: that a part explains a gain, or that gains saturate, means that no more than it is "
+    "shown. Of many such intervals some miss by chance, and with two or three seeds the part of an "
+    "interval that is over seeds is rough. A seed without a finite value is in none of them."
+)
+
+
+def read_results(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
+    """The results of a table, from one or more `results.json`: more seeds, rows or columns.
+
+    Args:
+        paths: the files; where they differ in what is only told (hardware, versions, commands),
+            all is told, in their order.
+
+    Returns:
+        Results of the same schema, entries in the order of rows, columns and seeds.
+
+    Raises:
+        ValueError: naming the files, if one is no table of this schema, if they are of different
+            tables, budgets, data or code, or if they hold the same network twice with different
+            results.
+    """
+    tables = {str(path): _read(Path(path)) for path in paths}
+    if not tables:
+        raise ValueError("paths is empty: give the results.json of one table at least.")
+    _check_alike(tables)
+    parts = [*tables.values()]
+    merged = {key: parts[0][key] for key in ("schema", *COMMON) if key in parts[0]}
+    for key in ("columns", "rows"):
+        held = {path: one[key] for path, one in tables.items()}
+        merged[key] = _union(key, held, merged["order"][key])
+    merged |= {
+        "seeds": sorted({seed for one in parts for seed in one["seeds"]}),
+        "claims": _distinct(claim for one in parts for claim in one["claims"]),
+        "figures": _joined([one["figures"] for one in parts]),
+        "command": "\n".join(_distinct(one["command"] for one in parts)),
+        "hardware": "; ".join(_distinct(one["hardware"] for one in parts)),
+        "versions": {
+            name: " and ".join(
+                _distinct(one["versions"][name] for one in parts if name in one["versions"])
+            )
+            for name in _distinct(name for one in parts for name in one["versions"])
+        },
+    }
+    return merged | {"entries": _entries(tables, merged)}
+
+
+def write_table_report(results: Results, folder: str | os.PathLike[str]) -> None:
+    """Write `results.json`, the figures and `report.md`, each whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "results.json", results)
+    document = markdown(results, write_figures(results, folder))
+    partial = folder / "report.md.tmp"
+    partial.write_text(document, encoding="utf-8")
+    partial.replace(folder / "report.md")
+
+
+def markdown(results: Results, figures: Sequence[tuple[str, str]] = ()) -> str:
+    """The report, as Markdown, which is also what a terminal shows.
+
+    Args:
+        results: of a table.
+        figures: file name and caption of each picture that stands beside it.
+    """
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    pictures = [f"![{_alt(name)}]({name})\n\n{caption}" for name, caption in figures]
+    parts = [
+        f"# {results['title']}",
+        _what_was_run(results),
+        f"```bash\n{results['command']}\n```\n\nHardware: {results['hardware']}. {versions}.",
+        _papers_shape(results),
+        _section("Not measured", _not_measured(results)),
+        _section("What follows", _what_follows(results)),
+        _section("Beyond the paper", _beyond(results)),
+        _section("Each column", _details(results)),
+        _section("Parameters", _parameters(results)),
+        _section("Figures", "\n\n".join(pictures)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _what_was_run(results: Results) -> str:
+    budget, measure = results["budget"], MEASURES[results["metric"]]
+    seeds, n = results["seeds"], _first(entry["test"].get("n") for entry in results["entries"])
+    named = ", ".join(map(str, seeds))
+    over = f"mean ± standard deviation over {len(seeds)} seeds ({named})"
+    facts = [
+        results["dataset"]["name"],
+        *([f"{n:,} test {measure.items}"] if n else []),
+        over if len(seeds) > 1 else f"one seed ({named})",
+    ]
+    return (
+        f"{results['source']}, run on budget `{budget['name']}`: {budget['says']}\n\n"
+        f"{' · '.join(facts)}. The paper's figures are those it prints, of its own budget."
+    )
+
+
+def _papers_shape(results: Results) -> str:
+    """The test metric in the columns of the paper, and of texts the validation's."""
+    columns = [column for column in results["columns"] if column["in_paper"]]
+    parts = [_beside_the_papers(results, columns, "test", "paper")]
+    if results["task"] == "text":
+        parts.append(_beside_the_papers(results, columns, "validation", "paper_validation"))
+    parts += [f"- {row['heading']}: {row['note']}" for row in results["rows"] if row.get("note")]
+    return "\n\n".join(parts)
+
+
+def _beside_the_papers(results: Results, columns: Sequence[Any], split: str, papers: str) -> str:
+    """Two lines a row: ours and, where it has any, the paper's."""
+    leading = MEASURES[results["metric"]].leading
+    rows = []
+    for row in results["rows"]:
+        ours = _line(results, row, columns, split)
+        rows.append([row["heading"], "ours", *ours])
+        if figures := row.get(papers):
+            theirs = (cell(figures.get(column["name"]), leading.digits) for column in columns)
+            rows.append(["", "paper", *theirs])
+    heading = MEASURES[results["metric"]].heading(split)
+    return table(["network", heading, *(column["heading"] for column in columns)], rows)
+
+
+def _line(results: Results, row: Any, columns: Sequence[Any], split: str) -> list[str]:
+    leading = MEASURES[results["metric"]].leading
+    values = (_values(results, row, column, leading.name, split) for column in columns)
+    return [cell(spread(value), leading.digits) for value in values]
+
+
+def _values(results: Results, row: Any, column: Any, metric: str, split: str) -> list[float]:
+    """A metric in every seed that has it."""
+    cells = measured(results, row["name"], column["name"]).values()
+    values = (mean_of((entry.get(split) or {}).get(metric)) for entry in cells)
+    return [value for value in values if value is not None]
+
+
+def _beyond(results: Results) -> str:
+    tried = {entry["column"] for entry in results["entries"]}
+    columns = [c for c in results["columns"] if not c["in_paper"] and c["name"] in tried]
+    if not columns:
+        return ""
+    rows = [[row["heading"], *_line(results, row, columns, "test")] for row in results["rows"]]
+    test = MEASURES[results["metric"]].leading.heading
+    return table([f"network, {test}", *(column["heading"] for column in columns)], rows)
+
+
+def _not_measured(results: Results) -> str:
+    """What the seeds leave open of the paper's figures and of columns that any row has, by row."""
+    lines = []
+    for row in results["rows"]:
+        gaps = [gap for column in results["columns"] if (gap := _gap(results, row, column))]
+        if gaps:
+            lines.append(_escaped(f"- {row['heading']}: {'; '.join(gaps)}"))
+    return "\n".join(lines)
+
+
+def _gap(results: Results, row: Any, column: Any) -> str:
+    entries = [entry for entry in results["entries"] if entry["column"] == column["name"]]
+    there = {entry["seed"] for entry in entries if entry["row"] == row["name"]}
+    diverged = there - measured(results, row["name"], column["name"]).keys()
+    has_figure = (row.get("paper") or {}).get(column["name"]) is not None
+    is_expected = there or (has_figure if column["in_paper"] else entries)
+    absent = set(results["seeds"]) - there if is_expected else set()
+    parts = []
+    if absent:
+        is_all = len(absent) == len(results["seeds"])
+        parts.append("in no seed" if is_all else f"not in seed {_listed(absent)}")
+    if diverged:
+        parts.append(f"no finite value in seed {_listed(diverged)}")
+    return f"{column['heading']} ({', '.join(parts)})" if parts else ""
+
+
+def _what_follows(results: Results) -> str:
+    found = verdicts(results)
+    parts = []
+    for row in results["rows"]:
+        own = [f"- {_escaped(v.sentence)}" for v in found if v.row == row["name"]]
+        if own:
+            parts.append("\n".join([f"{row['heading']}:", "", *own]))
+    return "\n\n".join([HOW_SURE, *parts]) if parts else ""
+
+
+def _details(results: Results) -> str:
+    """Interval, likelihood, calibration, and the difference from the table's first column."""
+    leading, *others = MEASURES[results["metric"]].metrics
+    others = [m for m in others if any(m.name in entry["test"] for entry in results["entries"])]
+    first, *_ = results["columns"]
+    rows = []
+    for row in results["rows"]:
+        for column in results["columns"]:
+            names = row["name"], column["name"]
+            if (own := interval(results, *names)) is None:
+                continue
+            values = [(m, _values(results, row, column, m.name, "test")) for m in others]
+            rows.append(
+                [
+                    row["heading"],
+                    column["heading"],
+                    f"{own.low:.2f} to {own.high:.2f}",
+                    *(cell(spread(value), metric.digits) for metric, value in values),
+                    *_difference(results, *names, first["name"]),
+                ]
+            )
+    minus = [f"minus {first['heading']}", "95 % interval", "lower in"]
+    headings = [f"{leading.heading}: 95 % interval", *(metric.heading for metric in others), *minus]
+    return table(["network", "column", *headings], rows) if rows else ""
+
+
+def _difference(results: Results, row: str, column: str, base: str) -> list[str]:
+    difference = paired_difference(results, row, column, base) if column != base else None
+    if difference is None:
+        return [MISSING] * 3
+    seeds = f"{difference.lower} of {len(difference.seeds)}"
+    return [cell(vars(difference), 2, sign="+"), interval_of(difference), seeds]
+
+
+def _parameters(results: Results) -> str:
+    """Of each row, the networks that differ: what they train here, and at the paper's size."""
+    rows = []
+    for row in results["rows"]:
+        papers, sizes = row.get("paper_parameters") or {}, row.get("sizes") or {}
+        groups: dict[tuple[Any, ...], list[Any]] = {}
+        for column in results["columns"]:
+            cells = measured(results, row["name"], column["name"])
+            if cells and not column["ensemble"]:
+                entry = next(iter(cells.values()))
+                size = sizes.get(column["name"])
+                key = entry["network"], entry["parameters"]["trainable"], size
+                groups.setdefault(key, []).append(column)
+        for (network, trainable, size), columns in groups.items():
+            named = ", ".join(column["heading"] for column in columns)
+            theirs = _first(papers.get(column["name"]) for column in columns)
+            ours = MISSING if size is None else f"{size / 1e6:.2f}"
+            by = MISSING if size is None or not theirs else f"{size / 1e4 / theirs - 100:+.1f}"
+            known = [f"`{network}`", f"{trainable:,}", ours, str(theirs or MISSING), by]
+            rows.append([row["heading"], named, *known])
+    here = ["columns", "network here", "parameters trained"]
+    papers_size = ["at the paper's size, millions", "the paper's", "difference %"]
+    return table(["network", *here, *papers_size], rows) if rows else ""
+
+
+def _section(heading: str, body: str) -> str:
+    return f"## {heading}\n\n{body}" if body else ""
+
+
+def _alt(name: str) -> str:
+    return Path(name).stem.replace("-", " ").replace("_", " ").capitalize()
+
+
+def _escaped(text: str) -> str:
+    """Two stars in a line, as in Ens*2 and Ens*3, would set what is between them in italics."""
+    return text.replace("*", r"\*")
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(seeds)))
+
+
+def _first(values: Iterable[Any]) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    data = read_json(path)
+    if data.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {data.get('schema')!r}, not {SCHEMA!r}: give the results.json of "
+            "a table that ban-hf reproduce has written."
+        )
+    return data
+
+
+def _check_alike(tables: Mapping[str, Results]) -> None:
+    (path, first), *others = tables.items()
+    for other, one in others:
+        for key in COMMON:
+            if first.get(key) != one.get(key):
+                raise ValueError(
+                    f"{path} and {other} differ in {key}: only results of one table, on one "
+                    "budget and one data set, are merged. Report them apart."
+                )
+    codes = [(path, entry["code"]) for path, one in tables.items() for entry in one["entries"]]
+    for path, code in codes:
+        if code != codes[0][1]:
+            raise ValueError(
+                f"{codes[0][0]} and {path} hold results of different code, which are not mixed: "
+                "run one of them again, or report them apart."
+            )
+
+
+def _union(key: str, parts: Mapping[str, Sequence[Any]], order: Sequence[str]) -> list[Any]:
+    """Rows or columns of all, in the order of the table."""
+    merged: dict[str, tuple[str, Any]] = {}
+    for path, items in parts.items():
+        for item in items:
+            before, same = merged.setdefault(item["name"], (path, item))
+            if same != item:
+                raise ValueError(
+                    f"{path} and {before} differ in {key}: {item['name']!r} is not the same in "
+                    "both. Run one of them again, or report them apart."
+                )
+    return [merged[name][1] for name in order if name in merged]
+
+
+def _entries(tables: Mapping[str, Results], merged: Results) -> list[Any]:
+    """The entries of all, once each."""
+    found: dict[tuple[int, int, int], tuple[str, Any]] = {}
+    rows, columns = ([one["name"] for one in merged[key]] for key in ("rows", "columns"))
+    for path, one in tables.items():
+        for entry in one["entries"]:
+            at = rows.index(entry["row"]), columns.index(entry["column"]), entry["seed"]
+            before, same = found.setdefault(at, (path, entry))
+            if same != entry:
+                raise ValueError(
+                    f"{before} and {path} hold different results of row {entry['row']!r}, column "
+                    f"{entry['column']!r}, seed {entry['seed']}. Leave one of the two files out."
+                )
+    return [found[at][1] for at in sorted(found)]
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """What figures show, in all: of mappings each key, of lists each column."""
+    if isinstance(parts[0], Mapping):
+        keys = _distinct(key for part in parts for key in part)
+        return {key: _joined([part[key] for part in parts if key in part]) for key in keys}
+    return _distinct(column for part in parts for column in part)
+
+
+def _distinct(items: Iterable[Any]) -> list[Any]:
+    """Each once, in order; they need not be hashable."""
+    kept: list[Any] = []
+    for item in items:
+        if item not in kept:
+            kept.append(item)
+    return kept
