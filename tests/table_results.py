@@ -37,7 +37,7 @@ def entry(column: str, seed: int, test: dict, outcomes: dict, **changes: Any) ->
         "test": test,
         "validation": None,
         "train_loss": 0.5,
-        "log": [],
+        "log": {},
         "outcomes": outcomes,
     } | changes
 

@@ -142,7 +142,9 @@ def test_killed_twice_it_ends_as_if_it_had_never_been(never_killed_queue, tmp_pa
         in_training += bool(checkpoints(folder) - before)
     run(folder)
     assert written(folder / "out") == written(never_killed_queue / "out")
-    table, expected = (f / "out" / "own" / "results.json" for f in (folder, never_killed_queue))
+    table, expected = (
+        f / "out" / "own-tiny" / "results.json" for f in (folder, never_killed_queue)
+    )
     assert table.read_bytes() == expected.read_bytes()
     assert in_training, "no kill fell in a training"
     assert not (folder / "out" / "teacher_caches").exists()
@@ -151,12 +153,12 @@ def test_killed_twice_it_ends_as_if_it_had_never_been(never_killed_queue, tmp_pa
 def test_what_is_done_is_not_done_again(whole, monkeypatch, capsys):
     before = {path: identities(path) for path in (whole / "out" / "jobs").iterdir()}
     assert len(before) == JOBS
-    report = (whole / "out" / "own" / "report.md").read_bytes()
+    report = (whole / "out" / "own-tiny" / "report.md").read_bytes()
     monkeypatch.chdir(whole)
     assert main(COMMAND) == 0
     assert f"{JOBS} are done" in capsys.readouterr().err
     assert {path: identities(path) for path in before} == before
-    assert (whole / "out" / "own" / "report.md").read_bytes() == report
+    assert (whole / "out" / "own-tiny" / "report.md").read_bytes() == report
 
 
 def test_tables_of_other_columns_of_a_row_are_reported_as_one(whole, monkeypatch, capsys):
@@ -230,7 +232,7 @@ def test_a_job_that_fails_leaves_the_others_done(tmp_path, monkeypatch, capsys):
     assert not (folder / "out" / "jobs" / behind.name).exists()
     done = [asked.cells["small", column, 1] for column in columns]
     assert written(folder / "out").keys() == {job.name for job in done}
-    entries = read_json(folder / "out" / "own" / "results.json")["entries"]
+    entries = read_json(folder / "out" / "own-tiny" / "results.json")["entries"]
     assert {entry["row"] for entry in entries} == {"small"}
     before = [identities(folder / "out" / "jobs" / job.name) for job in done]
 
@@ -238,7 +240,7 @@ def test_a_job_that_fails_leaves_the_others_done(tmp_path, monkeypatch, capsys):
     write(tmp_path, columns=columns, rows=rows, networks=networks | {"wrong": right})
     assert main(COMMAND) == 0
     assert [identities(folder / "out" / "jobs" / job.name) for job in done] == before
-    entries = read_json(folder / "out" / "own" / "results.json")["entries"]
+    entries = read_json(folder / "out" / "own-tiny" / "results.json")["entries"]
     assert [(entry["row"], entry["column"]) for entry in entries] == [
         (row, column) for row in rows for column in columns
     ]

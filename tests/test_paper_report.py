@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from table_results import IMAGES, entry, image_entry, table, text_entry
+from table_results import IMAGES, entry, image_entry, labels, table, text_entry
 
 from ban_hf.lineage import write_json
 from ban_hf.paper import table_report
 from ban_hf.paper.claims import verdicts
-from ban_hf.paper.table_report import markdown, read_results, write_table_report
+from ban_hf.paper.merging import read_results
+from ban_hf.paper.outcomes import pack_classes
+from ban_hf.paper.table_report import markdown, write_table_report
 
 GOLDEN = Path(__file__).parent / "golden"
 BEATS = {"beats": ["ban", "teacher"], "says": "BAN beats its teacher"}
@@ -222,10 +224,14 @@ def test_one_file_and_the_same_file_twice_are_that_file(tmp_path):
         ({"budget": {"name": "gpu", "says": "all"}}, "differ in budget"),
         ({"table": "table1"}, "differ in table"),
         ({"dataset": {"name": "digits"}}, "differ in dataset"),
-        ({"labels": "others"}, "differ in labels"),
+        ({"labels": pack_classes(labels() + 1)}, "differ in labels"),
         ({"entries": [image_entry("teacher", 1, 499)]}, "different results of row 'net'.*seed 1"),
         ({"entries": [image_entry("teacher", 2, 500, code="new")]}, "different code.*not mixed"),
         ({"columns": [{"name": "teacher", "heading": "T"}]}, "differ in columns: 'teacher'"),
+        (
+            {"entries": [image_entry("teacher", 2, 500, configuration={"training": {"lr": 5}})]},
+            "row 'net', column 'teacher', was trained with other arguments",
+        ),
     ],
 )
 def test_what_is_not_of_one_table_is_not_merged(tmp_path, changes, message):
@@ -241,6 +247,10 @@ def test_what_is_no_table_is_refused(tmp_path):
     path, _ = saved(tmp_path, "a.json", schema="ban_hf.results/1")
     with pytest.raises(ValueError, match=r"a\.json has schema 'ban_hf.results/1', not"):
         read_results([path])
+    for damage in ({"outcomes": {"predicted": "x"}}, {"test": {}}, {"outcomes": {}}):
+        path, _ = saved(tmp_path, "a.json", entries=[image_entry("teacher", 1, 5) | damage])
+        with pytest.raises(ValueError, match=r"a\.json is damaged: "):
+            read_results([path])
     with pytest.raises(ValueError, match="paths is empty"):
         read_results([])
 

@@ -13,7 +13,7 @@ from ban_hf.paper.tables import Table
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [f"table{number}" for number in range(1, 7)])
 def test_a_table_from_its_command_to_its_report(name, tmp_path, capsys):
-    table, folder = Table(name, "smoke"), tmp_path / name
+    table, folder = Table(name, "smoke"), tmp_path / f"{name}-smoke"
     options = "--budget smoke --columns all --seeds 1 --output_dir"
     command = ["reproduce", name, *options.split(), str(tmp_path)]
     assert main(command) == 0

@@ -207,14 +207,14 @@ def test_what_a_column_needs_comes_with_it_and_is_no_cell(tmp_path):
 @pytest.mark.parametrize("name", TABLES)
 def test_a_budget_says_what_it_changes_and_the_paper_s_that_it_changes_nothing(name):
     standard = Table(name, "paper")
-    assert "the paper's own" in standard.says
+    assert "of the paper" in standard.says
     for budget in ("gpu", "cpu", "smoke"):
         said = Table(name, budget).says
-        assert "paper's own" not in said
+        assert "of the paper" not in said
         for part, changes in standard.spec["budgets"][budget].items():
             for field, value in changes.items():
                 before = standard.spec.get(part, {}).get(field)
-                was = f"{value} (the paper: {before})"
+                was = f"{value} (budget paper: {before})"
                 assert (str(value) if before is None else was) in said
         assert ("smaller networks" in said) is (budget != "gpu")
 
@@ -280,10 +280,8 @@ def test_a_file_of_one_s_own_stands_over_ours(tmp_path):
     table = Table(write(tmp_path, budgets=budgets, training={"learning_rate": 0.2}), "tiny")
     arguments = table.job("small", "ban", 1).arguments
     assert table.name == "own"
-    assert arguments["network"] == {
-        "name": "cifar_wrn_28_1",
-        "args": {},
-    }  # no tiny one: the paper's
+    # there is no tiny one: it is the paper's
+    assert arguments["network"] == {"name": "cifar_wrn_28_1", "args": {"dropout": 0.3}}
     assert arguments["dataset"] == {"name": "digits", "validation": 0.02}
     of_both = {"learning_rate": 0.2, "num_train_epochs": 2, "lr_gamma": 0.2, "objective": "kd"}
     assert of_both.items() <= arguments["training"].items()
@@ -346,6 +344,7 @@ def test_a_name_that_there_is_not_is_refused_and_the_near_one_named(asked, messa
             r"own: column 'teacher' needs itself: teacher, ban",
         ),
         ({"columns": {"both": {"ensemble": ["both"]}}}, "column 'both' needs itself"),
+        ({"columns": {"teacher": {"share_ends": True}}}, "'teacher': share_ends needs one teacher"),
         ({"base": "no.yaml"}, "no.yaml cannot be read as YAML"),
         ({"training": {"num_train_epoch": 1}}, r"training: unknown 'num_train_epoch'. Did you"),
         ({"budgets": {"tiny": {"trainig": {}}}}, r"budget tiny: unknown 'trainig'. Did you mean"),
@@ -356,6 +355,21 @@ def test_a_name_that_there_is_not_is_refused_and_the_near_one_named(asked, messa
             {"networks": {"net": {"paper": {"name": "cifar_wrn_10_1", "arg": {}}}}},
             r"network net: paper: unknown 'arg'. Did you mean 'args'\?",
         ),
+        (
+            {"claims": [{"beats": ["bann", "teacher"]}]},
+            r"column='bann' is none. Did you mean 'ban'",
+        ),
+        (
+            {"claims": [{"beat": ["ban", "teacher"]}]},
+            r"claim: unknown 'beat'. Did you mean 'beats'",
+        ),
+        ({"claims": [{"beats": ["ban"], "says": "x"}]}, r"give one of beats \(2 columns\)"),
+        ({"figures": {"ablation": ["teachr"]}}, "column='teachr' is none"),
+        (
+            {"rows": {"small": {"network": "wrn-28-1", "paper": {"bann": 1}}}},
+            r"row small: paper: unknown 'bann'",
+        ),
+        ({"metric": "accuracy"}, "metric='accuracy' is none"),
         ({"dataset": "digits"}, "dataset must hold 'name: value' lines"),
         ({"rows": ["small"]}, "rows must hold 'name: value' lines"),
         ({"rows": {"small": {"heading": "Small"}}}, "row small: there is no network"),
@@ -373,7 +387,7 @@ def test_a_file_that_says_what_is_not_known_is_refused(spec, message, tmp_path):
 
 def test_a_table_without_columns_of_the_paper_says_how_to_ask_for_others(tmp_path):
     own = write(tmp_path, columns={"teacher": {"beyond": True}, "ban": {"beyond": True}})
-    with pytest.raises(ValueError, match="no such cell: rows small, columns none.*--columns all"):
+    with pytest.raises(ValueError, match=r"no such cell: rows small, columns none.*--columns all"):
         Reproduction(own, "smoke", output_dir=tmp_path)
 
 

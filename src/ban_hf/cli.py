@@ -316,8 +316,8 @@ COMMANDS = (
         "Of `ban-hf reproduce`: any seeds, rows and columns of one table, made by the same code. "
         "Of a recipe: the seeds of one job.",
         (
-            "  ban-hf report runs/paper/table2/results.json --output_dir results/table2",
-            "  ban-hf report gpu0/table2/results.json gpu1/table2/results.json",
+            "  ban-hf report runs/paper/table2-cpu/results.json --output_dir results/table2",
+            "  ban-hf report gpu0/table2-gpu/results.json gpu1/table2-gpu/results.json",
             "  ban-hf report runs/cifar/seed-*/results.json --output_dir results/cifar",
         ),
     ),

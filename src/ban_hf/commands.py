@@ -20,8 +20,9 @@ from ban_hf.members import (
     measure_members,
     save_ensemble,
 )
+from ban_hf.paper.merging import SCHEMA, read_results
 from ban_hf.paper.reproduction import Reproduction
-from ban_hf.paper.table_report import SCHEMA, markdown, read_results, write_table_report
+from ban_hf.paper.table_report import markdown, write_table_report
 from ban_hf.provenance import load_lineage, verify_lineage
 from ban_hf.report import markdown_table, write_report
 from ban_hf.terminal import branch, draw_tree, measurement_table, table
@@ -140,8 +141,9 @@ def card(args: argparse.Namespace) -> Answer:
 
 def reproduce(args: argparse.Namespace) -> Answer:
     """Train what a table of the paper needs, and report."""
-    if args.seeds < 1:
-        raise ValueError(f"seeds={args.seeds} must be at least 1: it is how many there are.")
+    for name, least in (("seeds", 1), ("first_seed", 0), ("workers", 1)):
+        if (value := getattr(args, name)) is not None and value < least:
+            raise ValueError(f"{name}={value} must be at least {least}.")
     asked = Reproduction(
         args.table,
         args.budget,
@@ -153,7 +155,7 @@ def reproduce(args: argparse.Namespace) -> Answer:
     missing = asked.missing
     line = (
         f"{asked.table.name} at the budget {args.budget}: {len(asked.jobs)} jobs, of which "
-        f"{len(asked.jobs) - len(missing)} are done, into {args.output_dir}. {asked.table.says}"
+        f"{len(asked.jobs) - len(missing)} are done, into {args.output_dir}. {asked.table.says}."
     )
     plan = {"jobs": [job.name for job in asked.jobs], "missing": [job.name for job in missing]}
     if args.plan:
@@ -173,8 +175,8 @@ def report(args: argparse.Namespace) -> Answer:
         return Answer(results, markdown(results))
     if kinds != {None}:
         raise ValueError(
-            "results are of families (of a recipe) and of tables (of ban-hf reproduce): report "
-            "them apart."
+            f"results have schemas {', '.join(sorted(map(str, kinds)))}: give those of tables "
+            f"({SCHEMA}, of ban-hf reproduce), or those of families (without, of a recipe)."
         )
     results = pool([Path(path) for path in args.results])
     if args.output_dir is not None:

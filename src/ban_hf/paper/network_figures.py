@@ -185,10 +185,11 @@ def draw_gradient(view: View, rows: Sequence[str]) -> Picture | None:
 
 def log_curves(view: View, row: str, column: str, term: str) -> dict[int, Curve]:
     """A logged value by epoch, of each seed that logged it."""
-    curves = {
-        seed: {line["epoch"]: line[term] for line in entry.get("log") or [] if term in line}
-        for seed, entry in view.entries(row, column).items()
-    }
+    curves = {}
+    for seed, entry in view.entries(row, column).items():
+        log = entry.get("log") or {}
+        pairs = zip(log.get("epoch", []), log.get(term, []), strict=False)
+        curves[seed] = {epoch: value for epoch, value in pairs if value is not None}
     return {seed: curve for seed, curve in curves.items() if curve}
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from ban_hf.lineage import read_json
 from ban_hf.paper.jobs import Job, in_order
+from ban_hf.paper.merging import SCHEMA
 from ban_hf.paper.networks import RESULTS
 from ban_hf.paper.queue import JOBS, JobsFailed, do_all, is_done
-from ban_hf.paper.table_report import SCHEMA, write_table_report
+from ban_hf.paper.table_report import write_table_report
 from ban_hf.paper.tables import Table
 from ban_hf.results import Results
 
@@ -60,7 +61,7 @@ class Reproduction:
     @property
     def folder(self) -> Path:
         """Of the table's report."""
-        return self.output_dir / self.table.name
+        return self.output_dir / f"{self.table.name}-{self.table.budget}"
 
     @property
     def missing(self) -> list[Job]:
@@ -94,8 +95,8 @@ class Reproduction:
         """
         table, spec = self.table, self.table.spec
         found = [
-            read_json(self.output_dir / JOBS / job.name / RESULTS)
-            | {"row": row, "column": column, "seed": seed}
+            (entry := self._result(job))
+            | {"row": row, "column": column, "seed": seed, "log": _by_name(entry["log"])}
             for (row, column, seed), job in self.cells.items()
             if is_done(job, self.output_dir)
         ]
@@ -124,6 +125,13 @@ class Reproduction:
             "versions": versions[0],
         }
 
+    def _result(self, job: Job) -> dict[str, Any]:
+        path = self.output_dir / JOBS / job.name / RESULTS
+        found = read_json(path)
+        if found.get("job") != job.name:
+            raise ValueError(f"{path} is of another job: delete it, and give the command again.")
+        return found
+
     def _row(self, name: str) -> dict[str, Any]:
         spec = self.table.rows[name]
         kept = ("paper", "paper_validation", "paper_parameters", "note")
@@ -134,6 +142,15 @@ class Reproduction:
             "heading": spec.get("heading", name),
             "sizes": {column: size for column, size in sizes.items() if size is not None},
         } | {key: spec[key] for key in kept if key in spec}
+
+
+def _by_name(log: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """A log as a list for each name, an item an epoch, to four digits: a third of the space."""
+    names = dict.fromkeys(name for epoch in log for name in epoch)
+    return {
+        name: [float(f"{epoch[name]:.4g}") if name in epoch else None for epoch in log]
+        for name in names
+    }
 
 
 def _column(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:

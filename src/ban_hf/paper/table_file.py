@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ban_hf.recipe import did_you_mean
+from ban_hf.results import MEASURES
 from ban_hf.training_args import BANTrainingArguments
 
 SHIPPED = "ban_hf.paper_tables"  # recipes/paper, in an installed package
@@ -22,6 +23,7 @@ OF_COLUMN = [
     *"heading beyond network teacher ensemble draw share_ends scale".split(),
     *sorted(TRAINING),
 ]
+CLAIMS = {"beats": 2, "explains": 3, "saturates": 3}  # and of how many columns at least
 OF_ROW = "heading network columns paper paper_validation paper_parameters note".split()
 
 
@@ -51,7 +53,28 @@ def read_table(name: str) -> dict[str, Any]:
         _check(f"{name}: column {column}", found, OF_COLUMN)
     for row, found in spec["rows"].items():
         _check_row(f"{name}: row {row}", found, spec["columns"])
+    choose(f"{name}: metric", spec["metric"], MEASURES)
+    choose(f"{name}: task", spec["task"], ("image", "text"))
+    _check_claims(name, spec)
     return spec
+
+
+def _check_claims(name: str, spec: Mapping[str, Any]) -> None:
+    """Hold, before anything is trained, that what is judged and drawn is of columns there are."""
+    named: list[Any] = []
+    for claim in spec.get("claims") or []:
+        _check(f"{name}: claim", claim, ["says", *CLAIMS])
+        kinds = claim.keys() & CLAIMS.keys()
+        if len(kinds) != 1 or len(claim[min(kinds)]) < CLAIMS[min(kinds)]:
+            raise ValueError(
+                f"{name}: claim {claim}: give one of "
+                + ", ".join(f"{kind} ({least} columns)" for kind, least in CLAIMS.items())
+            )
+        named += claim[min(kinds)]
+    for part in (spec.get("figures") or {}).values():
+        named += [c for line in part.values() for c in line] if isinstance(part, dict) else part
+    for column in named:
+        choose(f"{name}: column", column, spec["columns"])
 
 
 def _check_network(where: str, sizes: Any, budgets: Collection[str]) -> None:
@@ -70,7 +93,8 @@ def _check_row(where: str, row: Any, columns: Collection[str]) -> None:
     _check(where, row, OF_ROW)
     if "network" not in row:
         raise ValueError(f"{where}: there is no network.")
-    _check(f"{where}: columns", row.get("columns") or {}, columns)
+    for part in ("columns", "paper", "paper_validation", "paper_parameters"):
+        _check(f"{where}: {part}", row.get(part) or {}, columns)
     for column, found in (row.get("columns") or {}).items():
         _check(f"{where}: column {column}", found, OF_COLUMN)
 

@@ -5,21 +5,19 @@ in the paper, what follows from the figures by the rules of `ban_hf.paper.claims
 figure is. It is made from the results alone, so that the same results give the same text.
 """
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ban_hf.lineage import read_json, write_json
+from ban_hf.lineage import as_json
 from ban_hf.paper.claims import interval_of, verdicts
-from ban_hf.paper.figures import write_figures
+from ban_hf.paper.figures import PICTURES, write_figures
 from ban_hf.paper.statistics import interval, measured, paired_difference, spread
 from ban_hf.report import MISSING, cell, table
 from ban_hf.results import MEASURES, Results, mean_of
 
-SCHEMA = "ban_hf.table/1"
-#: What tables must have in common to be of one.
-COMMON = ("table", "title", "source", "task", "metric", "budget", "dataset", "labels", "order")
 HOW_SURE = (
     "Each verdict follows from the figures by a rule that was there before them. A difference is "
     "shown where its whole 95 % interval lies on one side of 0. What is not shown is not thereby "
@@ -29,55 +27,32 @@ HOW_SURE = (
 )
 
 
-def read_results(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
-    """The results of a table, from one or more `results.json`: more seeds, rows or columns.
-
-    Args:
-        paths: the files; where they differ in what is only told (hardware, versions, commands),
-            all is told, in their order.
-
-    Returns:
-        Results of the same schema, entries in the order of rows, columns and seeds.
-
-    Raises:
-        ValueError: naming the files, if one is no table of this schema, if they are of different
-            tables, budgets, data or code, or if they hold the same network twice with different
-            results.
-    """
-    tables = {str(path): _read(Path(path)) for path in paths}
-    if not tables:
-        raise ValueError("paths is empty: give the results.json of one table at least.")
-    _check_alike(tables)
-    parts = [*tables.values()]
-    merged = {key: parts[0][key] for key in ("schema", *COMMON) if key in parts[0]}
-    for key in ("columns", "rows"):
-        held = {path: one[key] for path, one in tables.items()}
-        merged[key] = _union(key, held, merged["order"][key])
-    merged |= {
-        "seeds": sorted({seed for one in parts for seed in one["seeds"]}),
-        "claims": _distinct(claim for one in parts for claim in one["claims"]),
-        "figures": _joined([one["figures"] for one in parts]),
-        "command": "\n".join(_distinct(one["command"] for one in parts)),
-        "hardware": "; ".join(_distinct(one["hardware"] for one in parts)),
-        "versions": {
-            name: " and ".join(
-                _distinct(one["versions"][name] for one in parts if name in one["versions"])
-            )
-            for name in _distinct(name for one in parts for name in one["versions"])
-        },
-    }
-    return merged | {"entries": _entries(tables, merged)}
-
-
 def write_table_report(results: Results, folder: str | os.PathLike[str]) -> None:
     """Write `results.json`, the figures and `report.md`, each whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "results.json", results)
-    document = markdown(results, write_figures(results, folder))
-    partial = folder / "report.md.tmp"
-    partial.write_text(document, encoding="utf-8")
-    partial.replace(folder / "report.md")
+    _write(folder / "results.json", _as_text(results))
+    figures = write_figures(results, folder)
+    drawn = {name for name, _ in figures}
+    for name in PICTURES:  # of other rows or columns, by an earlier command
+        for path in (folder / f"{name}.png", *folder.glob(f"{name}-*.png")):
+            if path.name not in drawn:
+                path.unlink(missing_ok=True)
+    _write(folder / "report.md", markdown(results, figures))
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _as_text(results: Results) -> str:
+    """JSON with an entry a line: a log would be as many lines as it has numbers."""
+    plain = json.loads(as_json(results))  # sorted, and null for what is not finite
+    entries = [json.dumps(entry, ensure_ascii=False) for entry in plain.pop("entries")]
+    head = json.dumps(plain, indent=2, ensure_ascii=False).removesuffix("\n}")
+    return head + ',\n  "entries": [\n' + ",\n".join(entries) + "\n  ]\n}\n"
 
 
 def markdown(results: Results, figures: Sequence[tuple[str, str]] = ()) -> str:
@@ -115,7 +90,7 @@ def _what_was_run(results: Results) -> str:
         over if len(seeds) > 1 else f"one seed ({named})",
     ]
     return (
-        f"{results['source']}, run on budget `{budget['name']}`: {budget['says']}\n\n"
+        f"{results['source']}, run on budget `{budget['name']}`: {budget['says']}.\n\n"
         f"{' · '.join(facts)}. The paper's figures are those it prints, of its own budget."
     )
 
@@ -248,18 +223,25 @@ def _parameters(results: Results) -> str:
             if cells and not column["ensemble"]:
                 entry = next(iter(cells.values()))
                 size = sizes.get(column["name"])
-                key = entry["network"], entry["parameters"]["trainable"], size
+                key = _network(entry), entry["parameters"]["trainable"], size
                 groups.setdefault(key, []).append(column)
         for (network, trainable, size), columns in groups.items():
             named = ", ".join(column["heading"] for column in columns)
             theirs = _first(papers.get(column["name"]) for column in columns)
             ours = MISSING if size is None else f"{size / 1e6:.2f}"
             by = MISSING if size is None or not theirs else f"{size / 1e4 / theirs - 100:+.1f}"
-            known = [f"`{network}`", f"{trainable:,}", ours, str(theirs or MISSING), by]
+            known = [network, f"{trainable:,}", ours, str(theirs or MISSING), by]
             rows.append([row["heading"], named, *known])
     here = ["columns", "network here", "parameters trained"]
     papers_size = ["at the paper's size, millions", "the paper's", "difference %"]
     return table(["network", *here, *papers_size], rows) if rows else ""
+
+
+def _network(entry: Mapping[str, Any]) -> str:
+    """A network's name, and the arguments that make it another."""
+    args = ((entry.get("configuration") or {}).get("network") or {}).get("args") or {}
+    said = ", ".join(f"{name} {value}" for name, value in args.items())
+    return f"`{entry['network']}`{f' ({said})' if said else ''}"
 
 
 def _section(heading: str, body: str) -> str:
@@ -281,78 +263,3 @@ def _listed(seeds: Iterable[int]) -> str:
 
 def _first(values: Iterable[Any]) -> Any:
     return next((value for value in values if value is not None), None)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    data = read_json(path)
-    if data.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {data.get('schema')!r}, not {SCHEMA!r}: give the results.json of "
-            "a table that ban-hf reproduce has written."
-        )
-    return data
-
-
-def _check_alike(tables: Mapping[str, Results]) -> None:
-    (path, first), *others = tables.items()
-    for other, one in others:
-        for key in COMMON:
-            if first.get(key) != one.get(key):
-                raise ValueError(
-                    f"{path} and {other} differ in {key}: only results of one table, on one "
-                    "budget and one data set, are merged. Report them apart."
-                )
-    codes = [(path, entry["code"]) for path, one in tables.items() for entry in one["entries"]]
-    for path, code in codes:
-        if code != codes[0][1]:
-            raise ValueError(
-                f"{codes[0][0]} and {path} hold results of different code, which are not mixed: "
-                "run one of them again, or report them apart."
-            )
-
-
-def _union(key: str, parts: Mapping[str, Sequence[Any]], order: Sequence[str]) -> list[Any]:
-    """Rows or columns of all, in the order of the table."""
-    merged: dict[str, tuple[str, Any]] = {}
-    for path, items in parts.items():
-        for item in items:
-            before, same = merged.setdefault(item["name"], (path, item))
-            if same != item:
-                raise ValueError(
-                    f"{path} and {before} differ in {key}: {item['name']!r} is not the same in "
-                    "both. Run one of them again, or report them apart."
-                )
-    return [merged[name][1] for name in order if name in merged]
-
-
-def _entries(tables: Mapping[str, Results], merged: Results) -> list[Any]:
-    """The entries of all, once each."""
-    found: dict[tuple[int, int, int], tuple[str, Any]] = {}
-    rows, columns = ([one["name"] for one in merged[key]] for key in ("rows", "columns"))
-    for path, one in tables.items():
-        for entry in one["entries"]:
-            at = rows.index(entry["row"]), columns.index(entry["column"]), entry["seed"]
-            before, same = found.setdefault(at, (path, entry))
-            if same != entry:
-                raise ValueError(
-                    f"{before} and {path} hold different results of row {entry['row']!r}, column "
-                    f"{entry['column']!r}, seed {entry['seed']}. Leave one of the two files out."
-                )
-    return [found[at][1] for at in sorted(found)]
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    """What figures show, in all: of mappings each key, of lists each column."""
-    if isinstance(parts[0], Mapping):
-        keys = _distinct(key for part in parts for key in part)
-        return {key: _joined([part[key] for part in parts if key in part]) for key in keys}
-    return _distinct(column for part in parts for column in part)
-
-
-def _distinct(items: Iterable[Any]) -> list[Any]:
-    """Each once, in order; they need not be hashable."""
-    kept: list[Any] = []
-    for item in items:
-        if item not in kept:
-            kept.append(item)
-    return kept

@@ -13,8 +13,8 @@ A column may name its `network` (by default the row's), its `draw` (students of 
 with the same weights and see the same views: 0 for labels, 1 for students), `share_ends`, and what
 to `scale` (`learning_rate: 2` is twice that of the network, whatever it is). A row may overrule
 columns. `base` names a file with what tables have in common: `training`, `dataset`, `networks` and
-`budgets`. A budget changes those, and never the order of anything: the milestones of the learning
-rate are fractions of the training, whatever its length.
+`budgets`. A budget changes those; the milestones of the learning rate are fractions of the
+training, whatever its length.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +29,7 @@ from ban_hf.paper.table_file import TRAINING, choose, read_table
 
 #: What a budget may change, in words.
 WORDS = {
+    "name": "data set",
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "batch size",
     "train_samples": "training images",
@@ -119,8 +120,11 @@ class Table:
             training[choose("scale", name, training)] *= factor
         draw = spec.get("draw", 1 if teachers else 0)
         training["seed"] = generation_seed(seed, draw)
-        share = {"share_ends": bool(spec.get("share_ends"))}
-        return Job(common | {"network": network, "training": training} | share, teachers)
+        share_ends = bool(spec.get("share_ends"))
+        if share_ends and len(teachers) != 1:
+            raise ValueError(f"{self.name}: column {column!r}: share_ends needs one teacher.")
+        own = {"network": network, "training": training, "share_ends": share_ends}
+        return Job(common | own, teachers)
 
     def _part(self, name: str) -> dict[str, Any]:
         """A part of the file, as the budget has it."""
@@ -160,18 +164,21 @@ class Table:
     def says(self) -> str:
         """What the budget changes, in words."""
         if self.budget == "paper":
-            return "the paper's own networks, data and schedule."
+            return "networks, data and schedule of the paper, as far as they are known"
         changes = []
         for part in ("dataset", "training", "network"):
             standard = self.spec.get(part) or {}
             for name, value in (self._budget.get(part) or {}).items():
-                was = f" (the paper: {standard[name]})" if name in standard else ""
+                was = f" (budget paper: {standard[name]})" if name in standard else ""
                 changes.append(f"{WORDS.get(name, name.replace('_', ' '))} {value}{was}")
         own = [
             sizes[self.budget] for sizes in self.spec["networks"].values() if self.budget in sizes
         ]
         if own:
-            changes.append("smaller networks, named under Parameters")
-        if any("training" in found for found in own if not isinstance(found, str)):
-            changes.append("with learning rates of their own")
-        return f"{'; '.join(changes) or 'nothing'}. All else is as in the paper."
+            changes.append("smaller networks")
+        for found in own:
+            if not isinstance(found, str) and "training" in found:  # beside its size
+                settings = (found.get("args") or {}) | found["training"]
+                said = ", ".join(f"{name} {value}" for name, value in settings.items())
+                changes.append(f"{found['name']} with {said}")
+        return "; ".join(changes)
