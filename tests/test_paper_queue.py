@@ -168,7 +168,7 @@ def test_tables_of_other_columns_of_a_row_are_reported_as_one(whole, monkeypatch
     for column in ("teacher", "cwtm"):
         assert main([*COMMAND[:4], "--columns", column, *COMMAND[6:]]) == 0
         parts.append(f"{column}.json")
-        shutil.copy("out/own/results.json", parts[-1])
+        shutil.copy("out/own-tiny/results.json", parts[-1])
     capsys.readouterr()
     assert main(["report", *parts, "--json"]) == 0
     results = json.loads(capsys.readouterr().out)

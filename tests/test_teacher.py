@@ -146,7 +146,8 @@ def test_the_teacher_is_in_no_state_optimizer_or_checkpoint_of_the_student(tmp_p
     saved = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
     assert saved.keys() == weights(cifar(1)).keys()
     size = sum(p.numel() for p in trainer.model.parameters()) * 4
-    assert sum(f.stat().st_size for f in (tmp_path / "checkpoint-4").iterdir()) < size + 50_000
+    files = [f for f in (tmp_path / "checkpoint-4").iterdir() if f.suffix != ".py"]  # not its code
+    assert sum(f.stat().st_size for f in files) < size + 50_000
 
 
 def test_the_student_trains_in_train_mode_after_an_evaluation(tmp_path):
