@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from cached_students import KillAt
 from family import Killed, identities
 from tiny import distance
-from transformers import TrainerCallback
 
 from ban_hf import BANTrainingArguments, BornAgainEnsemble, load_images, train_generations
 from ban_hf.data import load_text
@@ -244,17 +244,6 @@ def test_results_are_the_same_anywhere_with_a_cache_and_without(tmp_path):
         assert str(tmp_path).encode() not in text
         for word in (b"seconds", b"runtime", b"per_second", b"created", b"resumed"):
             assert word not in text
-
-
-class KillAt(TrainerCallback):
-    """Kills the process at the beginning of a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise Killed
 
 
 def kill_at(patch, step: int) -> None:

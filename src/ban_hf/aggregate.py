@@ -8,14 +8,12 @@ paired by seed, since a generation and its teacher share the data split and the 
 
 import argparse
 import json
-import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ban_hf.report import write_report
-from ban_hf.results import Results, entries_of, measure_of
+from ban_hf.results import Results, entries_of, measure_of, spread
 
 
 def aggregate(runs: Sequence[Results]) -> dict[str, Any]:
@@ -71,21 +69,13 @@ def _pool(entries: Sequence[Results]) -> dict[str, Any]:
     }
     for key in ("teacher_agreement", "train_loss", "seconds"):
         if key in first:
-            pooled[key] = _spread(entry.get(key) for entry in entries)
+            pooled[key] = spread(entry.get(key) for entry in entries)
     for key in ("test", "validation", "best_validation"):
         parts = [entry.get(key) or {} for entry in entries]
         if parts[0]:
-            pooled[key] = {m: _spread(part.get(m) for part in parts) for m in parts[0] if m != "n"}
+            pooled[key] = {m: spread(part.get(m) for part in parts) for m in parts[0] if m != "n"}
             pooled[key] |= {"n": parts[0]["n"]} if "n" in parts[0] else {}
     return pooled
-
-
-def _spread(numbers: Iterable[float | None]) -> dict[str, Any] | None:
-    values = [value for value in numbers if value is not None and math.isfinite(value)]
-    if not values:
-        return None
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": std, "values": values}
 
 
 def _differences(runs: Sequence[Results]) -> list[dict[str, Any]]:
@@ -113,7 +103,7 @@ def _difference(
             for run in runs
         ]
         signs = {"negative": sum(v < 0 for v in values), "positive": sum(v > 0 for v in values)}
-        difference[metric] = (_spread(values) or {}) | signs
+        difference[metric] = (spread(values) or {}) | signs
     return difference
 
 

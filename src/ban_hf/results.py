@@ -14,6 +14,7 @@ family: there `seed` is a list where generations come from runs of several seeds
 """
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -110,6 +111,15 @@ def mean_of(value: Any) -> float | None:
     """A number, or the mean of an aggregated one; None for what is missing or not finite."""
     number = value["mean"] if isinstance(value, Mapping) else value
     return number if number is not None and math.isfinite(number) else None
+
+
+def spread(numbers: Iterable[float | None]) -> dict[str, Any] | None:
+    """Mean, standard deviation (None of one) and the values that are known; None of none."""
+    values = [value for value in numbers if value is not None and math.isfinite(value)]
+    if not values:
+        return None
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": std, "values": values}
 
 
 def best_possible(results: Results) -> float | None:

@@ -6,8 +6,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ban_hf.paper.figure_style import PAPER, Page, Picture, View, head_panel, spread
+from ban_hf.paper.figure_style import DASHES, PAPER, Page, Picture, View, head_panel
 from ban_hf.plotting import BLUE, GREY, INK, ORANGE, style_axes, write
+from ban_hf.results import spread
 
 Key = tuple[str, str]  # row and column
 Dot = tuple[float, float]  # mean and standard deviation
@@ -65,7 +66,7 @@ def draw_ablation(view: View, rows: Sequence[str]) -> Picture | None:
     title = f"Difference to the teacher's {view.measure.title}"
     page = Page(title, view.note(rows), height + 1.25)
     axes = page.panel(1.6, 0.35, 4.9, height)
-    axes.axvline(0, color=INK, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
+    axes.axvline(0, color=INK, linewidth=1, linestyle=DASHES, zorder=1)
     for at, (column, (mean, deviation)) in enumerate(ours.items()):
         _draw_dot(axes, (mean, deviation), at, BLUE)
         text = _signed(mean) + (f" ± {deviation:.2f}" if deviation else "")
@@ -141,7 +142,7 @@ def _draw_dots(
         if is_pair:
             axes.plot([min(means.values()), max(means.values())], ends, color="#CFCFCF", lw=3)
         elif columns[0] in means:
-            axes.plot([means[columns[0]]] * 2, ends, color=INK, lw=0.8, ls=(0, (5, 4)), zorder=1)
+            axes.plot([means[columns[0]]] * 2, ends, color=INK, lw=0.8, ls=DASHES, zorder=1)
         for column, mean in means.items():
             at, deviation = places[row, column], dots[row, column][1]
             colour = _colour(view, columns, column)

@@ -1,16 +1,15 @@
 """What the pictures of a table have in common: how its results are read, and how a page looks."""
 
-import statistics
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ban_hf.plotting import BLUE, GREEN, GREY, INK, ORANGE, Series
-from ban_hf.results import MEASURES, Results, mean_of
+from ban_hf.results import MEASURES, Results, mean_of, spread
 
 Entry = Mapping[str, Any]
 Picture = tuple[Figure, str]  # and its caption
@@ -20,6 +19,9 @@ PAPER = "The paper"  # heads its panels
 COLOURS = (BLUE, ORANGE, GREEN, "#8A4FA0", "#8C6D1F")  # of students, in their order
 WIDTH = 9.6  # inches, of every picture
 LINE = 116  # characters of a note that fit into the width
+
+DASHES = (0, (5, 4))
+LABEL = 0.21  # height of a label beside a line, with its distance to the next; inches
 
 
 class View:
@@ -95,15 +97,6 @@ class View:
             *([budget] if budget else []),
         ]
         return " · ".join(parts)
-
-
-def spread(values: Iterable[float]) -> dict[str, Any] | None:
-    """Mean, standard deviation and the values themselves; None of no values."""
-    known = list(values)
-    if not known:
-        return None
-    std = statistics.stdev(known) if len(known) > 1 else None
-    return {"mean": statistics.fmean(known), "std": std, "values": known}
 
 
 def series(label: str, look: tuple[str, str], values: Mapping[float, Any], **style: Any) -> Series:

@@ -17,6 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ban_hf.paper.dot_figures import draw_ablation, draw_table
 from ban_hf.paper.figure_style import (
+    DASHES,
+    LABEL,
     PAPER,
     Page,
     Picture,
@@ -45,7 +47,6 @@ SHIFT = 0.04  # of a place; keeps the bars of two lines beside, not on, one anot
 ABOVE, BELOW = (0, 9), (0, -16)  # where a line's values are written, points
 SINGLE, STACKED = 3.6, 2.3  # height of a row's panels where it is alone and where it is not
 GAP = 0.85  # below it, for its tick labels and the next one's heading
-LABEL = 0.21  # height of a label beside a line, with its distance to the next; inches
 
 
 def write_figures(results: Results, folder: Path) -> list[tuple[str, str]]:
@@ -175,7 +176,7 @@ def _write_on(axes: Axes, drawn: Sequence[Series], height: float, *, is_ours: bo
     labels: list[Label] = [(one.means[-1], one.label, one.colour) for one in drawn if one.label]
     for one in drawn:
         if not one.label and one.places[0] == 0:
-            axes.axhline(one.means[0], color=INK, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
+            axes.axhline(one.means[0], color=INK, linewidth=1, linestyle=DASHES, zorder=1)
             labels.append((one.means[0], "First teacher", INK))
         write_values(axes, one)
     write_labels(axes, labels if is_ours else [], LABEL / height)

@@ -8,18 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-from ban_hf.paper.figure_style import COLOURS, Entry, Page, Picture, View, head_panel, spread
+from ban_hf.paper.figure_style import COLOURS, DASHES, LABEL, Entry, Page, Picture, View, head_panel
 from ban_hf.paper.outcomes import Array, unpack_classes
 from ban_hf.plotting import BLUE, GREY, INK, Label, style_axes, write_labels
+from ban_hf.results import spread
 
 Bins = list[tuple[float, float, float]]  # images, mean confidence, accuracy
 Curve = dict[float, float]  # a logged value by epoch
 
 FEW = 0.005  # of all images; the accuracy of fewer in a bin says little
 SIDE = 4.6  # of a square panel, inches
-LABEL = 0.21  # height of a label beside a line, with its distance to the next; inches
 SHADES = LinearSegmentedColormap.from_list("shades", ["#EEF5FA", BLUE])
-DASHES = (0, (5, 4))
 TERMS = {  # of a log, see `ban_hf.diagnosis`; what they are and what a panel says below
     "ground_truth_term": ("At the label", r"$q_* - p_*$"),
     "dark_knowledge_term": ("Off the label: dark knowledge", r"$\sum_{i \neq *}\ |q_i - p_i|$"),

@@ -11,7 +11,6 @@ is too short where seeds differ more than items do. With one seed only items are
 says nothing then of what another seed would do, and `items_only` holds.
 """
 
-import statistics
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ban_hf.paper.outcomes import item_losses
-from ban_hf.results import Results, mean_of
+from ban_hf.results import Results, mean_of, spread
 
 REPLICATES = 2000
 SEED = 0  # of the bootstrap: the same results give the same report
@@ -91,12 +90,6 @@ def measured(results: Results, row: str, column: str) -> dict[int, dict[str, Any
         and mean_of(entry["test"].get(results["metric"])) is not None
     }
     return dict(sorted(found.items()))
-
-
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """`mean` and `std` of some values, as a report's cell takes them; `std` is None of one."""
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values) if values else None, "std": std}
 
 
 def interval(
@@ -175,7 +168,8 @@ def _summary(drawn: _Bootstrap, values: Array, replicates: Array) -> dict[str, A
     """The fields of an `Estimate`, from its values `(S,)` and its means in replicates `(R,)`."""
     numbers = tuple(values.tolist())
     low, high = np.quantile(replicates, [0.025, 0.975]).tolist()
-    return spread(numbers) | {"low": low, "high": high, "values": numbers, "seeds": drawn.seeds}
+    found = spread(numbers) or {}
+    return found | {"low": low, "high": high, "values": numbers, "seeds": drawn.seeds}
 
 
 def _bootstrap(

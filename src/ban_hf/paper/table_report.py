@@ -14,9 +14,9 @@ from typing import Any
 from ban_hf.lineage import as_json
 from ban_hf.paper.claims import interval_of, verdicts
 from ban_hf.paper.figures import PICTURES, write_figures
-from ban_hf.paper.statistics import interval, measured, paired_difference, spread
+from ban_hf.paper.statistics import interval, measured, paired_difference
 from ban_hf.report import MISSING, cell, table
-from ban_hf.results import MEASURES, Results, mean_of
+from ban_hf.results import MEASURES, Results, mean_of, spread
 
 HOW_SURE = (
     "Each verdict follows from the figures by a rule that was there before them. A difference is "
