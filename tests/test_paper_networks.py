@@ -1,12 +1,17 @@
 """The students of other shapes in Tables 4 and 5 of the paper, and the layers that they share."""
 
+import re
+
 import pytest
 import torch
+from timm.models.densenet import DenseTransition
 from tiny import CLASSES, Images, distance, trained, weights
 from torch import nn
 from transformers import AutoModelForImageClassification
 
-from ban_hf.models import build_cifar_network, create_classifier, share_ends
+from ban_hf.models import build_cifar_network, cifar_networks, create_classifier, share_ends
+from ban_hf.models.cifar_networks import CifarDenseNet, MatchedResNet
+from ban_hf.paper.tables import Table
 
 TEACHER = "cifar_densenet_90_60"
 SMALL = "cifar_densenet_22_12"
@@ -55,6 +60,32 @@ def test_parameters(suffix, kwargs, expected):
     with torch.device("meta"):
         network = build_cifar_network(TEACHER + suffix, **kwargs)
     assert sum(p.numel() for p in network.parameters()) == expected
+
+
+def millions(*modules: nn.Module) -> float:
+    return round(sum(p.numel() for module in modules for p in module.parameters()) / 1e6, 2)
+
+
+def test_the_counts_that_notes_of_tables_4_and_5_give_of_another_teacher(monkeypatch):
+    """Of 14 units a block and 120 channels into the first."""
+    monkeypatch.setattr(cifar_networks, "STEM_CHANNELS", 120)
+    depths, wide = [], []
+    with torch.device("meta"):
+        for ratio in (0.5, 2, 3, 4):
+            network = CifarDenseNet(14, 60, depth_ratio=ratio)
+            network.features.norm5 = nn.BatchNorm2d(750)
+            network.classifier = nn.Linear(750, 100)
+            depths.append(millions(network, DenseTransition(1500, 750)))
+        for units, ratio in ((1, 1), (2, 1), (4, 0.5), (4, 1)):
+            student = MatchedResNet(units, ratio, (480, 660, 750), 1500, basic=True)
+            wide.append(millions(student.stages, student.norm))
+    for table, counts in (("table4", depths), ("table5", wide)):
+        note = Table(table, "paper").spec["note"]
+        assert re.findall(r"\d+\.\d\d", note) == [f"{count:.2f}" for count in counts]
+        rows = list(Table(table, "paper").rows.values())
+        papers = [row["paper_parameters"]["ban"] for row in rows]
+        papers = papers[:4] if table == "table4" else papers[2:]
+        assert counts == pytest.approx(papers, rel=float(re.search(r"(\S+) %", note)[1]) / 100)
 
 
 @pytest.mark.parametrize("compression", [0.5, 0.75])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from family import identities
@@ -40,10 +41,12 @@ def test_a_table_from_its_command_to_its_report(name, tmp_path, capsys):
     assert {"table", *table.spec.get("figures", {})} <= drawn
 
     before = {path: identities(path) for path in (tmp_path / "jobs").iterdir()}
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = contents(folder)
+    cards = {path for path in files if path.parts[0] == "cards"}
+    assert cards == {Path("cards", row, f"{column}.md") for row, column in with_cards(table)}
     assert main(command) == 0
     assert {path: identities(path) for path in before} == before
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert contents(folder) == files
     again = capsys.readouterr()
     assert again.out == said.out
 
@@ -53,4 +56,17 @@ def test_a_table_from_its_command_to_its_report(name, tmp_path, capsys):
     assert told.strip() == text.strip()
     assert report.startswith(told.partition("## Figures")[0].strip())
     assert main(["report", str(folder / "results.json"), "--output_dir", str(tmp_path / "r")]) == 0
-    assert {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()} == files
+    assert contents(tmp_path / "r") == {p: text for p, text in files.items() if p not in cards}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def with_cards(table: Table) -> set[tuple[str, str]]:
+    """Every cell but the ensembles and the students of several teachers."""
+    jobs = {
+        (row, column): table.job(row, column, 1) for row in table.rows for column in table.columns
+    }
+    return {at for at, job in jobs.items() if not job.members and len(job.teachers) < 2}

@@ -1,11 +1,13 @@
 """The tables of the paper as files: what each cell is made by, and what is refused."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ban_hf.cli import main
 from ban_hf.generation import generation_seed
 from ban_hf.paper.claims import RULES
 from ban_hf.paper.reproduction import Reproduction
@@ -269,6 +271,32 @@ def test_parameters_at_the_paper_s_size(name, row, column, count, papers, percen
     assert table.paper_size(row, column) == count
     assert count == pytest.approx(papers * 1e6, rel=percent / 100)
     assert table.rows[row]["paper_parameters"].get(column, papers) == papers
+
+
+def test_the_published_sizes_are_what_the_command_says(capsys):
+    published = Path(__file__).parents[1] / "results" / "paper_sizes.md"
+    for number in range(1, 7):
+        assert main(["reproduce", f"table{number}", "--budget", "paper", "--sizes"]) == 0
+        print()
+    assert published.read_text("utf-8") == capsys.readouterr().out
+
+
+def test_sizes_are_of_the_rows_asked_for_and_train_nothing(tmp_path, capsys):
+    command = ["reproduce", "table5", "--rows", "wide-1-1", "--output_dir", str(tmp_path / "runs")]
+    assert main([*command, "--sizes"]) == 0
+    said = capsys.readouterr().out
+    assert "`cifar_densenet_16_24_wide_1_1` (stem_stride 4) | 21.48 | 20.9 | +2.8 |" in said
+    assert "Pre-ResNet" not in said
+    assert main([*command, "--sizes", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["sizes"] == {
+        "teacher": 16_120_538,
+        "baseline": 21_635_264,
+        "ban": 21_635_264 - 158_432,
+    }
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(SystemExit):
+        main([*command, "--sizes", "--plan"])
 
 
 def test_an_ensemble_trains_nothing():

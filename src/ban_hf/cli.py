@@ -191,7 +191,11 @@ def _reproduce_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--workers", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one)"
     )
-    command.add_argument("--plan", action="store_true", help="say which jobs are missing, no more")
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument("--plan", action="store_true", help="say which jobs are missing, no more")
+    instead.add_argument(
+        "--sizes", action="store_true", help="set parameters beside the paper's, no more"
+    )
 
 
 def _report_arguments(command: argparse.ArgumentParser) -> None:
@@ -307,6 +311,7 @@ COMMANDS = (
             "  ban-hf reproduce table2 --rows densenet-90-60 --seeds 3",
             "  ban-hf reproduce table2 --columns ban cwtm labels-ens3 --budget gpu",
             "  ban-hf reproduce table5 --budget paper --plan",
+            "  ban-hf reproduce table4 --sizes",
         ),
     ),
     (

@@ -152,6 +152,8 @@ def reproduce(args: argparse.Namespace) -> Answer:
         seeds=range(args.first_seed, args.first_seed + args.seeds),
         output_dir=args.output_dir,
     )
+    if args.sizes:
+        return Answer({"rows": [asked.row(name) for name in asked.rows]}, asked.sizes())
     missing = asked.missing
     line = (
         f"{asked.table.name} at the budget {args.budget}: {len(asked.jobs)} jobs, of which "

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import PurePosixPath
 from typing import Any
 
 import jinja2
@@ -282,8 +283,7 @@ def _sources(lineage: Fields) -> list[Fields]:
 
 def _places(lineage: Fields, family: Sequence[Fields]) -> dict[int, Fields]:
     """Where each generation is that a record names, or that has a place."""
-    records = [*family[:1], lineage]  # the first one's teacher is of another family
-    places = {source["generation"]: source for r in records for source in _sources(r)}
+    places = {source["generation"]: source for r in [*family, lineage] for source in _sources(r)}
     return places | {r["generation"]: r["place"] for r in family if r.get("place")}
 
 
@@ -311,9 +311,11 @@ def _link(text: str, place: Fields | None) -> str:
 
 
 def _reference(generation: int, place: Fields | None) -> str:
-    """A repository at its commit, linked, or the name of a local folder."""
+    """A repository at its commit, linked, or a local folder: its name, and of whose if not ours."""
     if not place or not place.get("repo_id"):
-        return f"in `generation-{generation}`"
+        path = (place or {}).get("path") or f"generation-{generation}"
+        named = [part for part in PurePosixPath(path).parts if part != ".."]
+        return f"in `{'/'.join(named[-2:])}`"
     revision = place.get("revision")
     return _link(place["repo_id"] + (f"@{revision[:7]}" if revision else ""), place)
 

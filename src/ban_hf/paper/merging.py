@@ -35,7 +35,7 @@ def read_results(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
         raise ValueError("paths is empty: give the results.json of one table at least.")
     _check_alike(tables)
     parts = [*tables.values()]
-    merged = {key: parts[0][key] for key in ("schema", *COMMON) if key in parts[0]}
+    merged = {key: parts[0][key] for key in ("schema", *COMMON, "note") if key in parts[0]}
     for key in ("columns", "rows"):
         held = {path: one[key] for path, one in tables.items()}
         merged[key] = _union(key, held, merged["order"][key])

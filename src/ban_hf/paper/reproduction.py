@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.lineage import read_json
+from ban_hf.paper.job_cards import write_cards
 from ban_hf.paper.jobs import Job, in_order
 from ban_hf.paper.merging import SCHEMA
 from ban_hf.paper.networks import RESULTS
+from ban_hf.paper.parameters import named, notes, size_table
 from ban_hf.paper.queue import JOBS, JobsFailed, do_all, is_done
 from ban_hf.paper.table_report import write_table_report
 from ban_hf.paper.tables import Table
 from ban_hf.results import Results
+
+CARDS = "cards"  # in a table's folder
 
 Cell = tuple[str, str, int]  # row, column, seed
 
@@ -68,6 +72,28 @@ class Reproduction:
         """The jobs that are not done."""
         return [job for job in self.jobs if not is_done(job, self.output_dir)]
 
+    def sizes(self) -> str:
+        """The networks of the rows, their parameters beside the paper's, as Markdown."""
+        rows = []
+        for row in map(self.row, self.rows):
+            jobs = (
+                (column, self.cells[row["name"], column, self.seeds[0]]) for column in self.columns
+            )
+            trained = [
+                (_column(column, self.table.columns[column]), (named(job.arguments["network"]),))
+                for column, job in jobs
+                if not job.members
+            ]
+            rows.append((row, trained))
+        heading = f"network at the budget `{self.table.budget}`"
+        title = f"## {self.table.spec['source']}"
+        parts = [
+            title,
+            size_table([heading], rows),
+            notes(self.table.spec, [row for row, _ in rows]),
+        ]
+        return "\n\n".join(part for part in parts if part)
+
     def run(self, command: str, workers: int | None = None) -> Results:
         """Do what is missing and write the report; what it says.
 
@@ -82,10 +108,20 @@ class Reproduction:
             do_all(self.jobs, self.output_dir, workers)
         except JobsFailed:
             if any(is_done(job, self.output_dir) for job in self.cells.values()):
-                write_table_report(self.gather(command), self.folder)
+                self._write(command)
             raise
+        return self._write(command)
+
+    def _write(self, command: str) -> Results:
+        """The report of what is done, and the cards of the first seed's networks."""
         results = self.gather(command)
         write_table_report(results, self.folder)
+        jobs = {
+            (row, column): job
+            for (row, column, seed), job in self.cells.items()
+            if seed == self.seeds[0] and is_done(job, self.output_dir)
+        }
+        write_cards(jobs, self.output_dir / JOBS, self.folder / CARDS)
         return results
 
     def gather(self, command: str) -> dict[str, Any]:
@@ -115,7 +151,8 @@ class Reproduction:
             "seeds": self.seeds,
             "order": {"rows": list(table.rows), "columns": list(table.columns)},
             "columns": [_column(name, table.columns[name]) for name in self.columns],
-            "rows": [self._row(name) for name in self.rows],
+            "rows": [self.row(name) for name in self.rows],
+            "note": spec.get("note"),
             "claims": spec.get("claims", []),
             "figures": spec.get("figures", {}),
             "entries": found,
@@ -132,7 +169,8 @@ class Reproduction:
             raise ValueError(f"{path} is of another job: delete it, and give the command again.")
         return found
 
-    def _row(self, name: str) -> dict[str, Any]:
+    def row(self, name: str) -> dict[str, Any]:
+        """What the file says of a row, with its parameters by column at the paper's size."""
         spec = self.table.rows[name]
         kept = ("paper", "paper_validation", "paper_parameters", "note")
         # Of all columns, also of those not asked for: tables of other columns must merge with it.

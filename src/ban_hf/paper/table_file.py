@@ -15,7 +15,7 @@ from ban_hf.training_args import BANTrainingArguments
 
 SHIPPED = "ban_hf.paper_tables"  # recipes/paper, in an installed package
 NEEDED = "title source task metric dataset training budgets networks columns rows".split()
-PARTS = [*NEEDED, "base", "claims", "figures"]
+PARTS = [*NEEDED, "base", "note", "claims", "figures"]
 TRAINING = {f.name for f in fields(BANTrainingArguments)}
 OF_BUDGET = ("dataset", "training", "network")
 OF_NETWORK = ("name", "args", "training")

@@ -7,13 +7,14 @@ figure is. It is made from the results alone, so that the same results give the 
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ban_hf.lineage import as_json
 from ban_hf.paper.claims import interval_of, verdicts
 from ban_hf.paper.figures import PICTURES, write_figures
+from ban_hf.paper.parameters import named, notes, size_table
 from ban_hf.paper.statistics import interval, measured, paired_difference
 from ban_hf.report import MISSING, cell, table
 from ban_hf.results import MEASURES, Results, mean_of, spread
@@ -101,8 +102,7 @@ def _papers_shape(results: Results) -> str:
     parts = [_beside_the_papers(results, columns, "test", "paper")]
     if results["task"] == "text":
         parts.append(_beside_the_papers(results, columns, "validation", "paper_validation"))
-    parts += [f"- {row['heading']}: {row['note']}" for row in results["rows"] if row.get("note")]
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in [*parts, notes(results, results["rows"])] if part)
 
 
 def _beside_the_papers(results: Results, columns: Sequence[Any], split: str, papers: str) -> str:
@@ -216,32 +216,16 @@ def _parameters(results: Results) -> str:
     """Of each row, the networks that differ: what they train here, and at the paper's size."""
     rows = []
     for row in results["rows"]:
-        papers, sizes = row.get("paper_parameters") or {}, row.get("sizes") or {}
-        groups: dict[tuple[Any, ...], list[Any]] = {}
+        trained = []
         for column in results["columns"]:
             cells = measured(results, row["name"], column["name"])
             if cells and not column["ensemble"]:
                 entry = next(iter(cells.values()))
-                size = sizes.get(column["name"])
-                key = _network(entry), entry["parameters"]["trainable"], size
-                groups.setdefault(key, []).append(column)
-        for (network, trainable, size), columns in groups.items():
-            named = ", ".join(column["heading"] for column in columns)
-            theirs = _first(papers.get(column["name"]) for column in columns)
-            ours = MISSING if size is None else f"{size / 1e6:.2f}"
-            by = MISSING if size is None or not theirs else f"{size / 1e4 / theirs - 100:+.1f}"
-            known = [network, f"{trainable:,}", ours, str(theirs or MISSING), by]
-            rows.append([row["heading"], named, *known])
-    here = ["columns", "network here", "parameters trained"]
-    papers_size = ["at the paper's size, millions", "the paper's", "difference %"]
-    return table(["network", *here, *papers_size], rows) if rows else ""
-
-
-def _network(entry: Mapping[str, Any]) -> str:
-    """A network's name, and the arguments that make it another."""
-    args = ((entry.get("configuration") or {}).get("network") or {}).get("args") or {}
-    said = ", ".join(f"{name} {value}" for name, value in args.items())
-    return f"`{entry['network']}`{f' ({said})' if said else ''}"
+                args = ((entry.get("configuration") or {}).get("network") or {}).get("args")
+                network = named({"name": entry["network"], "args": args})
+                trained.append((column, (network, f"{entry['parameters']['trainable']:,}")))
+        rows.append((row, trained))
+    return size_table(["network here", "parameters trained"], rows)
 
 
 def _section(heading: str, body: str) -> str:

@@ -1,0 +1,72 @@
+"""The model cards of a table's networks.
+
+A job's record is made with its weights, its results after that: a card is made of both.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ban_hf.lineage import Record, read_json
+from ban_hf.model_card import render_card
+from ban_hf.paper.jobs import Job
+from ban_hf.paper.networks import NETWORK, RESULTS
+
+TASKS = {"image": "image-classification", "text": "text-generation"}
+
+
+def write_cards(jobs: Mapping[tuple[str, str], Job], home: Path, folder: Path) -> None:
+    """Write the card of each network, `ROW/COLUMN.md`.
+
+    Networks of several teachers have none, since a record cannot name them, nor have those that
+    learnt from such, nor ensembles, which are measured and not saved.
+
+    Args:
+        jobs: by row and column; all of them done.
+        home: of the jobs' folders.
+        folder: of the cards; what stands there is replaced.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    for (row, column), job in jobs.items():
+        if not _has_chain(job):
+            continue
+        records = [_record(home / one.name) for one in _chain(job)]
+        ours = "auto_map" in read_json(home / job.name / NETWORK / "config.json")
+        card = render_card(
+            records[-1],
+            family=records,
+            pipeline_tag=TASKS[job.arguments["task"]],
+            remote_code=ours,
+            own_class=ours,
+        )
+        (folder / row).mkdir(parents=True, exist_ok=True)
+        card.save(folder / row / f"{column}.md")
+
+
+def _has_chain(job: Job) -> bool:
+    """Whether records tell who taught whom, back to labels alone."""
+    return not job.members and len(job.teachers) < 2 and all(map(_has_chain, job.teachers))
+
+
+def _chain(job: Job) -> list[Job]:
+    """A job and those that teach it, generation 0 first."""
+    return [*(before for teacher in job.teachers for before in _chain(teacher)), job]
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The record of a network, with what was measured of it, and without when and how fast.
+
+    So the same jobs give the same cards, whenever they were made and however often killed.
+    """
+    results = read_json(folder / RESULTS)
+    record = Record.read(folder / NETWORK)
+    record.architecture["shared_ends"] = results["configuration"]["share_ends"]
+    record.metrics = [
+        {"name": name, "value": value, "split": "test", "n": results["test"]["n"]}
+        for name, value in results["test"].items()
+        if name != "n"
+    ]
+    record.training.pop("seconds", None)
+    return asdict(record) | {"created": None}
