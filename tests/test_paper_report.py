@@ -55,15 +55,23 @@ def test_beats(ban, verdict, start):
     ("figure", "paper"), [(16.69, "yes"), (17.8, "no"), (17.69, "no difference")]
 )
 def test_the_paper_s_own_figures_stand_beside(figure, paper):
-    found = judged(BEATS, {"teacher": [500], "ban": [600]}, {"ban": figure, "teacher": 17.69})
+    found = judged(
+        BEATS, {"teacher": [500] * 2, "ban": [600] * 2}, {"ban": figure, "teacher": 17.69}
+    )
     assert (found.verdict, found.paper) == ("no", paper)
     assert found.sentence.endswith(f" The paper: 17.69 to {figure:.2f}, {paper}.")
 
 
-def test_one_seed_says_that_it_is_one():
-    found = judged(BEATS, {"teacher": [500], "ban": [400]})
-    assert "yes, in 1 of 1 seed, -10.00 points (95 % interval -11." in found.sentence
+def test_one_seed_shows_nothing_of_another():
+    """However far apart its two networks are: whether a third would be, nobody measured."""
+    cells = {"teacher": [500], "ban": [400], "ban-2": [300], "cwtm": [500]}
+    found = judged(BEATS, cells)
+    assert found.verdict == "not shown"
+    assert ": lower in 1 of 1 seed, -10.00 points (95 % interval -11." in found.sentence
     assert found.sentence.endswith(", over test items alone).")
+    assert judged(BEATS, {name: counts * 2 for name, counts in cells.items()}).verdict == "yes"
+    assert judged(BEATS, {"teacher": [500], "ban": [600]}).verdict == "not shown"
+    assert judged(EXPLAINS, cells).verdict == judged(SATURATES, cells).verdict == "no gain shown"
 
 
 def test_what_is_not_measured_is_not_judged():
@@ -84,8 +92,8 @@ def test_a_claim_of_no_kind_is_refused():
         (400, 520, "no", "no, it gains -2.00 of BAN's 10.00 points (-20 %, interval -"),
         (400, 400, "yes", "yes, it gains 10.00 of BAN's 10.00 points (100 %, interval 100 to 100"),
         (400, 380, "yes", "yes, it gains 12.00 of BAN's 10.00 points (120 %, interval "),
-        (500, 400, "no gain to explain", "no gain to explain, BAN minus Teacher is +0.00 ± 0.00"),
-        (600, 400, "no gain to explain", "no gain to explain, BAN minus Teacher is +10.00 ± 0.00"),
+        (500, 400, "no gain shown", "no gain shown to explain: BAN minus Teacher is +0.00 ± 0.00"),
+        (600, 400, "no gain shown", "no gain shown to explain: BAN minus Teacher is +10.00 ± 0.00"),
     ],
 )
 def test_explains(ban, cwtm, verdict, why):
@@ -118,14 +126,14 @@ def test_explanations_keep_to_the_seeds_that_all_three_have():
 def test_the_paper_s_share(cwtm, paper, end):
     wrong = {name: [500] for name in ("teacher", "ban", "cwtm")}
     found = judged(EXPLAINS, wrong, {"teacher": 17.69, "ban": 16.69, "cwtm": cwtm})
-    assert (found.verdict, found.paper) == ("no gain to explain", paper)
+    assert (found.verdict, found.paper) == ("no gain shown", paper)
     assert found.sentence.endswith(f"The paper: {end}")
 
 
 def test_the_paper_may_have_no_gain_to_explain():
     wrong = {name: [500] for name in ("teacher", "ban", "cwtm")}
     found = judged(EXPLAINS, wrong, {"teacher": 16.0, "ban": 16.5, "cwtm": 15.0})
-    assert found.paper == "no gain to explain"
+    assert found.paper == "no gain"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """What a table claims, and whether the figures bear it out, whichever way they fall.
 
-A rule decides each claim from the intervals of `ban_hf.paper.statistics`, and from nothing else. A
-difference is *shown* where its whole 95 % interval lies on one side of 0. What is not shown is not
-thereby disproved: few seeds and few items leave wide intervals. The paper's figures are of one run
-each and have no intervals: of them a verdict goes by the numbers as they are printed.
+A rule decides each claim from the intervals of `ban_hf.paper.statistics`, and from nothing else.
+A difference is *shown* where its whole 95 % interval lies on one side of 0, and in more than one
+seed: of one alone nobody knows what another would do. What is not shown is not thereby disproved:
+few seeds and few items leave wide intervals. The paper's figures are of one run each and have no
+intervals: of them a verdict goes by the numbers as they are printed.
 """
 
 import itertools
@@ -16,7 +17,7 @@ from ban_hf.report import cell
 from ban_hf.results import Results
 
 UNITS = {"error": "points", "perplexity": "in perplexity"}
-NO_GAIN = "no gain to explain"
+NO_GAIN = "no gain shown"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Verdict:
     Args:
         row: name of the row.
         says: the claim.
-        verdict: `yes`, `no`, `not shown`, `no gain to explain` or `no gain shown`.
+        verdict: `yes`, `no`, `not shown` or `no gain shown`.
         sentence: claim, verdict and the figures it follows from, then the paper's.
         paper: what the paper's own figures say; None where it has none. Besides the words above
             `in part` (a share of the gain), `no gain` and `no difference`.
@@ -105,18 +106,18 @@ def _minus(case: _Case, column: str, base: str, difference: Difference) -> str:
 
 
 def _beats(case: _Case) -> tuple[str, str] | None:
-    """Column, base: `yes` if the interval of column - base is below 0, `no` if it is above.
+    """Column, base: `yes` if column - base is shown to be below 0, `no` if above.
 
-    `no` says that the column is worse. Where the interval holds 0 it is `not shown` either way.
+    `no` says that the column is worse. Where neither is shown it is `not shown`.
     """
     difference = case.difference(*case.columns)
     if difference is None:
         return None
     n = len(difference.seeds)
     seeds = f"{difference.lower} of {n} seed{'s' if n > 1 else ''}, {_amount(case, difference)}"
-    if difference.high < 0:
+    if difference.is_below:
         return "yes", f", in {seeds}"
-    if difference.low > 0:
+    if difference.is_above:
         return "no", f", it is worse: lower in {seeds}"
     return "not shown", f": lower in {seeds}"
 
@@ -133,9 +134,9 @@ def _beats_in_the_paper(case: _Case) -> tuple[str, str, str] | None:
 def _explains(case: _Case) -> tuple[str, str] | None:
     """Column, full, base: whether the column alone gains what `full` gains on the base.
 
-    In this order, in the seeds that all three have: `no gain to explain` unless the interval of
-    full - base is below 0; `no` if that of column - full is above 0, so that full is better; `yes`
-    if that of column - base is below 0. `Yes` means that it gains and no shortfall is shown, which
+    In this order, in the seeds that all three have: `no gain shown` unless full - base is shown to
+    be below 0; `no` if column - full is shown to be above 0, so that full is better; `yes` if
+    column - base is shown to be below 0. `Yes` means that it gains and no shortfall is shown, which
     is less than being equal: the share of the gain and its interval stand beside it. Else `not
     shown`.
     """
@@ -147,15 +148,15 @@ def _explains(case: _Case) -> tuple[str, str] | None:
     )
     if gain is None or own is None or shortfall is None:
         return None
-    if gain.high >= 0:
-        return NO_GAIN, f", {_minus(case, full, base, gain)}"
+    if not gain.is_below:
+        return NO_GAIN, f" to explain: {_minus(case, full, base, gain)}"
     share = share_of_gain(case.results, case.row["name"], column, base, full)
     part = "" if share is None else f" ({_percent(share.value, share.low, share.high)})"
     gained = f"it gains {-own.mean:.2f} of {case.heading(full)}'s {-gain.mean:.2f} {case.unit}"
     why = f", {gained}{part}; {_minus(case, column, full, shortfall)}"
-    if shortfall.low > 0:
+    if shortfall.is_above:
         return "no", why
-    return ("yes" if own.high < 0 else "not shown"), why
+    return ("yes" if own.is_below else "not shown"), why
 
 
 def _percent(share: float, low: float, high: float) -> str:
@@ -170,7 +171,7 @@ def _explains_in_the_paper(case: _Case) -> tuple[str, str, str] | None:
     own, gain = base - column, base - full
     figures = f"{own:.2f} of {gain:.2f}"
     if gain <= 0:
-        return NO_GAIN, figures, ""
+        return "no gain", figures, ""
     verdict = "yes" if own >= gain else "no" if own <= 0 else "in part"
     return verdict, f"{figures} ({100 * own / gain:.0f} %)", ""
 
@@ -179,8 +180,8 @@ def _saturates(case: _Case) -> tuple[str, str] | None:
     """Columns in the order of generations: `yes` if after some generation no gain is shown.
 
     A step is a generation minus the one before; the first column that is not measured ends the
-    sequence, and there must be two steps. `no gain shown` if no step's interval is below 0; `no` if
-    the last one's is: it goes on within the generations there are. Else `yes`, after the last
+    sequence, and there must be two steps. `no gain shown` if no step is shown to be below 0; `no`
+    if the last one is: it goes on within the generations there are. Else `yes`, after the last
     generation whose step is shown.
     """
     steps, why = [], []
@@ -191,9 +192,9 @@ def _saturates(case: _Case) -> tuple[str, str] | None:
         why.append(_minus(case, after, before, step))
     if len(steps) < 2:
         return None
-    shown, listed = [k for k, step in enumerate(steps, 1) if step.high < 0], "; ".join(why)
+    shown, listed = [k for k, step in enumerate(steps, 1) if step.is_below], "; ".join(why)
     if not shown:
-        return "no gain shown", f" from any generation to the next: {listed}"
+        return NO_GAIN, f" from any generation to the next: {listed}"
     if shown[-1] == len(steps):
         return "no", f", not within {len(steps)} generations: {listed}"
     return "yes", f", after generation {shown[-1]}: {listed}"

@@ -62,6 +62,16 @@ class Difference(Estimate):
         """The number of seeds in which it is below 0."""
         return sum(value < 0 for value in self.values)
 
+    @property
+    def is_below(self) -> bool:
+        """Whether it is shown to be below 0: its whole interval is, over more than one seed."""
+        return self.high < 0 and not self.items_only
+
+    @property
+    def is_above(self) -> bool:
+        """Whether it is shown to be above 0."""
+        return self.low > 0 and not self.items_only
+
 
 @dataclass(frozen=True)
 class Share:

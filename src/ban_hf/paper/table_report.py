@@ -21,10 +21,11 @@ from ban_hf.results import MEASURES, Results, mean_of, spread
 
 HOW_SURE = (
     "Each verdict follows from the figures by a rule that was there before them. A difference is "
-    "shown where its whole 95 % interval lies on one side of 0. What is not shown is not thereby "
-    "disproved: that a part explains a gain, or that gains saturate, means that no more than it is "
-    "shown. Of many such intervals some miss by chance, and with two or three seeds the part of an "
-    "interval that is over seeds is rough. A seed without a finite value is in none of them."
+    "shown where its whole 95 % interval lies on one side of 0, and in more than one seed: of one "
+    "alone nobody knows what another would do. What is not shown is not thereby disproved: that a "
+    "part explains a gain, or that gains saturate, means that no more than it is shown. Of many "
+    "such intervals some miss by chance, and with two or three seeds the part of an interval that "
+    "is over seeds is rough. A seed without a finite value is in none of them."
 )
 
 
