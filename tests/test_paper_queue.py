@@ -264,6 +264,22 @@ def kill_the_worker(output_dir: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_interrupt_of_the_queue_alone_does_not_wait_for_its_job(tmp_path):
+    """As of a supervisor: a terminal would interrupt the worker, too."""
+    tiny = SPEC["budgets"]["tiny"]
+    hours = tiny | {"training": tiny["training"] | {"num_train_epochs": 100_000}}
+    folder = write(tmp_path, budgets={"tiny": hours})
+    with started(folder) as process:
+        wait_for(lambda: checkpoints(folder))
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+        wait_for(lambda: not alive(process.pid), 20)
+    said = (folder / "said.txt").read_text("utf-8")
+    assert "ban-hf: stopped" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told_and_the_queue_can_go_on(never_killed_queue, tmp_path):
     folder = write(tmp_path)
     jobs = jobs_of(folder)

@@ -103,14 +103,18 @@ class _Queue:
             _pool(self.workers) as pool,
             tqdm(total=self.total, initial=done, unit="job", dynamic_ncols=True) as bar,
         ):
-            while self._submit(pool):
-                bar.set_postfix_str(", ".join(job.name for job in self.running.values()))
-                finished = wait(self.running, return_when=FIRST_COMPLETED).done
-                for future in finished:
-                    if isinstance(error := future.exception(), BrokenProcessPool):
-                        raise error
-                    self._end(self.running.pop(future), error)
-                    bar.update()
+            try:
+                while self._submit(pool):
+                    bar.set_postfix_str(", ".join(job.name for job in self.running.values()))
+                    for future in wait(self.running, return_when=FIRST_COMPLETED).done:
+                        if isinstance(error := future.exception(), BrokenProcessPool):
+                            raise error
+                        self._end(self.running.pop(future), error)
+                        bar.update()
+            except KeyboardInterrupt:
+                for process in multiprocessing.active_children():
+                    process.terminate()  # or the pool would wait for the jobs they are doing
+                raise
         return self.failed
 
     def _submit(self, pool: ProcessPoolExecutor) -> bool:
