@@ -210,6 +210,27 @@ def test_a_job_that_is_lost_is_done_again_and_no_other(whole, never_killed_queue
     assert written(whole / "out") == written(never_killed_queue / "out")
 
 
+def test_results_are_reported_without_weights_and_not_if_they_are_damaged(
+    whole, monkeypatch, capsys
+):
+    monkeypatch.chdir(whole)
+    cards = whole / "out" / "own-tiny" / "cards" / "small"
+    assert {path.stem for path in cards.iterdir()} == {"teacher", "ban", "cwtm"}
+    jobs = {job.arguments["training"]["objective"]: job for job in jobs_of(whole)[:3]}
+    shutil.rmtree(whole / "out" / "jobs" / jobs["cwtm"].name / "network")
+    before = read_json(whole / "out" / "own-tiny" / "results.json")
+    assert main(COMMAND) == 0
+    assert read_json(whole / "out" / "own-tiny" / "results.json") == before
+    assert {path.stem for path in cards.iterdir()} == {"teacher", "ban"}
+    capsys.readouterr()
+    path = whole / "out" / "jobs" / jobs["cwtm"].name / "results.json"
+    path.write_text(json.dumps({"job": jobs["cwtm"].name}), "utf-8")
+    assert main(COMMAND) == 1
+    error = capsys.readouterr().err
+    assert f"{jobs['cwtm'].name}/results.json is damaged: " in error
+    assert "Delete it, and give the command again." in error
+
+
 @pytest.mark.slow
 def test_a_job_that_fails_leaves_the_others_done(tmp_path, monkeypatch, capsys):
     """Its row has a network that cannot be built; mended, the same command does the rest."""
@@ -234,6 +255,9 @@ def test_a_job_that_fails_leaves_the_others_done(tmp_path, monkeypatch, capsys):
     assert written(folder / "out").keys() == {job.name for job in done}
     entries = read_json(folder / "out" / "own-tiny" / "results.json")["entries"]
     assert {entry["row"] for entry in entries} == {"small"}
+    assert f"A report of what is done: {Path('out', 'own-tiny')}" in error
+    report = (folder / "out" / "own-tiny" / "report.md").read_text("utf-8")
+    assert "- broken: teacher (in no seed); ban (in no seed)" in report
     before = [identities(folder / "out" / "jobs" / job.name) for job in done]
 
     right = {"paper": {"name": "cifar_wrn_10_1", "args": {"stem_stride": 2}}}

@@ -263,6 +263,29 @@ def test_what_is_no_table_is_refused(tmp_path):
         read_results([])
 
 
+@pytest.mark.parametrize(
+    "missing", "order rows columns claims seeds versions budget dataset entries".split()
+)
+def test_a_damaged_table_is_refused_by_the_name_of_its_file(tmp_path, missing):
+    path, _ = saved(tmp_path, "a.json")
+    data = json.loads(path.read_text("utf-8"))
+    for damage in ({}, {missing: 5}):
+        rest = {name: value for name, value in data.items() if name != missing}
+        write_json(path, rest | damage)
+        with pytest.raises(ValueError, match=rf"a\.json is damaged: {missing} is missing, or"):
+            read_results([path])
+
+
+def test_an_entry_of_no_row_or_without_its_parameters_is_refused(tmp_path):
+    for damage, message in (
+        ({"row": "zzz"}, r"an entry of row 'zzz', column 'teacher', which it does not name"),
+        ({"parameters": None}, "parameters is missing, or"),
+    ):
+        path, _ = saved(tmp_path, "a.json", entries=[image_entry("teacher", 1, 5) | damage])
+        with pytest.raises(ValueError, match=rf"a\.json is damaged: .*{message}"):
+            read_results([path])
+
+
 def small_table() -> dict:
     """Two rows, the second of them half done; one network diverged; columns beyond the paper."""
     wrong = {"teacher": (500, 510), "ban": (400, 420), "cwtm": (490, 495), "ban-2": (380, 430)}

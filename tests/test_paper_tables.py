@@ -288,12 +288,15 @@ def test_sizes_are_of_the_rows_asked_for_and_train_nothing(tmp_path, capsys):
     assert "`cifar_densenet_16_24_wide_1_1` (stem_stride 4) | 21.48 | 20.9 | +2.8 |" in said
     assert "Pre-ResNet" not in said
     assert main([*command, "--sizes", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
-    assert row["sizes"] == {
-        "teacher": 16_120_538,
-        "baseline": 21_635_264,
-        "ban": 21_635_264 - 158_432,
-    }
+    networks = json.loads(capsys.readouterr().out)["networks"]
+    assert [line["columns"] for line in networks] == [
+        ["DenseNet-90-60 teacher"],
+        ["Baseline"],
+        ["BAN"],
+    ]
+    counts = [line["parameters"] for line in networks]
+    assert counts == [16_120_538, 21_635_264, 21_635_264 - 158_432]
+    assert [line["paper_millions"] for line in networks] == [None, None, 20.9]
     assert not (tmp_path / "runs").exists()
     with pytest.raises(SystemExit):
         main([*command, "--sizes", "--plan"])
@@ -316,7 +319,9 @@ def test_a_file_of_one_s_own_stands_over_ours(tmp_path):
     assert Table(write(tmp_path, budgets=budgets), "smoke").dataset["image_size"] == 8
 
 
-def test_a_base_may_lie_beside_the_file(tmp_path):
+def test_a_base_may_be_one_of_ours_or_lie_beside_the_file(tmp_path):
+    table = Table(write(tmp_path, base="images.yaml"), "cpu")
+    assert table.job("small", "teacher", 1).arguments["network"]["name"] == "cifar_wrn_16_1"
     (tmp_path / "images.yaml").write_text((RECIPES / "images.yaml").read_text("utf-8"), "utf-8")
     table = Table(write(tmp_path, base="images.yaml"), "cpu")
     assert table.job("small", "teacher", 1).arguments["network"]["name"] == "cifar_wrn_16_1"
@@ -384,27 +389,53 @@ def test_a_name_that_there_is_not_is_refused_and_the_near_one_named(asked, messa
             r"network net: paper: unknown 'arg'. Did you mean 'args'\?",
         ),
         (
-            {"claims": [{"beats": ["bann", "teacher"]}]},
+            {"claims": [{"beats": ["bann", "teacher"], "says": "x"}]},
             r"column='bann' is none. Did you mean 'ban'",
         ),
         (
             {"claims": [{"beat": ["ban", "teacher"]}]},
             r"claim: unknown 'beat'. Did you mean 'beats'",
         ),
-        ({"claims": [{"beats": ["ban"], "says": "x"}]}, r"give one of beats \(2 columns\)"),
+        ({"claims": [{"beats": ["ban"], "says": "x"}]}, r"one of beats \(2 columns\)"),
+        ({"claims": [{"beats": ["ban", "teacher", "ban"], "says": "x"}]}, "one of beats"),
+        ({"claims": [{"beats": ["ban", "teacher"]}]}, "give `says`, and one of beats"),
+        ({"claims": [{"beats": 5, "says": "x"}]}, "claim: beats must hold a list, and is 5"),
+        ({"claims": ["ban"]}, "claim must hold 'name: value' lines"),
+        ({"figures": {"gens": ["ban"]}}, "figures: unknown 'gens'"),
+        ({"figures": {"generations": {"a": ["ban"]}}}, "generations must hold a list"),
+        ({"figures": {"ensembles": ["ban"]}}, "ensembles must hold 'name: value' lines"),
+        ({"figures": {"ensembles": {"a": "ban"}}}, "ensembles: a must hold a list"),
+        ({"note": ["x"]}, r"note must hold a text, and is \['x'\]"),
+        ({"dataset": {"name": 5}}, "dataset: give its name"),
+        ({"columns": {"teacher": {"heading": 5}}}, "column teacher: heading must hold a text"),
+        ({"columns": {"ban": {"teacher": 5}}}, "teacher must hold a name, or a list of names"),
+        ({"columns": {"ban": {"teacher": [5]}}}, "column=5 is none"),
+        ({"columns": {"ban": {"draw": "x"}}}, "column ban: draw must hold a whole number"),
+        ({"columns": {"ban": {"scale": [1]}}}, "column ban: scale must hold 'name: value' lines"),
+        ({"columns": {"ban": {"scale": {"learning_rate": "2"}}}}, "must hold a number, and is '2'"),
+        ({"columns": {"ban": {"scale": {"optim": 2}}}}, "'ban': scale: optim is no number here"),
+        (
+            {"rows": {"small": {"network": "wrn-28-1", "paper": {"ban": "5"}}}},
+            "row small: paper: ban must hold a number, and is '5'",
+        ),
+        ({"rows": {"../evil": {"network": "wrn-28-1"}}}, r"row '../evil': a name begins with"),
+        ({"rows": {1: {"network": "wrn-28-1"}}}, "row 1: a name begins with .* in quotes"),
+        ({"networks": {"n": {"paper": {"name": "cifar_wrn_10_1", "args": [1]}}}}, "args must hold"),
+        ({"base": "own.yaml"}, "own.yaml is its own base"),
         ({"figures": {"ablation": ["teachr"]}}, "column='teachr' is none"),
         (
             {"rows": {"small": {"network": "wrn-28-1", "paper": {"bann": 1}}}},
             r"row small: paper: unknown 'bann'",
         ),
-        ({"metric": "accuracy"}, "metric='accuracy' is none"),
+        ({"metric": "accuracy"}, "metric='accuracy' is none.* There are error"),
+        ({"metric": "perplexity"}, "metric='perplexity' is none.* There are error"),
         ({"dataset": "digits"}, "dataset must hold 'name: value' lines"),
         ({"rows": ["small"]}, "rows must hold 'name: value' lines"),
         ({"rows": {"small": {"heading": "Small"}}}, "row small: there is no network"),
         ({"columns": {"teacher": None}}, "column teacher must hold 'name: value' lines"),
         (
             {"columns": {"teacher": {"scale": {"learning_rat": 2}}}},
-            r"scale='learning_rat' is none. Did you mean 'learning_rate'\?",
+            r"column teacher: scale: unknown 'learning_rat'. Did you mean 'learning_rate'\?",
         ),
     ],
 )

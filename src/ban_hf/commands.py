@@ -153,7 +153,8 @@ def reproduce(args: argparse.Namespace) -> Answer:
         output_dir=args.output_dir,
     )
     if args.sizes:
-        return Answer({"rows": [asked.row(name) for name in asked.rows]}, asked.sizes())
+        lines, text = asked.sizes()
+        return Answer({"networks": lines}, text)
     missing = asked.missing
     line = (
         f"{asked.table.name} at the budget {args.budget}: {len(asked.jobs)} jobs, of which "
@@ -169,15 +170,15 @@ def reproduce(args: argparse.Namespace) -> Answer:
 
 def report(args: argparse.Namespace) -> Answer:
     """Report one or more results as one table."""
-    kinds = {read_json(Path(path)).get("schema") for path in args.results}
-    if kinds == {SCHEMA}:
+    kinds = [read_json(Path(path)).get("schema") for path in args.results]
+    if all(kind == SCHEMA for kind in kinds):
         results = read_results(args.results)
         if args.output_dir is not None:
             write_table_report(results, args.output_dir)
         return Answer(results, markdown(results))
-    if kinds != {None}:
+    if any(kind is not None for kind in kinds):
         raise ValueError(
-            f"results have schemas {', '.join(sorted(map(str, kinds)))}: give those of tables "
+            f"results have schemas {', '.join(sorted(set(map(str, kinds))))}: give those of tables "
             f"({SCHEMA}, of ban-hf reproduce), or those of families (without, of a recipe)."
         )
     results = pool([Path(path) for path in args.results])

@@ -42,6 +42,7 @@ METRIC_LABELS = {  # a metric that is not here goes by its own name
     "nll": "Negative log-likelihood",
     "ece": "Expected calibration error (%)",
     "perplexity": "Perplexity",
+    "above_entropy": "Nats per word above the entropy",
     "loss": "Label cross-entropy",
     "teacher_agreement": "Agreement with the teacher (%)",
     "teacher_kl": "KL divergence from the teacher",

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ban_hf.lineage import Record, read_json
+from ban_hf.lineage import RECORD, Record, read_json
 from ban_hf.model_card import render_card
 from ban_hf.paper.jobs import Job
 from ban_hf.paper.networks import NETWORK, RESULTS
@@ -21,7 +21,8 @@ def write_cards(jobs: Mapping[tuple[str, str], Job], home: Path, folder: Path) -
     """Write the card of each network, `ROW/COLUMN.md`.
 
     Networks of several teachers have none, since a record cannot name them, nor have those that
-    learnt from such, nor ensembles, which are measured and not saved.
+    learnt from such, nor ensembles, which are measured and not saved. Nor have those whose
+    weights, or their teachers', were deleted since: results stand without them.
 
     Args:
         jobs: by row and column; all of them done.
@@ -32,7 +33,10 @@ def write_cards(jobs: Mapping[tuple[str, str], Job], home: Path, folder: Path) -
     for (row, column), job in jobs.items():
         if not _has_chain(job):
             continue
-        records = [_record(home / one.name) for one in _chain(job)]
+        chain = [home / one.name for one in _chain(job)]
+        if not all((made / NETWORK / RECORD).is_file() for made in chain):
+            continue
+        records = [_record(made) for made in chain]
         ours = "auto_map" in read_json(home / job.name / NETWORK / "config.json")
         card = render_card(
             records[-1],

@@ -14,6 +14,15 @@ SCHEMA = "ban_hf.table/1"
 #: What tables must have in common to be of one.
 COMMON = ("table", "title", "source", "task", "metric", "budget", "dataset", "labels", "order")
 
+#: What a table's file holds, and each entry of it; a job's own results know nothing of the cell.
+TABLE = {
+    **dict.fromkeys("table title source task metric command hardware".split(), str),
+    **dict.fromkeys("budget dataset order figures versions".split(), dict),
+    **dict.fromkeys("seeds columns rows claims entries".split(), list),
+}
+RESULT = {"code": str, "network": str, **dict.fromkeys("parameters test outcomes".split(), dict)}
+CELL = RESULT | {"row": str, "column": str, "seed": int}
+
 
 def read_results(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
     """The results of a table, from one or more `results.json`: more seeds, rows or columns.
@@ -62,15 +71,41 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} has schema {data.get('schema')!r}, not {SCHEMA!r}: give the results.json of "
             "a table that ban-hf reproduce has written."
         )
+    _hold(path, data, TABLE)
     try:
-        for entry in data["entries"]:
-            if entry["test"][data["metric"]] is not None:
-                item_losses(entry, data["labels"])
-            if missing := {"row", "column", "seed", "code"} - entry.keys():
-                raise ValueError(f"an entry has no {', '.join(sorted(missing))}")
+        names = [{one["name"] for one in data[part]} for part in ("rows", "columns")]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: a row or a column has no name.") from error
+    for entry in data["entries"]:
+        hold_entry(path, entry, data["metric"], data.get("labels"), CELL)
+        if entry["row"] not in names[0] or entry["column"] not in names[1]:
+            cell = f"row {entry['row']!r}, column {entry['column']!r}"
+            raise ValueError(
+                f"{path} is damaged: it has an entry of {cell}, which it does not name."
+            )
+    return data
+
+
+def hold_entry(
+    path: Path, entry: Any, metric: str, labels: str | None, kinds: Mapping[str, type]
+) -> None:
+    """Hold that what was measured of a network is whole.
+
+    Raises:
+        ValueError: naming the file, and what in it is missing or cannot be read.
+    """
+    _hold(path, entry, kinds)
+    try:
+        if entry["test"][metric] is not None:
+            item_losses(entry, labels)
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-    return data
+
+
+def _hold(path: Path, data: Any, kinds: Mapping[str, type]) -> None:
+    for name, kind in kinds.items():
+        if not (isinstance(data, dict) and isinstance(data.get(name), kind)):
+            raise ValueError(f"{path} is damaged: {name} is missing, or not what it must be.")
 
 
 def _check_alike(tables: Mapping[str, Results]) -> None:

@@ -1,46 +1,58 @@
 """How large the networks of a table are, beside what the paper says of them, as Markdown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ban_hf.report import MISSING, table
 
 Told = tuple[str, ...]  # a network and what else is known of it, a cell each
+Line = dict[str, Any]
 
 
-def size_table(
-    headings: Iterable[str],
-    rows: Iterable[tuple[Mapping[str, Any], Iterable[tuple[Mapping[str, Any], Told]]]],
-) -> str:
-    """A line for each network of a row, with the columns that train it.
+def compared(
+    row: Mapping[str, Any], columns: Iterable[tuple[Mapping[str, Any], Told]]
+) -> list[Line]:
+    """The networks of a row, each with the columns that train it.
 
     Args:
-        headings: of what is told of a network.
-        rows: with `sizes`, parameters by column at the paper's size, `paper_parameters`, those of
-            the paper in millions, and the columns, each with what is told of its network.
+        row: with `sizes`, parameters by column at the paper's size, and `paper_parameters`, those
+            of the paper in millions.
+        columns: each with what is told of its network.
 
     Returns:
-        The table; "" without a line.
+        Of each network `row`, `columns` (headings), `told`, `parameters` and `paper_millions`,
+        None where they are not known.
     """
-    lines = [line for row, columns in rows for line in _lines(row, columns)]
-    size = ("at the paper's size, millions", "the paper's", "difference %")
-    return table(["network", "columns", *headings, *size], lines) if lines else ""
-
-
-def _lines(
-    row: Mapping[str, Any], columns: Iterable[tuple[Mapping[str, Any], Told]]
-) -> Iterable[list[str]]:
     papers, sizes = row.get("paper_parameters") or {}, row.get("sizes") or {}
     groups: dict[tuple[Told, int | None], list[Mapping[str, Any]]] = {}
     for column, told in columns:
         groups.setdefault((told, sizes.get(column["name"])), []).append(column)
+    lines = []
     for (told, size), alike in groups.items():
-        known = (papers.get(column["name"]) for column in alike)
-        theirs = next((count for count in known if count is not None), None)
+        theirs = (papers.get(column["name"]) for column in alike)
+        lines.append(
+            {
+                "row": row["heading"],
+                "columns": [column["heading"] for column in alike],
+                "told": told,
+                "parameters": size,
+                "paper_millions": next((count for count in theirs if count is not None), None),
+            }
+        )
+    return lines
+
+
+def size_table(told: Sequence[str], lines: Iterable[Line]) -> str:
+    """Lines of `compared`, under headings of what they tell; "" without a line."""
+    cells = []
+    for line in lines:
+        size, theirs = line["parameters"], line["paper_millions"]
         ours = MISSING if size is None else f"{size / 1e6:.2f}"
         by = MISSING if size is None or not theirs else f"{size / 1e4 / theirs - 100:+.1f}"
-        headings = ", ".join(column["heading"] for column in alike)
-        yield [row["heading"], headings, *told, ours, str(theirs or MISSING), by]
+        known = [*line["told"], ours, str(theirs or MISSING), by]
+        cells.append([line["row"], ", ".join(line["columns"]), *known])
+    size_headings = ("at the paper's size, millions", "the paper's", "difference %")
+    return table(["network", "columns", *told, *size_headings], cells) if cells else ""
 
 
 def named(network: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 from ban_hf.lineage import read_json
 from ban_hf.paper.job_cards import write_cards
 from ban_hf.paper.jobs import Job, in_order
-from ban_hf.paper.merging import SCHEMA
+from ban_hf.paper.merging import RESULT, SCHEMA, hold_entry
 from ban_hf.paper.networks import RESULTS
-from ban_hf.paper.parameters import named, notes, size_table
+from ban_hf.paper.parameters import Line, compared, named, notes, size_table
 from ban_hf.paper.queue import JOBS, JobsFailed, do_all, is_done
 from ban_hf.paper.table_report import write_table_report
 from ban_hf.paper.tables import Table
@@ -72,27 +72,20 @@ class Reproduction:
         """The jobs that are not done."""
         return [job for job in self.jobs if not is_done(job, self.output_dir)]
 
-    def sizes(self) -> str:
-        """The networks of the rows, their parameters beside the paper's, as Markdown."""
-        rows = []
-        for row in map(self.row, self.rows):
-            jobs = (
-                (column, self.cells[row["name"], column, self.seeds[0]]) for column in self.columns
-            )
-            trained = [
-                (_column(column, self.table.columns[column]), (named(job.arguments["network"]),))
-                for column, job in jobs
+    def sizes(self) -> tuple[list[Line], str]:
+        """The networks of the rows, their parameters beside the paper's; and that as Markdown."""
+        rows, lines = list(map(self.row, self.rows)), []
+        for row in rows:
+            jobs = {name: self.cells[row["name"], name, self.seeds[0]] for name in self.columns}
+            trained = (
+                (_column(name, self.table.columns[name]), (named(job.arguments["network"]),))
+                for name, job in jobs.items()
                 if not job.members
-            ]
-            rows.append((row, trained))
-        heading = f"network at the budget `{self.table.budget}`"
-        title = f"## {self.table.spec['source']}"
-        parts = [
-            title,
-            size_table([heading], rows),
-            notes(self.table.spec, [row for row, _ in rows]),
-        ]
-        return "\n\n".join(part for part in parts if part)
+            )
+            lines += compared(row, trained)
+        spec, heading = self.table.spec, f"network at the budget `{self.table.budget}`"
+        parts = [f"## {spec['source']}", size_table([heading], lines), notes(spec, rows)]
+        return lines, "\n\n".join(part for part in parts if part)
 
     def run(self, command: str, workers: int | None = None) -> Results:
         """Do what is missing and write the report; what it says.
@@ -106,10 +99,14 @@ class Reproduction:
         """
         try:
             do_all(self.jobs, self.output_dir, workers)
-        except JobsFailed:
-            if any(is_done(job, self.output_dir) for job in self.cells.values()):
+        except JobsFailed as failed:
+            if not any(is_done(job, self.output_dir) for job in self.cells.values()):
+                raise
+            try:
                 self._write(command)
-            raise
+            except (OSError, ValueError) as error:
+                raise JobsFailed(f"{failed} Nor could what is done be reported: {error}") from error
+            raise JobsFailed(f"{failed} A report of what is done: {self.folder}") from failed
         return self._write(command)
 
     def _write(self, command: str) -> Results:
@@ -167,6 +164,11 @@ class Reproduction:
         found = read_json(path)
         if found.get("job") != job.name:
             raise ValueError(f"{path} is of another job: delete it, and give the command again.")
+        kinds = RESULT | {"log": list, "hardware": str, "versions": dict}
+        try:
+            hold_entry(path, found, self.table.spec["metric"], found.get("labels"), kinds)
+        except ValueError as error:
+            raise ValueError(f"{error} Delete it, and give the command again.") from error
         return found
 
     def row(self, name: str) -> dict[str, Any]:
@@ -186,7 +188,9 @@ def _by_name(log: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]
     """A log as a list for each name, an item an epoch, to four digits: a third of the space."""
     names = dict.fromkeys(name for epoch in log for name in epoch)
     return {
-        name: [float(f"{epoch[name]:.4g}") if name in epoch else None for epoch in log]
+        name: [
+            None if (value := epoch.get(name)) is None else float(f"{value:.4g}") for epoch in log
+        ]
         for name in names
     }
 

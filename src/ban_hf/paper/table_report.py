@@ -14,18 +14,18 @@ from typing import Any
 from ban_hf.lineage import as_json
 from ban_hf.paper.claims import interval_of, verdicts
 from ban_hf.paper.figures import PICTURES, write_figures
-from ban_hf.paper.parameters import named, notes, size_table
+from ban_hf.paper.parameters import compared, named, notes, size_table
 from ban_hf.paper.statistics import interval, measured, paired_difference
 from ban_hf.report import MISSING, cell, table
 from ban_hf.results import MEASURES, Results, mean_of, spread
 
 HOW_SURE = (
-    "Each verdict follows from the figures by a rule that was there before them. A difference is "
-    "shown where its whole 95 % interval lies on one side of 0, and in more than one seed: of one "
-    "alone nobody knows what another would do. What is not shown is not thereby disproved: that a "
-    "part explains a gain, or that gains saturate, means that no more than it is shown. Of many "
-    "such intervals some miss by chance, and with two or three seeds the part of an interval that "
-    "is over seeds is rough. A seed without a finite value is in none of them."
+    "Each verdict follows from the figures by a fixed rule. A difference is shown where its whole "
+    "95 % interval lies on one side of 0, and in more than one seed: of one alone nobody knows "
+    "what another would do. What is not shown is not thereby disproved: that a part explains a "
+    "gain, or that gains saturate, means that no more than it is shown. Of many such intervals "
+    "some miss by chance, and with two or three seeds the part of an interval that is over seeds "
+    "is rough. A seed without a finite value is in none of them."
 )
 
 
@@ -144,7 +144,7 @@ def _beyond(results: Results) -> str:
 
 
 def _not_measured(results: Results) -> str:
-    """What the seeds leave open of the paper's figures and of columns that any row has, by row."""
+    """What the seeds leave open of what was asked for, by row."""
     lines = []
     for row in results["rows"]:
         gaps = [gap for column in results["columns"] if (gap := _gap(results, row, column))]
@@ -154,12 +154,13 @@ def _not_measured(results: Results) -> str:
 
 
 def _gap(results: Results, row: Any, column: Any) -> str:
-    entries = [entry for entry in results["entries"] if entry["column"] == column["name"]]
-    there = {entry["seed"] for entry in entries if entry["row"] == row["name"]}
+    there = {
+        entry["seed"]
+        for entry in results["entries"]
+        if (entry["row"], entry["column"]) == (row["name"], column["name"])
+    }
     diverged = there - measured(results, row["name"], column["name"]).keys()
-    has_figure = (row.get("paper") or {}).get(column["name"]) is not None
-    is_expected = there or (has_figure if column["in_paper"] else entries)
-    absent = set(results["seeds"]) - there if is_expected else set()
+    absent = set(results["seeds"]) - there
     parts = []
     if absent:
         is_all = len(absent) == len(results["seeds"])
@@ -215,7 +216,7 @@ def _difference(results: Results, row: str, column: str, base: str) -> list[str]
 
 def _parameters(results: Results) -> str:
     """Of each row, the networks that differ: what they train here, and at the paper's size."""
-    rows = []
+    lines = []
     for row in results["rows"]:
         trained = []
         for column in results["columns"]:
@@ -225,8 +226,8 @@ def _parameters(results: Results) -> str:
                 args = ((entry.get("configuration") or {}).get("network") or {}).get("args")
                 network = named({"name": entry["network"], "args": args})
                 trained.append((column, (network, f"{entry['parameters']['trainable']:,}")))
-        rows.append((row, trained))
-    return size_table(["network here", "parameters trained"], rows)
+        lines += compared(row, trained)
+    return size_table(["network here", "parameters trained"], lines)
 
 
 def _section(heading: str, body: str) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.generation import generation_seed
+from ban_hf.models.cifar_networks import is_cifar_name
 from ban_hf.paper.jobs import Job
 from ban_hf.paper.sizes import CLASSES, count_parameters
 from ban_hf.paper.table_file import TRAINING, choose, read_table
@@ -68,8 +69,8 @@ class Table:
 
     def columns_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The columns, as a row has them."""
-        own = row.get("columns") or {}
-        return {name: column | (own.get(name) or {}) for name, column in self.columns.items()}
+        own = row.get("columns", {})
+        return {name: column | own.get(name, {}) for name, column in self.columns.items()}
 
     def choose_rows(self, names: Sequence[str]) -> list[str]:
         """The rows of these names; all where none is given."""
@@ -105,7 +106,7 @@ class Table:
         spec = self.columns_of(self.rows[row])[column]
 
         def needed(key: str) -> tuple[Job, ...]:
-            names = spec.get(key) or []
+            names = spec.get(key, [])
             names = [names] if isinstance(names, str) else names
             return tuple(self._job(row, name, seed, (*above, column)) for name in names)
 
@@ -116,26 +117,34 @@ class Table:
         network = self._network(spec.get("network") or self.rows[row]["network"])
         own = {name: value for name, value in spec.items() if name in TRAINING}
         training = {"objective": "kd"} | self._part("training") | network.pop("training", {}) | own
-        for name, factor in (spec.get("scale") or {}).items():
-            training[choose("scale", name, training)] *= factor
+        for name, factor in spec.get("scale", {}).items():
+            if not isinstance(training.get(name), int | float):
+                raise ValueError(
+                    f"{self.name}: column {column!r}: scale: {name} is no number here."
+                )
+            training[name] *= factor
         draw = spec.get("draw", 1 if teachers else 0)
         training["seed"] = generation_seed(seed, draw)
         share_ends = bool(spec.get("share_ends"))
-        if share_ends and len(teachers) != 1:
-            raise ValueError(f"{self.name}: column {column!r}: share_ends needs one teacher.")
+        both = [network["name"], *(job.arguments["network"]["name"] for job in teachers)]
+        if share_ends and not (len(teachers) == 1 and all(map(is_cifar_name, both))):
+            raise ValueError(
+                f"{self.name}: column {column!r}: share_ends needs one teacher, and both of our "
+                f"CIFAR networks; these are {', '.join(both)}."
+            )
         own = {"network": network, "training": training, "share_ends": share_ends}
         return Job(common | own, teachers)
 
     def _part(self, name: str) -> dict[str, Any]:
         """A part of the file, as the budget has it."""
-        return {**self.spec[name], **(self._budget.get(name) or {})}
+        return {**self.spec[name], **self._budget.get(name, {})}
 
     def _network(self, name: str) -> dict[str, Any]:
         """`name` and `args` of a network, and fields of `training`, as the budget has them."""
         sizes = self.spec["networks"][choose("network", name, self.spec["networks"])]
         found = sizes.get(self.budget, sizes["paper"])
         found = {"name": found} if isinstance(found, str) else dict(found)
-        found["args"] = (self._budget.get("network") or {}) | (found.get("args") or {})
+        found["args"] = self._budget.get("network", {}) | found.get("args", {})
         return found
 
     @cached_property
@@ -168,7 +177,7 @@ class Table:
         changes = []
         for part in ("dataset", "training", "network"):
             standard = self.spec.get(part) or {}
-            for name, value in (self._budget.get(part) or {}).items():
+            for name, value in self._budget.get(part, {}).items():
                 was = f" (budget paper: {standard[name]})" if name in standard else ""
                 changes.append(f"{WORDS.get(name, name.replace('_', ' '))} {value}{was}")
         own = [
@@ -178,7 +187,7 @@ class Table:
             changes.append("smaller networks")
         for found in own:
             if not isinstance(found, str) and "training" in found:  # beside its size
-                settings = (found.get("args") or {}) | found["training"]
+                settings = found.get("args", {}) | found["training"]
                 said = ", ".join(f"{name} {value}" for name, value in settings.items())
                 changes.append(f"{found['name']} with {said}")
         return "; ".join(changes)
