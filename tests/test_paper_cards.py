@@ -5,6 +5,7 @@ import re
 
 from huggingface_hub import ModelCard
 
+from ban_hf import cards
 from ban_hf.cli import main
 
 
@@ -35,6 +36,9 @@ def test_a_card_tells_what_was_measured_of_a_network_and_its_teachers(tmp_path):
     teacher = next((tmp_path / "jobs").glob("*-kd-*"))
     assert re.search(r"taught by \*\*generation 1\*\*, in `[\w+-]+-kd-\w{12}/network`", card.text)
     assert str(teacher.parents[1]) not in card.text
+    # What is published of it says the same.
+    own = next((tmp_path / "jobs").glob(f"{card.data.model_name.removesuffix('-gen2')}/network"))
+    assert cards.card(own).data.eval_results == card.data.eval_results
 
 
 def test_a_card_says_that_a_network_has_the_ends_of_its_teacher(tmp_path):

@@ -15,7 +15,7 @@ from tiny import distance
 from ban_hf import BANTrainingArguments, BornAgainEnsemble, load_images, train_generations
 from ban_hf.data import load_text
 from ban_hf.heads import load_classifier
-from ban_hf.lineage import RECORD, Record
+from ban_hf.lineage import LOG, RECORD, Record
 from ban_hf.measurement import ImageTest, TextTest
 from ban_hf.paper import networks
 from ban_hf.paper.jobs import Job, in_order
@@ -283,7 +283,7 @@ def test_a_job_killed_again_and_again_gives_the_same_results(
     assert not (tmp_path / "killed" / job.name / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("function", ["_test", "write_json"])
+@pytest.mark.parametrize("function", ["_compact_log", "write_json"])
 def test_a_job_killed_when_its_network_stands_does_not_train_it_again(
     function, home, tmp_path, monkeypatch
 ):
@@ -291,7 +291,7 @@ def test_a_job_killed_when_its_network_stands_does_not_train_it_again(
     made(home, job)
 
     def killed(first, *others):
-        if function == "_test" or first.name == "results.json":
+        if function == "_compact_log" or first.name == "results.json":
             raise Killed
         return original(first, *others)
 
@@ -305,6 +305,45 @@ def test_a_job_killed_when_its_network_stands_does_not_train_it_again(
     made(tmp_path, job)
     assert identities(tmp_path / job.name / "network") == before
     assert written(tmp_path, [job]) == written(home, [job])
+
+
+def test_a_job_killed_while_it_is_measured_goes_on_from_its_last_checkpoint(
+    home, tmp_path, monkeypatch
+):
+    job = RESIDUAL[0].job(RESIDUAL[1], "teacher", 1)
+    made(home, job)
+
+    def killed(test, members):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(networks, "_measured", killed)
+        with pytest.raises(Killed):
+            made(tmp_path, job)
+    assert not (tmp_path / job.name / "network").exists()
+    made(tmp_path, job)
+    training = record(tmp_path, job).training
+    assert training["resumed_from"] == f"checkpoint-{training['steps']}"
+    assert written(tmp_path, [job]) == written(home, [job])
+
+
+@pytest.mark.parametrize(("table", "row"), [(IMAGES, "densenet-80-80"), (TEXTS, "lstm")])
+def test_a_record_has_what_was_measured(table, row, home):
+    job = table.job(row, "teacher", 1)
+    made(home, job)
+    test = results(home, job)["test"]
+    metrics = record(home, job).metrics
+    assert {m["name"]: m["value"] for m in metrics} == {k: test[k] for k in test if k != "n"}
+    assert {(m["split"], m["n"], m["higher_is_better"]) for m in metrics} == {
+        ("test", test["n"], False)
+    }
+
+
+def test_what_a_log_has_no_finite_value_of_is_left_out(tmp_path):
+    """A perplexity that overflowed is null in JSON."""
+    log = [{"epoch": 1, "loss": 2.5}, {"epoch": 1, "eval_perplexity": None, "eval_loss": 800.0}]
+    (tmp_path / LOG).write_text(json.dumps(log), "utf-8")
+    assert networks._compact_log(tmp_path) == [{"epoch": 1, "loss": 2.5, "eval_loss": 800.0}]
 
 
 def test_the_log_has_a_line_an_epoch_and_ends_as_the_validation(home):

@@ -1,7 +1,4 @@
-"""The model cards of a table's networks.
-
-A job's record is made with its weights, its results after that: a card is made of both.
-"""
+"""The model cards of a table's networks."""
 
 import shutil
 from collections.abc import Mapping
@@ -12,7 +9,7 @@ from typing import Any
 from ban_hf.lineage import RECORD, Record, read_json
 from ban_hf.model_card import render_card
 from ban_hf.paper.jobs import Job
-from ban_hf.paper.networks import NETWORK, RESULTS
+from ban_hf.paper.networks import NETWORK
 
 TASKS = {"image": "image-classification", "text": "text-generation"}
 
@@ -33,11 +30,11 @@ def write_cards(jobs: Mapping[tuple[str, str], Job], home: Path, folder: Path) -
     for (row, column), job in jobs.items():
         if not _has_chain(job):
             continue
-        chain = [home / one.name for one in _chain(job)]
-        if not all((made / NETWORK / RECORD).is_file() for made in chain):
+        chain = [home / one.name / NETWORK for one in _chain(job)]
+        if not all((network / RECORD).is_file() for network in chain):
             continue
-        records = [_record(made) for made in chain]
-        ours = "auto_map" in read_json(home / job.name / NETWORK / "config.json")
+        records = [_record(network) for network in chain]
+        ours = "auto_map" in read_json(chain[-1] / "config.json")
         card = render_card(
             records[-1],
             family=records,
@@ -59,18 +56,11 @@ def _chain(job: Job) -> list[Job]:
     return [*(before for teacher in job.teachers for before in _chain(teacher)), job]
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    """The record of a network, with what was measured of it, and without when and how fast.
+def _record(network: Path) -> dict[str, Any]:
+    """The record of a network without when and how fast it was made.
 
-    So the same jobs give the same cards, whenever they were made and however often killed.
+    So the same jobs give the same cards, however often they were killed.
     """
-    results = read_json(folder / RESULTS)
-    record = Record.read(folder / NETWORK)
-    record.architecture["shared_ends"] = results["configuration"]["share_ends"]
-    record.metrics = [
-        {"name": name, "value": value, "split": "test", "n": results["test"]["n"]}
-        for name, value in results["test"].items()
-        if name != "n"
-    ]
+    record = Record.read(network)
     record.training.pop("seconds", None)
     return asdict(record) | {"created": None}

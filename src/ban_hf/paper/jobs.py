@@ -29,8 +29,8 @@ class Job:
 
     Attributes:
         arguments: plain data: `task`, `dataset`, `network` (`name`, `args`), `training` (fields of
-            `BANTrainingArguments`, with its `seed`), `share_ends`; of an ensemble `task`,
-            `dataset` and `evaluation`.
+            `BANTrainingArguments`, with its `seed`), `share_ends`; of an ensemble `task` and
+            `dataset` alone.
         teachers: what it learns from: nothing (labels alone), a network, or several, whose mean
             prediction it then learns.
         members: of an ensemble, which is not trained.

@@ -30,7 +30,7 @@ from ban_hf.facts import (
 )
 from ban_hf.generation import train_to_end
 from ban_hf.heads import load_classifier
-from ban_hf.lineage import LOG, Record, reference, sha256_of_json, write_json
+from ban_hf.lineage import LOG, RECORD, Record, reference, sha256_of_json, write_json
 from ban_hf.measurement import ImageTest, TextTest
 from ban_hf.metrics import reliability_sums
 from ban_hf.models import share_ends
@@ -78,11 +78,19 @@ def _train(job: Job, home: Path, cache: Path | None) -> dict[str, Any]:
     """Train a job's network, unless it stands there; its results."""
     folder = home / job.name
     args, task = _begin(job, folder, cache)
-    network = folder / NETWORK
-    if not (network / "lineage.json").is_file():
-        _train_network(job, home, args, task)
-    model = load_classifier(network)
-    test = _test(task)
+    network, test = folder / NETWORK, _test(task)
+    if (network / RECORD).is_file():  # killed before its results were written
+        model = load_classifier(network)
+        measured = _measured(test, [test.predict(model)])
+    else:
+        partial = folder / "checkpoints" / "finished"
+        record = _train_network(job, home, args, task, partial)
+        model = load_classifier(partial)
+        measured = _measured(test, [test.predict(model)])
+        record.metrics = _as_metrics(measured["test"])
+        record.write(partial)
+        os.replace(partial, network)  # whole or not at all
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     log = _compact_log(network)
     frozen = model.network.ends if job.arguments["share_ends"] else ()
     return {
@@ -91,7 +99,7 @@ def _train(job: Job, home: Path, cache: Path | None) -> dict[str, Any]:
         "train_loss": _last(log, "label_loss", "loss"),
         "validation": {test.metric: _last(log, f"eval_{test.metric}")},
         "log": log,
-    } | _measured(test, [test.predict(model)])
+    } | measured
 
 
 def _begin(
@@ -135,10 +143,9 @@ def _load_once(task: str, dataset: tuple[tuple[str, Any], ...]) -> ImageSplits |
 
 
 def _train_network(
-    job: Job, home: Path, args: BANTrainingArguments, task: Mapping[str, Any]
-) -> None:
-    """Train and put `network/` in place, whole or not at all."""
-    folder = home / job.name
+    job: Job, home: Path, args: BANTrainingArguments, task: Mapping[str, Any], folder: Path
+) -> Record:
+    """Train and save into a folder, which then lacks the record alone: here it is."""
     set_seed(args.seed)
     model = task["model_init"](0)
     init_sha256 = weights_digest(model)
@@ -159,15 +166,12 @@ def _train_network(
     record.training |= train_to_end(trainer)
     record.seed = {"seed": args.seed, "init_sha256": init_sha256}
     record.seed["trained_sha256"] = weights_digest(trainer.model)
-    partial = folder / "checkpoints" / "finished"
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-    trainer.save_model(str(partial))
-    (partial / "training_args.bin").unlink()  # a pickle, with paths of this machine
-    write_json(partial / LOG, trainer.state.log_history)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
+    trainer.save_model(str(folder))
+    (folder / "training_args.bin").unlink()  # a pickle, with paths of this machine
+    write_json(folder / LOG, trainer.state.log_history)
     record.data = {"source": _load(job).source, "train": describe_data(task["train_dataset"])}
-    record.write(partial)
-    os.replace(partial, folder / NETWORK)
-    shutil.rmtree(folder / "checkpoints")
+    return record
 
 
 def _teacher(job: Job, home: Path) -> Any:
@@ -189,6 +193,8 @@ def _record(job: Job, home: Path, trainer: BANTrainer) -> Record:
         names = ("temperature", "teacher_weight", "label_weight")
         record.objective = {"name": args.objective} | {n: getattr(args, n) for n in names}
     record.architecture = architecture(trainer.model)
+    if job.arguments["share_ends"]:
+        record.architecture["shared_ends"] = True
     arguments = canonical_arguments(args)
     record.training = {"arguments": arguments, "arguments_sha256": sha256_of_json(arguments)}
     return record
@@ -238,11 +244,18 @@ def _measured(test: ImageTest | TextTest, members: Sequence[Any]) -> dict[str, A
     }
 
 
+def _as_metrics(test: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The test metrics as a record has them; lower is better of them all."""
+    about = {"split": "test", "n": test["n"], "higher_is_better": False}
+    return [{"name": name, "value": test[name]} | about for name in test if name != "n"]
+
+
 def _compact_log(network: Path) -> list[dict[str, float]]:
     """The log of a training, a mapping an epoch, numbers to six digits."""
     epochs: dict[float, dict[str, float]] = {}
     for line in json.loads((network / LOG).read_text("utf-8")):
-        kept = {name: float(f"{line[name]:.6g}") for name in LOGGED if name in line}
+        known = {name: line[name] for name in LOGGED if line.get(name) is not None}
+        kept = {name: float(f"{value:.6g}") for name, value in known.items()}
         if kept:
             epochs.setdefault(line["epoch"], {"epoch": line["epoch"]}).update(kept)
     return [epochs[epoch] for epoch in sorted(epochs)]
