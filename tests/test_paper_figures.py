@@ -219,6 +219,17 @@ def test_ensembles_are_two_lines_by_size():
     assert "born-again and label-trained" in caption
 
 
+def test_values_of_lines_that_cross_are_written_on_the_outside():
+    results = table()
+    for entry in results["entries"]:
+        if entry["column"] == "ens2":
+            entry["test"]["error"] += 4
+    figure, _ = draw_ensembles(View(results), ["a"])
+    written = {text.get_text(): text.xyann[1] > 0 for text in figure.axes[0].texts if text.xyann}
+    outside = {"78.50": False, "81.00": True, "79.50": True, "77.00": False}
+    assert {text: written[text] for text in outside} == outside
+
+
 def test_the_ablation_is_of_differences_within_a_seed():
     figure, _ = draw_ablation(View(table()), ["a"])
     (axes,) = figure.axes

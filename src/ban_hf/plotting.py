@@ -51,6 +51,7 @@ class Series:
     places: list[float]
     values: list[Any]  # of the leading metric: errors or perplexities
     value_offset: tuple[int, int] = (0, 9)  # of the written values, in points
+    value_offsets: list[tuple[int, int]] | None = None  # where they differ from place to place
     line: str = "-"
     width: float = 2  # of the line
 
@@ -208,22 +209,23 @@ def write_values(axes: Axes, series: Series) -> None:
 
 def _offsets(axes: Axes, series: Series) -> list[tuple[int, int]]:
     """Where each value is written, in points from its marker: beside or opposite a steep line."""
-    right, up = series.value_offset
     axes.autoscale_view()
     points = axes.transData.transform(list(zip(series.places, series.means, strict=True)))
 
-    def slope(here: Any, there: Any) -> float:
-        return float((there[1] - here[1]) * math.copysign(1, up) / abs(there[0] - here[0]))
+    def slope(here: int, there: int, up: int) -> float:
+        if not 0 <= there < len(points):
+            return -math.inf
+        (x, y), (x_there, y_there) = points[here], points[there]
+        return float((y_there - y) * math.copysign(1, up) / abs(x_there - x))
 
-    pairs = list(itertools.pairwise(points))
-    before = [-math.inf, *(slope(b, a) for a, b in pairs)]
-    after = [*(slope(a, b) for a, b in pairs), -math.inf]
-    return [
-        (0, -up - TEXT_HEIGHT)
-        if max(left, out) > STEEP and min(left, out) > SLIGHT
-        else (right or 6 * ((left > STEEP) - (out > STEEP)), up)
-        for left, out in zip(before, after, strict=True)
-    ]
+    offsets = []
+    for k, (right, up) in enumerate(series.value_offsets or [series.value_offset] * len(points)):
+        left, out = slope(k, k - 1, up), slope(k, k + 1, up)
+        if max(left, out) > STEEP and min(left, out) > SLIGHT:
+            offsets.append((0, -up - TEXT_HEIGHT))
+        else:
+            offsets.append((right or 6 * ((left > STEEP) - (out > STEEP)), up))
+    return offsets
 
 
 def _draw_first_teacher(axes: Axes, results: Results) -> list[Label]:

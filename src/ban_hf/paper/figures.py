@@ -6,7 +6,6 @@ what it takes.
 """
 
 import itertools
-import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -156,9 +155,13 @@ def _series_of(
         style = {"line": ":" if k else "-", "width": 2 if is_ours else 1.2}
         drawn.append(series(name, look if is_ours else (GREY, look[1]), values, **style))
     drawn = [one for one in drawn if len(one.places) > 1]
-    for one in drawn:  # the upper one of two lines is written above, the lower one below
-        is_lower = statistics.fmean(one.means) < max(statistics.fmean(s.means) for s in drawn)
-        one.value_offset = BELOW if is_lower else ABOVE
+    highest: dict[int, float] = {}  # of the lines' means at a place
+    for one in drawn:
+        for place, mean in zip(map(round, one.places), one.means, strict=True):
+            highest[place] = max(mean, highest.get(place, mean))
+    for one in drawn:  # at each place the upper value is written above, the lower one below
+        means = zip(map(round, one.places), one.means, strict=True)
+        one.value_offsets = [BELOW if mean < highest[place] else ABOVE for place, mean in means]
     return drawn
 
 
