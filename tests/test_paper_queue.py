@@ -57,12 +57,19 @@ def write(folder: Path, **changes) -> Path:
     return folder
 
 
+#: A shell lets what it runs in the background ignore interrupts, and so all that this begins.
+PROGRAM = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from ban_hf.cli import main; sys.exit(main())"
+)
+
+
 @contextlib.contextmanager
 def started(folder: Path) -> Iterator[subprocess.Popen]:
     """The command at work in a process group of its own, which does not outlive the test."""
     with (folder / "said.txt").open("a") as said:
         process = subprocess.Popen(
-            [sys.executable, "-c", "import sys, ban_hf.cli as c; sys.exit(c.main())", *COMMAND],
+            [sys.executable, "-c", PROGRAM, *COMMAND],
             cwd=folder,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=said,
