@@ -164,8 +164,8 @@ def reproduce(args: argparse.Namespace) -> Answer:
     if args.plan:
         return Answer(plan, "\n".join([textwrap.fill(line, 79), *plan["missing"]]))
     print(textwrap.fill(line, 79), file=sys.stderr)
-    results = asked.run(shlex.join(["ban-hf", *args.words]), args.workers)
-    return Answer(dict(results), f"{markdown(results)}\nThe report, with pictures: {asked.folder}")
+    results, text = asked.run(shlex.join(["ban-hf", *args.words]), args.workers)
+    return Answer(dict(results), f"{text}\nThe report, with pictures: {asked.folder}")
 
 
 def report(args: argparse.Namespace) -> Answer:
@@ -173,9 +173,9 @@ def report(args: argparse.Namespace) -> Answer:
     kinds = [read_json(Path(path)).get("schema") for path in args.results]
     if all(kind == SCHEMA for kind in kinds):
         results = read_results(args.results)
-        if args.output_dir is not None:
-            write_table_report(results, args.output_dir)
-        return Answer(results, markdown(results))
+        if args.output_dir is None:
+            return Answer(results, markdown(results))
+        return Answer(results, write_table_report(results, args.output_dir))
     if any(kind is not None for kind in kinds):
         raise ValueError(
             f"results have schemas {', '.join(sorted(set(map(str, kinds))))}: give those of tables "

@@ -87,8 +87,8 @@ class Reproduction:
         parts = [f"## {spec['source']}", size_table([heading], lines), notes(spec, rows)]
         return lines, "\n\n".join(part for part in parts if part)
 
-    def run(self, command: str, workers: int | None = None) -> Results:
-        """Do what is missing and write the report; what it says.
+    def run(self, command: str, workers: int | None = None) -> tuple[Results, str]:
+        """Do what is missing and write the report; the results, and what it says.
 
         Args:
             command: how this was started, for the report.
@@ -109,17 +109,17 @@ class Reproduction:
             raise JobsFailed(f"{failed} A report of what is done: {self.folder}") from failed
         return self._write(command)
 
-    def _write(self, command: str) -> Results:
+    def _write(self, command: str) -> tuple[Results, str]:
         """The report of what is done, and the cards of the first seed's networks."""
         results = self.gather(command)
-        write_table_report(results, self.folder)
+        text = write_table_report(results, self.folder)
         jobs = {
             (row, column): job
             for (row, column, seed), job in self.cells.items()
             if seed == self.seeds[0] and is_done(job, self.output_dir)
         }
         write_cards(jobs, self.output_dir / JOBS, self.folder / CARDS)
-        return results
+        return results, text
 
     def gather(self, command: str) -> dict[str, Any]:
         """The results of what is done; their form is that of `results.json` of a table.

@@ -29,8 +29,12 @@ HOW_SURE = (
 )
 
 
-def write_table_report(results: Results, folder: str | os.PathLike[str]) -> None:
-    """Write `results.json`, the figures and `report.md`, each whole or not at all."""
+def write_table_report(results: Results, folder: str | os.PathLike[str]) -> str:
+    """Write `results.json`, the figures and `report.md`, each whole or not at all.
+
+    Returns:
+        The report without the figures, as a terminal shows it.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "results.json", _as_text(results))
@@ -40,7 +44,9 @@ def write_table_report(results: Results, folder: str | os.PathLike[str]) -> None
         for path in (folder / f"{name}.png", *folder.glob(f"{name}-*.png")):
             if path.name not in drawn:
                 path.unlink(missing_ok=True)
-    _write(folder / "report.md", markdown(results, figures))
+    text = markdown(results)
+    _write(folder / "report.md", text + _pictures(figures))
+    return text
 
 
 def _write(path: Path, text: str) -> None:
@@ -65,7 +71,6 @@ def markdown(results: Results, figures: Sequence[tuple[str, str]] = ()) -> str:
         figures: file name and caption of each picture that stands beside it.
     """
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    pictures = [f"![{_alt(name)}]({name})\n\n{caption}" for name, caption in figures]
     parts = [
         f"# {results['title']}",
         _what_was_run(results),
@@ -76,9 +81,14 @@ def markdown(results: Results, figures: Sequence[tuple[str, str]] = ()) -> str:
         _section("Beyond the paper", _beyond(results)),
         _section("Each column", _details(results)),
         _section("Parameters", _parameters(results)),
-        _section("Figures", "\n\n".join(pictures)),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n" + _pictures(figures)
+
+
+def _pictures(figures: Sequence[tuple[str, str]]) -> str:
+    """The end of the report, where pictures stand beside it."""
+    shown = "\n\n".join(f"![{_alt(name)}]({name})\n\n{caption}" for name, caption in figures)
+    return f"\n{_section('Figures', shown)}\n" if shown else ""
 
 
 def _what_was_run(results: Results) -> str:
