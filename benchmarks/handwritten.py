@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ban_hf.precision import computes_bfloat16
+from ban_hf.training.performance import computes_bfloat16
 from benchmarks.timing import Clock
 from benchmarks.trainers import LEARNING_RATE, MOMENTUM, WARM_UP, kl_divergence
 from benchmarks.workloads import Workload, batches

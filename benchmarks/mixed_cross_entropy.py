@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ban_hf.comparison import mixed_cross_entropy
 from ban_hf.objectives import kd
+from ban_hf.training.comparison import mixed_cross_entropy
 from benchmarks import report
 from benchmarks.timing import PeakMemory, Times, in_fresh_process, interleave, median, ratio, timed
 

@@ -12,8 +12,8 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 
-from ban_hf.facts import hardware, versions
-from ban_hf.precision import computes_bfloat16
+from ban_hf.lineage.environment import hardware, versions
+from ban_hf.training.performance import computes_bfloat16
 
 matplotlib.use("Agg")
 RESULTS = Path(__file__).parent / "results"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.same_error results/cifar100_cpu results/cifar100_cpu_fast
 
-Nothing is trained: the folders are what `python -m ban_hf.aggregate` made of finished runs, with
+Nothing is trained: the folders are what `ban_hf.reports.aggregate` made of finished runs, with
 the seeds' own results beside it, `seed-1.json` and so on. The second is the fast one.
 """
 

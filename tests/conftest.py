@@ -20,10 +20,11 @@ import family
 import pytest
 import torch
 import transformers
-from hub import LoopbackHub
-from hub.client import connect
+from loopback_hub import LoopbackHub
+from loopback_hub.client import connect
 
-from ban_hf import network, push_family
+from ban_hf import push_family
+from ban_hf.hub import client as network
 
 transformers.logging.disable_progress_bar()
 gc.freeze()  # every training begins with a gc.collect(), slow over all that is imported

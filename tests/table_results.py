@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ban_hf.paper.outcomes import block_losses, pack_classes
+from ban_hf.reports.outcomes import block_losses, pack_classes
 
 IMAGES = 1000
 COLUMNS = {

@@ -10,14 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TABLES = [*(ROOT / "recipes" / "paper").glob("*.*")]
 RENDER = """
-import ban_hf, ban_hf.model_card
+import ban_hf, ban_hf.reports.model_card
 assert ban_hf.__file__.startswith({target!r}), ban_hf.__file__
 lineage = dict(
     kind="generation", family="family", generation=0, teacher=None, members=[], objective=None,
     architecture={{"model_type": "m", "class": "C", "num_parameters": 1}}, seed={{"seed": 0}},
     data={{}}, training={{}}, metrics=[], code={{}},
 )
-print(ban_hf.model_card.render_card(lineage))
+print(ban_hf.reports.model_card.render_card(lineage))
 """
 
 

@@ -1,1 +1,1 @@
-"""The tables of the paper, a file each; `ban_hf.paper` reads them."""
+"""The tables of the paper, a file each; `ban-hf reproduce` reads them."""

@@ -2,6 +2,13 @@
 
 from importlib.metadata import version
 
+from ban_hf.cli.recipe import (
+    FamilyArguments,
+    begin_recipe,
+    parse_recipe,
+    run_recipe,
+    shareable_command,
+)
 from ban_hf.data import (
     ImageSplits,
     ImageViews,
@@ -11,14 +18,13 @@ from ban_hf.data import (
     load_images,
     load_text,
 )
-from ban_hf.ensemble import BornAgainEnsemble, BornAgainEnsembleConfig
 from ban_hf.errors import HubError, LineageError, PublishError
-from ban_hf.generations import train_generations
-from ban_hf.hub import push_family, push_generation
-from ban_hf.image_family import run_image_family
-from ban_hf.language_family import run_language_family
-from ban_hf.lineage import Lineage, Record, load_family
-from ban_hf.metrics import compute_classification_metrics
+from ban_hf.hub.download import pull
+from ban_hf.hub.publishing import push_family, push_generation
+from ban_hf.hub.verification import load_lineage, verify_lineage
+from ban_hf.jobs.image_family import run_image_family
+from ban_hf.jobs.language_family import run_language_family
+from ban_hf.lineage.record import Lineage, Record, load_family
 from ban_hf.models import (
     CharCNNLSTMConfig,
     CharCNNLSTMForCausalLM,
@@ -31,17 +37,11 @@ from ban_hf.models import (
     image_processor,
 )
 from ban_hf.objectives import OBJECTIVES
-from ban_hf.provenance import load_lineage, verify_lineage
-from ban_hf.pulling import pull
-from ban_hf.recipe import (
-    FamilyArguments,
-    begin_recipe,
-    parse_recipe,
-    run_recipe,
-    shareable_command,
-)
-from ban_hf.trainer import BANTrainer
-from ban_hf.training_args import BANTrainingArguments
+from ban_hf.sequence import train_generations
+from ban_hf.tasks.metrics import compute_classification_metrics
+from ban_hf.training.arguments import BANTrainingArguments
+from ban_hf.training.ensemble import BornAgainEnsemble, BornAgainEnsembleConfig
+from ban_hf.training.trainer import BANTrainer
 
 __version__ = version("ban-hf")
 

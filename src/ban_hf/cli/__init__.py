@@ -1,0 +1,1 @@
+"""The command line: `ban-hf` and what the recipes share."""

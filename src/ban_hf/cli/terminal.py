@@ -1,0 +1,111 @@
+"""What the command line prints: a lineage as a tree, measurements as a table, plain text."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ban_hf.lineage.record import Lineage, Record
+from ban_hf.lineage.results import counted, entries_of, mean_of, measure_of, method_of, results_of
+
+BRANCH, ASCII_BRANCH = "└─ ", "`- "
+MISSING = "-"
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal obeys, but for \n and \t
+COMMIT = re.compile(r"(.+@[0-9a-f]{7})[0-9a-f]{33}")
+
+
+def say(text: str) -> None:
+    """Print text that may be anybody's: no control characters, no sign that cannot be encoded."""
+    encoding = sys.stdout.encoding or "ascii"
+    print(CONTROL.sub("?", text).encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message in one line."""
+    return CONTROL.sub("?", " ".join(str(error).split())) or type(error).__name__
+
+
+def branch() -> str:
+    """What leads from a teacher to its student, in signs that standard output has."""
+    try:
+        BRANCH.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return ASCII_BRANCH
+    return BRANCH
+
+
+def draw_tree(lineage: Lineage, branch: str = BRANCH) -> str:
+    """A family as a tree: each generation below its teacher, then the ensemble."""
+    records = lineage.records
+    ensemble = asdict(lineage.ensemble) if lineage.ensemble else None
+    results = results_of([asdict(record) for record in lineage.generations], ensemble)
+    measure = measure_of(results)
+    rows = []
+    for depth, (record, entry) in enumerate(zip(records, entries_of(results), strict=True)):
+        value = mean_of(entry["test"].get(measure.leading.name))
+        unit = f" {measure.unit}" if measure.unit else ""
+        figure = MISSING if value is None else f"{value:.{measure.leading.digits}f}{unit}"
+        indent = "" if record is lineage.ensemble or not depth else "   " * (depth - 1) + branch
+        rows.append(
+            [
+                indent + _name(record, lineage.family),
+                _objective(record),
+                f"{measure.title} {figure}",
+                short_place(lineage.places.get(record.generation, "")),
+            ]
+        )
+    return f"{lineage.family}\n{table(rows)}"
+
+
+def short_place(place: str) -> str:
+    """A commit by its first seven digits; a folder as it is seen from here."""
+    if match := COMMIT.fullmatch(place):
+        return match[1]
+    path = Path(place)
+    below = path.is_absolute() and path.is_relative_to(Path.cwd())
+    return os.path.relpath(path) if below else place
+
+
+def table(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
+    """Rows in columns; `numbers`: all but the first column stand on the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if numbers and i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def measurement_table(measured: dict[str, Any]) -> str:
+    """What `measure_members` found, a line for each member and one for the ensemble of several."""
+    several = len(measured["members"]) > 1
+    entries = [*measured["members"], *([measured["ensemble"]] if several else [])]
+    measure = measure_of({"metric": measured["metric"], "ensembles": entries})
+    rows = [["", "weight", *(metric.heading for metric in measure.metrics)]]
+    for entry in entries:
+        weight = f"{entry['weight']:.3f}" if "weight" in entry else ""
+        values = [f"{entry['test'][metric.name]:.{metric.digits}f}" for metric in measure.metrics]
+        rows.append([entry["name"], weight, *values])
+    n = measured["ensemble"]["test"]["n"]
+    return f"{measured['dataset']['id']}: {n:,} test {measure.items}\n{table(rows, numbers=True)}"
+
+
+def _name(record: Record, family: str) -> str:
+    if record.kind == "ensemble":
+        return f"ensemble of {counted([member['generation'] for member in record.members])}"
+    own = f" of {record.family}" if record.family != family else ""
+    return f"generation {record.generation}{own}"
+
+
+def _objective(record: Record) -> str:
+    """How a generation learnt: `labels`, `BAN`, `BAN+L, T=4`, `CWTM`, ..."""
+    if record.kind == "ensemble":
+        return "mean"
+    temperature = (record.objective or {}).get("temperature", 1)
+    return method_of(record.objective) + (f", T={temperature:g}" if temperature != 1 else "")

@@ -1,0 +1,204 @@
+"""A table from its file to its report: the jobs behind its cells, done, gathered, written down."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ban_hf.jobs.executor import JOBS, JobsFailed, do_all, is_done
+from ban_hf.jobs.job import Job, in_order
+from ban_hf.jobs.job_cards import write_cards
+from ban_hf.jobs.networks import RESULTS
+from ban_hf.jobs.table import Table
+from ban_hf.lineage.record import read_json
+from ban_hf.lineage.results import Results
+from ban_hf.reports.merging import RESULT, SCHEMA, hold_entry
+from ban_hf.reports.parameters import Line, compared, named, notes, size_table
+from ban_hf.reports.table_report import write_table_report
+
+CARDS = "cards"  # in a table's folder
+
+Cell = tuple[str, str, int]  # row, column, seed
+
+
+class Reproduction:
+    """Some rows and columns of a table, with some seeds.
+
+    Args:
+        table: its name, `table2`, or a YAML file.
+        budget: `paper`, `gpu` or `cpu`.
+        rows: their names; all by default.
+        columns: their names; `paper` (the default) are those of the paper, `all` all of them.
+        seeds: of each cell.
+        output_dir: of the jobs, which other tables share, and of the table's own folder.
+
+    Raises:
+        ValueError: for a name that there is not; the near one is named.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        budget: str,
+        *,
+        rows: Sequence[str] = (),
+        columns: Sequence[str] = (),
+        seeds: Sequence[int] = (1,),
+        output_dir: str | Path,
+    ) -> None:
+        self.table, self.output_dir = Table(table, budget), Path(output_dir)
+        self.rows = self.table.choose_rows(rows)
+        self.columns = self.table.choose_columns(columns)
+        if not (self.rows and self.columns):
+            raise ValueError(
+                f"{table} has no such cell: rows {', '.join(self.rows) or 'none'}, columns "
+                f"{', '.join(self.columns) or 'none'}. Name columns, or give --columns all."
+            )
+        self.seeds = list(seeds)
+        self.cells: dict[Cell, Job] = {
+            (row, column, seed): self.table.job(row, column, seed)
+            for seed in self.seeds
+            for row in self.rows
+            for column in self.columns
+        }
+        self.jobs = in_order(self.cells.values())
+
+    @property
+    def folder(self) -> Path:
+        """Of the table's report."""
+        return self.output_dir / f"{self.table.name}-{self.table.budget}"
+
+    @property
+    def missing(self) -> list[Job]:
+        """The jobs that are not done."""
+        return [job for job in self.jobs if not is_done(job, self.output_dir)]
+
+    def sizes(self) -> tuple[list[Line], str]:
+        """The networks of the rows, their parameters beside the paper's; and that as Markdown."""
+        rows, lines = list(map(self.row, self.rows)), []
+        for row in rows:
+            jobs = {name: self.cells[row["name"], name, self.seeds[0]] for name in self.columns}
+            trained = (
+                (_column(name, self.table.columns[name]), (named(job.arguments["network"]),))
+                for name, job in jobs.items()
+                if not job.members
+            )
+            lines += compared(row, trained)
+        spec, heading = self.table.spec, f"network at the budget `{self.table.budget}`"
+        parts = [f"## {spec['source']}", size_table([heading], lines), notes(spec, rows)]
+        return lines, "\n\n".join(part for part in parts if part)
+
+    def run(self, command: str, workers: int | None = None) -> tuple[Results, str]:
+        """Do what is missing and write the report; the results, and what it says.
+
+        Args:
+            command: how this was started, for the report.
+            workers: see `do_all`.
+
+        Raises:
+            JobsFailed: when all else is done, and a report of that is written.
+        """
+        try:
+            do_all(self.jobs, self.output_dir, workers)
+        except JobsFailed as failed:
+            if not any(is_done(job, self.output_dir) for job in self.cells.values()):
+                raise
+            try:
+                self._write(command)
+            except (OSError, ValueError) as error:
+                raise JobsFailed(f"{failed} Nor could what is done be reported: {error}") from error
+            raise JobsFailed(f"{failed} A report of what is done: {self.folder}") from failed
+        return self._write(command)
+
+    def _write(self, command: str) -> tuple[Results, str]:
+        """The report of what is done, and the cards of the first seed's networks."""
+        results = self.gather(command)
+        text = write_table_report(results, self.folder)
+        jobs = {
+            (row, column): job
+            for (row, column, seed), job in self.cells.items()
+            if seed == self.seeds[0] and is_done(job, self.output_dir)
+        }
+        write_cards(jobs, self.output_dir / JOBS, self.folder / CARDS)
+        return results, text
+
+    def gather(self, command: str) -> dict[str, Any]:
+        """The results of what is done; their form is that of `results.json` of a table.
+
+        The same whatever was done when, and by which of the commands that share `output_dir`.
+        """
+        table, spec = self.table, self.table.spec
+        found = [
+            (entry := self._result(job))
+            | {"row": row, "column": column, "seed": seed, "log": _by_name(entry["log"])}
+            for (row, column, seed), job in self.cells.items()
+            if is_done(job, self.output_dir)
+        ]
+        hardware = sorted({entry.pop("hardware") for entry in found})
+        versions = [entry.pop("versions") for entry in found]
+        labels = [entry.pop("labels") for entry in found]
+        return {
+            "schema": SCHEMA,
+            "table": table.name,
+            "title": spec["title"],
+            "source": spec["source"],
+            "task": spec["task"],
+            "metric": spec["metric"],
+            "budget": {"name": table.budget, "says": table.says},
+            "dataset": table.dataset,
+            "seeds": self.seeds,
+            "order": {"rows": list(table.rows), "columns": list(table.columns)},
+            "columns": [_column(name, table.columns[name]) for name in self.columns],
+            "rows": [self.row(name) for name in self.rows],
+            "note": spec.get("note"),
+            "claims": spec.get("claims", []),
+            "figures": spec.get("figures", {}),
+            "entries": found,
+            "labels": labels[0],
+            "command": command,
+            "hardware": "; ".join(hardware),
+            "versions": versions[0],
+        }
+
+    def _result(self, job: Job) -> dict[str, Any]:
+        path = self.output_dir / JOBS / job.name / RESULTS
+        found = read_json(path)
+        if found.get("job") != job.name:
+            raise ValueError(f"{path} is of another job: delete it, and give the command again.")
+        kinds = RESULT | {"log": list, "hardware": str, "versions": dict}
+        try:
+            hold_entry(path, found, self.table.spec["metric"], found.get("labels"), kinds)
+        except ValueError as error:
+            raise ValueError(f"{error} Delete it, and give the command again.") from error
+        return found
+
+    def row(self, name: str) -> dict[str, Any]:
+        """What the file says of a row, with its parameters by column at the paper's size."""
+        spec = self.table.rows[name]
+        kept = ("paper", "paper_validation", "paper_parameters", "note")
+        # Of all columns, also of those not asked for: tables of other columns must merge with it.
+        sizes = {column: self.table.paper_size(name, column) for column in self.table.columns}
+        return {
+            "name": name,
+            "heading": spec.get("heading", name),
+            "sizes": {column: size for column, size in sizes.items() if size is not None},
+        } | {key: spec[key] for key in kept if key in spec}
+
+
+def _by_name(log: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """A log as a list for each name, an item an epoch, to four digits: a third of the space."""
+    names = dict.fromkeys(name for epoch in log for name in epoch)
+    return {
+        name: [
+            None if (value := epoch.get(name)) is None else float(f"{value:.4g}") for epoch in log
+        ]
+        for name in names
+    }
+
+
+def _column(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "heading": spec.get("heading", name),
+        "in_paper": not spec.get("beyond"),
+        "ensemble": "ensemble" in spec,
+    }

@@ -1,0 +1,1 @@
+"""Records: what a network is, who taught it, what it measured."""

@@ -1,0 +1,1 @@
+"""Statistics, tables, figures and model cards of measured networks."""

@@ -1,0 +1,396 @@
+"""The model card of a generation or an ensemble, rendered from lineage records alone.
+
+The words are in the Jinja templates of `model_cards/` (in an installed package: the resources of
+`ban_hf.model_cards`), the numbers in the records; nothing here reads a model or the network.
+"""
+
+import functools
+import inspect
+import math
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import PurePosixPath
+from typing import Any
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ban_hf.lineage.results import (
+    Metric,
+    Results,
+    counted,
+    data_name,
+    entries_of,
+    mean_of,
+    measure_of,
+    method_of,
+    results_of,
+    source_of,
+)
+from ban_hf.objectives import OBJECTIVES
+
+Fields = Mapping[str, Any]  # a record, or a part of one
+
+AUTO_CLASSES = {
+    "image-classification": "AutoModelForImageClassification",
+    "text-classification": "AutoModelForSequenceClassification",
+    "text-generation": "AutoModelForCausalLM",
+}
+METRIC_LABELS = {  # a metric that is not here goes by its own name
+    "error": "Error (%)",
+    "nll": "Negative log-likelihood",
+    "ece": "Expected calibration error (%)",
+    "perplexity": "Perplexity",
+    "above_entropy": "Nats per word above the entropy",
+    "loss": "Label cross-entropy",
+    "teacher_agreement": "Agreement with the teacher (%)",
+    "teacher_kl": "KL divergence from the teacher",
+}
+TRAINING_ARGUMENTS = (
+    "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps optim "
+    "optim_args learning_rate lr_scheduler_type lr_milestones lr_gamma warmup_steps weight_decay "
+    "label_smoothing_factor max_grad_norm bf16 fp16 load_best_model_at_end".split()
+)
+HUB = "https://huggingface.co"
+MISSING = "–"
+
+
+def render_card(
+    lineage: Fields,
+    *,
+    family: Sequence[Fields] = (),
+    repo_id: str | None = None,
+    license: str | None = None,
+    pipeline_tag: str = "image-classification",
+    picture: str | None = None,
+    results: Results | None = None,
+    remote_code: bool = False,
+    own_class: bool = False,
+) -> ModelCard:
+    """Render the card of a generation or of an ensemble.
+
+    Args:
+        lineage: the contents of its `lineage.json`.
+        family: the records of its family, in order and up to this one; of an ensemble all
+            generations. Each may also have a `place`: its `repo_id`, and the `revision` that it is
+            published in.
+        repo_id: where it is, or will be, published; without one the card shows a local path.
+        license: identifier of the licence of the weights, as the Hub writes it; the card says so
+            if there is none.
+        pipeline_tag: the task, one of `AUTO_CLASSES`.
+        picture: name of the plot's file in the repository, if it is there.
+        results: the run's `results.json`, for its ensembles and controls; by default the table is
+            made from the records.
+        remote_code: whether the repository holds its modelling code (`auto_map` in its config).
+        own_class: whether the class is one of ban_hf's, and not transformers' or timm's.
+
+    Returns:
+        The card; its `data` is the metadata, `save(path)` writes it.
+
+    Raises:
+        ValueError: for a kind that has no template, a task that has no Auto class, a family that
+            does not end with this generation, results of several runs, or a record that lacks
+            what a card tells.
+    """
+    _check(lineage, family, pipeline_tag, results)
+    data = _metadata(lineage, repo_id, license, pipeline_tag)
+    files = [file["path"] for file in lineage.get("files", [])]
+    template = _environment().get_template(f"{lineage['kind']}.md")
+    try:
+        body = template.render(
+            _training_facts(lineage, family),
+            table=_table(lineage, family, _results(lineage, family, results)),
+            lineage=lineage,
+            chain=_chain(lineage, family),
+            repo_id=repo_id,
+            load_from=repo_id or f"path/to/{_name(lineage)}",
+            license=license,
+            task=pipeline_tag,
+            auto_class=AUTO_CLASSES[pipeline_tag],
+            picture=picture,
+            remote_code=remote_code,
+            own_class=own_class,
+            code=[name for name in files if name.endswith(".py")],
+            reads=bool({"preprocessor_config.json", "tokenizer_config.json"} & set(files)),
+        )
+    except jinja2.UndefinedError as error:
+        raise ValueError(f"the record lacks what a card tells: {error}.") from error
+    body = re.sub(r"\n{3,}", "\n\n", body)  # the gaps that parts leave which say nothing
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
+
+
+def _check(
+    lineage: Fields, family: Sequence[Fields], pipeline_tag: str, results: Results | None
+) -> None:
+    kind = lineage["kind"]
+    if kind not in ("generation", "ensemble"):
+        raise ValueError(f"kind={kind!r} has no card; a lineage is a generation or an ensemble.")
+    if pipeline_tag not in AUTO_CLASSES:
+        raise ValueError(f"pipeline_tag={pipeline_tag!r} must be one of {', '.join(AUTO_CLASSES)}.")
+    numbers = [record["generation"] for record in family]
+    if kind == "generation" and numbers and numbers[-1] != lineage["generation"]:
+        raise ValueError(
+            f"family has the generations {numbers}: give those up to this one, generation "
+            f"{lineage['generation']}, which comes last."
+        )
+    values = [value for entry in entries_of(results or {}) for value in entry["test"].values()]
+    if any(isinstance(value, Mapping) for value in values):
+        raise ValueError(
+            "results are of several runs, but a card tells of the networks of one: give the "
+            "results.json of that run."
+        )
+
+
+def _metadata(
+    lineage: Fields, repo_id: str | None, license: str | None, pipeline_tag: str
+) -> ModelCardData:
+    name, ensemble = data_name(lineage), lineage["kind"] == "ensemble"
+    sources = lineage["members"] if ensemble else [lineage["teacher"]]
+    base_models = [source["repo_id"] for source in sources if source and source.get("repo_id")]
+    relation = "merge" if ensemble else "finetune"
+    position = "ensemble" if ensemble else f"generation-{lineage['generation']}"
+    return ModelCardData(
+        base_model=(base_models if ensemble else "".join(base_models)) or None,
+        datasets=[name] if name and "/" in name else None,  # others are local, or built in
+        eval_results=_eval_results(lineage, pipeline_tag),
+        library_name="transformers",
+        license=license,
+        metrics=list(dict.fromkeys(metric["name"] for metric in _metrics(lineage))) or None,
+        model_name=repo_id.split("/")[-1] if repo_id else _name(lineage),
+        pipeline_tag=pipeline_tag,
+        tags=["ban_hf", "born-again-networks", "knowledge-distillation", position],
+        base_model_relation=relation if base_models else None,
+    )
+
+
+def _eval_results(lineage: Fields, task: str) -> list[EvalResult] | None:
+    data, name = source_of(lineage), data_name(lineage)
+    if not name or not _metrics(lineage):
+        return None  # a result of unknown data says nothing, and an empty list is no model-index
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=name,
+            dataset_name=name,
+            dataset_config=data.get("config"),
+            dataset_split=metric["split"],
+            dataset_revision=data.get("revision"),
+            metric_type=metric["name"],
+            metric_name=f"{METRIC_LABELS.get(metric['name'], metric['name'])}, {metric['split']}",
+            metric_value=metric["value"],
+        )
+        for metric in _metrics(lineage)
+    ]
+
+
+def _metrics(lineage: Fields) -> list[Fields]:
+    """The finite metrics, less the loss where the same number is there as `nll`."""
+    known = [metric for metric in lineage["metrics"] if mean_of(metric["value"]) is not None]
+    names = {metric["name"] for metric in known}
+    return [metric for metric in known if not (metric["name"] == "loss" and "nll" in names)]
+
+
+def _name(lineage: Fields) -> str:
+    if lineage["kind"] == "ensemble":
+        return f"{lineage['family']}"
+    return f"{lineage['family']}-gen{lineage['generation']}"
+
+
+def _results(lineage: Fields, family: Sequence[Fields], results: Results | None) -> Results:
+    """What the table shows; it has a row of this very one in any case."""
+    if lineage["kind"] == "generation":
+        return results or results_of(family or [lineage])
+    own = results_of(family, lineage)
+    if results is None:
+        return own
+    ensembles = results.get("ensembles") or []
+    known = any(entry["members"] == _numbers(lineage) for entry in ensembles)
+    return results if known else {**results, "ensembles": [*ensembles, *own["ensembles"]]}
+
+
+def _table(lineage: Fields, family: Sequence[Fields], results: Results) -> dict[str, Any]:
+    """The family's results in Markdown, a row each, this one's in bold; and what is in them."""
+    entries, metrics = list(entries_of(results)), _columns(lineage, results)
+    has_agreement = any(mean_of(entry.get("teacher_agreement")) is not None for entry in entries)
+    places, methods = _places(lineage, family), _methods(lineage, family)
+    headings = ["network", "learnt from", *(_heading(metric, lineage) for metric in metrics)]
+    headings += ["agreement with its teacher %"] * has_agreement
+    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
+    for entry in entries:
+        generation: Any = entry.get("generation")
+        members = entry.get("members", [])
+        is_this = (generation, members) == (lineage["generation"], _numbers(lineage))
+        name = _row_name(entry, None if is_this else places.get(generation))
+        learnt_from = methods.get(generation, "labels" if "kind" in entry else MISSING)
+        cells = [f"{name} (this one)" if is_this else name, learnt_from]
+        cells += [_cell(entry["test"].get(metric.name), metric.digits) for metric in metrics]
+        cells += [_cell(entry.get("teacher_agreement"), 2)] * has_agreement
+        lines.append([f"**{cell}**" if is_this and cell != MISSING else cell for cell in cells])
+    return {
+        "text": "\n".join(f"| {' | '.join(line)} |" for line in lines),
+        "metrics": [metric.name for metric in metrics],
+        "agreement": has_agreement,
+        "measure": measure_of(results),
+        "n": next((entry["test"]["n"] for entry in entries if entry["test"].get("n")), None),
+        "controls": bool(results.get("controls")),
+    }
+
+
+def _columns(lineage: Fields, results: Results) -> list[Metric]:
+    """The metrics that a row has a value of, then those of this one that are not ours."""
+    tests = [entry["test"] for entry in entries_of(results)]
+    others = [m["name"] for m in _metrics(lineage) if m["split"] == "test"]
+    metrics = [
+        *measure_of(results).metrics,
+        *(Metric(name, f"test {name}", 4) for name in others if name not in METRIC_LABELS),
+    ]
+    return [m for m in metrics if any(mean_of(test.get(m.name)) is not None for test in tests)]
+
+
+def _heading(metric: Metric, lineage: Fields) -> str:
+    """With an arrow to where it is better: up only where the record says so."""
+    higher = {m["name"] for m in lineage["metrics"] if m.get("higher_is_better")}
+    return f"{metric.heading} {'↑' if metric.name in higher else '↓'}"
+
+
+def _cell(value: Any, digits: int) -> str:
+    number = mean_of(value)
+    return MISSING if number is None else f"{number:.{digits}f}"
+
+
+def _row_name(entry: Fields, place: Fields | None) -> str:
+    """A generation linked where it is published, an ensemble by its members, a control by name."""
+    if "generation" in entry:
+        return _link(f"generation {entry['generation']}", place)
+    if "members" in entry:
+        return f"ensemble of {_in_words(entry['members'])}"
+    return "control: " + entry["name"].replace("*", r"\*")
+
+
+def _in_words(numbers: Sequence[int]) -> str:
+    return f"generation{'s' if len(numbers) > 1 else ''} {counted(numbers)}"
+
+
+def _numbers(lineage: Fields) -> list[int]:
+    """The generations that an ensemble is made of; of a generation, none."""
+    return [member["generation"] for member in lineage["members"]]
+
+
+def _sources(lineage: Fields) -> list[Fields]:
+    """The teacher, or the members."""
+    return [*lineage["members"], *([lineage["teacher"]] if lineage["teacher"] else [])]
+
+
+def _places(lineage: Fields, family: Sequence[Fields]) -> dict[int, Fields]:
+    """Where each generation is that a record names, or that has a place."""
+    places = {source["generation"]: source for r in [*family, lineage] for source in _sources(r)}
+    return places | {r["generation"]: r["place"] for r in family if r.get("place")}
+
+
+def _methods(lineage: Fields, family: Sequence[Fields]) -> dict[int, str]:
+    records = family or ([lineage] if lineage["kind"] == "generation" else [])
+    return {record["generation"]: method_of(record.get("objective")) for record in records}
+
+
+def _chain(lineage: Fields, family: Sequence[Fields]) -> list[dict[str, Any]]:
+    """Who came before, newest first: `generation`, `reference`, `method` (None: not known)."""
+    places, methods = _places(lineage, family), _methods(lineage, family)
+    others = sorted({*places, *methods} - {lineage["generation"]}, reverse=True)
+    return [
+        {"generation": k, "method": methods.get(k), "reference": _reference(k, places.get(k))}
+        for k in others
+    ]
+
+
+def _link(text: str, place: Fields | None) -> str:
+    """A text, linked to its repository at its commit where it has them."""
+    if not place or not place.get("repo_id"):
+        return text
+    revision = place.get("revision")
+    return f"[{text}]({HUB}/{place['repo_id']}{f'/tree/{revision}' if revision else ''})"
+
+
+def _reference(generation: int, place: Fields | None) -> str:
+    """A repository at its commit, linked, or a local folder: its name, and of whose if not ours."""
+    if not place or not place.get("repo_id"):
+        path = (place or {}).get("path") or f"generation-{generation}"
+        named = [part for part in PurePosixPath(path).parts if part != ".."]
+        return f"in `{'/'.join(named[-2:])}`"
+    revision = place.get("revision")
+    return _link(place["repo_id"] + (f"@{revision[:7]}" if revision else ""), place)
+
+
+def _training_facts(lineage: Fields, family: Sequence[Fields]) -> dict[str, Any]:
+    """What the templates say of how a network was trained and measured."""
+    taught_by = (lineage["teacher"] or {}).get("generation")
+    teacher = next((r for r in family if r["generation"] == taught_by), None)
+    return {
+        "method": method_of(lineage.get("objective")),
+        "objective": _objective(lineage),
+        "arguments": _training_arguments(lineage),
+        "data": source_of(lineage),
+        "data_name": data_name(lineage),
+        "train": lineage["data"].get("train", {}),
+        "teacher": teacher,
+        "same_network": teacher is not None and teacher["architecture"] == lineage["architecture"],
+        "error": next((m for m in _metrics(lineage) if _has_standard_error(m)), None),
+        "same_test": len({str(r["data"].get("test")) for r in (*family, lineage)}) == 1,
+    }
+
+
+def _has_standard_error(metric: Fields) -> bool:
+    return (metric["name"], metric["split"]) == ("error", "test") and bool(metric.get("n"))
+
+
+def _objective(lineage: Fields) -> dict[str, Any] | None:
+    """The objective with what its docstring says of it; None where labels alone taught."""
+    objective = lineage.get("objective")
+    if not objective:
+        return None
+    known = OBJECTIVES.get(objective["name"])  # a later version may have others
+    text = (inspect.getdoc(known) if known else None) or ""
+    parts = re.findall(r"^([A-Z]\w+): (.+?)(?=\n[A-Z]\w+: |\Z)", text, re.MULTILINE | re.DOTALL)
+    terms = {
+        objective["name"]: objective["teacher_weight"],
+        "label cross-entropy": objective["label_weight"],
+    }
+    loss = " + ".join(t if w == 1 else f"{w:g} * {t}" for t, w in terms.items() if w)
+    unknown = dict.fromkeys(("formula", "reference"), "not known to this version of ban_hf")
+    return {**objective, **unknown, "summary": text.partition("\n")[0], "loss": loss} | {
+        label.lower(): " ".join(body.split()) for label, body in parts
+    }
+
+
+def _training_arguments(lineage: Fields) -> dict[str, Any]:
+    """The arguments that a reader asks for, less those that are off and those without effect."""
+    given = lineage["training"].get("arguments", {})
+    shown = {key: given[key] for key in TRAINING_ARGUMENTS if given.get(key)}
+    # The milestones take the scheduler's place, and gamma is theirs.
+    shown.pop("lr_scheduler_type" if "lr_milestones" in shown else "lr_gamma", None)
+    without_effect = {"max_steps": -1, "gradient_accumulation_steps": 1}
+    return {key: value for key, value in shown.items() if without_effect.get(key) != value}
+
+
+@functools.cache  # templates are compiled once
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        undefined=jinja2.StrictUndefined,  # a missing fact is an error, not a gap in the card
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["reference"] = lambda source: _reference(source["generation"], source)
+    environment.filters["standard_error"] = _standard_error
+    environment.filters["in_words"] = _in_words
+    environment.filters["count"] = "{:,}".format
+    return environment
+
+
+def _standard_error(error: Fields) -> float:
+    """Of a share of the test set, in percent: what its size alone implies."""
+    return math.sqrt(error["value"] * (100 - error["value"]) / error["n"])
+
+
+def _template(name: str) -> str:
+    return resources.files("ban_hf.model_cards").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""One training: arguments, trainer, loss, teacher, ensemble."""

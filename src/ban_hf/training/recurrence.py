@@ -1,0 +1,172 @@
+"""Hidden states that go on from window to window, for student and teacher.
+
+In truncated back-propagation through time a text is read in order, a window at a time. The state
+after a window is where the next one starts; gradients stop there. It starts from nothing at each
+epoch and each evaluation.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from ban_hf.data.windows import TokenWindows
+from ban_hf.training.arguments import BANTrainingArguments
+from ban_hf.training.ensemble import is_recurrent
+
+State = Any  # a tensor, None, or a tuple of states
+
+
+def check_windows(name: str, dataset: Any, batch_size: int, args: BANTrainingArguments) -> None:
+    """Hold that a text is read as it was laid out: a batch is one window of every column.
+
+    Args:
+        name: of the dataset among the arguments.
+        dataset: anything, or a dictionary of them; only `TokenWindows` are looked at.
+        batch_size: of a process.
+        args: of the training.
+
+    Raises:
+        ValueError: naming the argument that would read it otherwise.
+    """
+    for key, part in dataset.items() if isinstance(dataset, dict) else ():
+        check_windows(f"{name}[{key!r}]", part, batch_size, args)
+    if not isinstance(dataset, TokenWindows):
+        return
+    _check_order(args)
+    together = batch_size * args.world_size
+    if dataset.columns != together:
+        split = "train" if name == "train_dataset" else "eval"
+        raise ValueError(
+            f"{name} is laid out in {dataset.columns} columns, but a batch has {batch_size} "
+            f"items on each of {args.world_size} processes, so that windows would not follow one "
+            f"another: build it with TokenWindows(tokens, columns={together}), or set "
+            f"per_device_{split}_batch_size."
+        )
+
+
+def _check_order(args: BANTrainingArguments) -> None:
+    """Hold that batches come in reading order and each process keeps its columns."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            "TokenWindows cannot be read by several GPUs of one process, which would cut the "
+            "hidden states apart: start with `accelerate launch` or `torchrun`, a process a GPU."
+        )
+    disorderly = {
+        "auto_find_batch_size": args.auto_find_batch_size,
+        "ignore_data_skip": args.ignore_data_skip,
+        "accelerator_config.split_batches": args.accelerator_config.split_batches,
+    }
+    for argument, is_set in disorderly.items():
+        if is_set:
+            raise ValueError(
+                f"{argument} would read TokenWindows out of order, with the hidden states of other "
+                "words: leave it out."
+            )
+
+
+def check_accumulation(args: BANTrainingArguments) -> None:
+    """Hold that a recurrent model updates after each window.
+
+    Raises:
+        ValueError: under gradient accumulation.
+    """
+    if args.gradient_accumulation_steps > 1:
+        raise ValueError(
+            f"gradient_accumulation_steps={args.gradient_accumulation_steps} with a recurrent "
+            "model would not mean a larger batch: the micro-batches are windows that follow one "
+            "another, so each update would see a longer text with states of old weights. Set it "
+            "to 1; for a larger batch raise per_device_train_batch_size (more columns)."
+        )
+
+
+class CarriedState(TrainerCallback):
+    """The hidden states of a text that is being read, by who reads it (student or teacher).
+
+    A callback, so that they are dropped where an epoch begins. Saved with a checkpoint they let a
+    training go on in the middle of an epoch.
+    """
+
+    def __init__(self) -> None:
+        self.reads_in_order = False  # until a text is
+        self.recurrent: set[str] = set()
+        self._states: dict[str, State] = {}
+        self._resumed: dict[str, State] = {}
+
+    def add(self, role: str, model: nn.Module) -> None:
+        """Say who will read."""
+        if is_recurrent(model):
+            self.recurrent.add(role)
+
+    def give(self, role: str) -> dict[str, State]:
+        """What a model is to be called with beside its batch."""
+        return {"state": self._states.get(role)} if self.carries(role) else {}
+
+    def carries(self, role: str) -> bool:
+        """Whether a model goes on from the state after the window before."""
+        return self.reads_in_order and role in self.recurrent
+
+    def holds(self, role: str) -> bool:
+        """Whether there is a state to go on from."""
+        return role in self._states
+
+    def keep(self, role: str, outputs: Any) -> None:
+        """Keep the state that a model gave, without its graph, for the next window."""
+        if self.carries(role):
+            if outputs.state is None:
+                raise ValueError(f"{role} takes a state but gives none to go on from.")
+            self._states[role] = _detach(outputs.state)
+
+    @contextlib.contextmanager
+    def another_text(self, reads_in_order: bool) -> Iterator[None]:
+        """Read another text from its beginning, and then go on with this one."""
+        standing = self.reads_in_order, self._states
+        self.reads_in_order, self._states = reads_in_order, {}
+        try:
+            yield
+        finally:
+            self.reads_in_order, self._states = standing
+
+    def save(self, checkpoint: str | Path, rank: int) -> None:
+        """Write the states into a checkpoint, each process its own columns'."""
+        if self.reads_in_order:
+            torch.save(self._states, _file(checkpoint, rank))
+
+    def load(self, checkpoint: str | Path, rank: int, device: torch.device) -> None:
+        """Read what `save` wrote; taken up where the epoch that it belongs to goes on.
+
+        Raises:
+            ValueError: if there is none, so that the training could not go on as it was.
+        """
+        if not self.reads_in_order:
+            return
+        file = _file(checkpoint, rank)
+        if not file.is_file():
+            raise ValueError(
+                f"{checkpoint} has no {file.name}: it was not saved by a training on windows of a "
+                "text with as many processes, and cannot be resumed by one."
+            )
+        # Among several processes on a CPU the device is cpu:0, which torch.load does not know.
+        where = "cpu" if device.type == "cpu" else device
+        self._resumed = torch.load(file, map_location=where, weights_only=True)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Resumed half-way, state.epoch is a fraction above the epoch that goes on.
+        half_way = not float(state.epoch or 0).is_integer()
+        self._states = self._resumed if half_way else {}
+        self._resumed = {}
+
+
+def _file(checkpoint: str | Path, rank: int) -> Path:
+    return Path(checkpoint) / f"carried_state_{rank}.pth"
+
+
+def _detach(state: State) -> State:
+    """A state without its graph; tuples of states stay tuples."""
+    if state is None:
+        return None
+    return state.detach() if isinstance(state, torch.Tensor) else tuple(map(_detach, state))

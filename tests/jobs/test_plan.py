@@ -1,0 +1,379 @@
+"""The estimate before a run: right arithmetic, real steps, nothing left behind."""
+
+import importlib.util
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from family import listing, network, train, views
+from transformers import TrainerControl, TrainerState
+
+from ban_hf import collate
+from ban_hf.jobs import cost, pace, plan
+from ban_hf.jobs.cost import Footprint, Length, Networks, Pace, duration, occasions, shortages, size
+from ban_hf.lineage.record import RECORD, Record
+from ban_hf.training import callbacks
+from ban_hf.training.callbacks import GenerationProgress
+
+ROOT = Path(__file__).parents[2]
+
+# The arithmetic
+
+
+LABELS = Pace(step=2.0, evaluation=10.0, test=100.0, steps=20)
+STUDENT = Pace(step=3.0, evaluation=15.0, test=150.0, steps=20)
+LENGTH = Length(steps=50, epochs=5, evaluations=5)
+
+
+def count(labels, students, finished=(), cached=False) -> Networks:
+    """Of a run in `r`; students as words `home/number < teacher`."""
+    pairs = [word.split(" < ") for word in students]
+    return Networks.count(
+        [Path("r") / name for name in labels],
+        {Path("r") / student: Path("r") / teacher for student, teacher in pairs},
+        [Path("r") / name for name in finished],
+        cached=cached,
+    )
+
+
+def test_a_generation_is_its_steps_its_evaluations_and_its_test():
+    assert LENGTH.seconds(LABELS) == 50 * 2 + 5 * 10 + 100
+    assert LENGTH.seconds(STUDENT) == 50 * 3 + 5 * 15 + 150
+
+
+def test_a_run_is_its_generations_and_the_measurement_of_them_all():
+    networks = count(["g0", "control"], ["g1 < g0", "g2 < g1", "g3 < g2"])
+    # Five networks are measured at the end, and the three in the ensemble.
+    assert networks.seconds(LENGTH, LABELS, STUDENT) == 2 * 250 + 3 * 375 + 8 * 100
+
+
+def test_what_stands_finished_is_measured_but_not_trained():
+    networks = count(["g0"], ["g1 < g0", "g2 < g1"], finished=["g0", "g1"])
+    assert (networks.labels, networks.students, networks.finished) == (0, 1, 2)
+    assert networks.seconds(LENGTH, LABELS, STUDENT) == 375 + 5 * 100
+
+
+SIBLINGS = [f"{home}/g{k} < {home}/g{k - 1}" for home in "abc" for k in (1, 2)]
+SIBLINGS = [word.replace(f"< {word[0]}/g0", "< teacher/g0") for word in SIBLINGS]
+
+
+def test_students_of_one_teacher_cost_what_labels_cost_once_it_was_asked():
+    networks = count(["teacher/g0"], SIBLINGS, cached=True)
+    assert (networks.labels, networks.students, networks.replaying) == (1, 4, 2)
+    assert networks.caches == 1  # of the one they share
+    expected = 3 * 250 + 4 * 375 + (7 + 3 * 2) * 100
+    assert networks.seconds(LENGTH, LABELS, STUDENT) == expected
+    finished = ["teacher/g0", "a/g1", "a/g2"]
+    networks = count(["teacher/g0"], SIBLINGS, finished, cached=True)
+    assert (networks.labels, networks.students, networks.replaying) == (0, 2, 2)
+    assert (networks.caches, networks.copies) == (0, 2)
+
+
+def test_without_a_cache_every_student_asks_its_teacher():
+    networks = count(["teacher/g0"], SIBLINGS)
+    assert (networks.students, networks.replaying, networks.caches) == (6, 0, 0)
+    assert networks.copies == 3
+
+
+def test_one_student_is_averaged_with_its_teacher():
+    assert Footprint(7, 0).ensembles([3]) == 21
+    assert Footprint(7, 0).ensembles([1]) == 14
+    assert Footprint(7, 0).ensembles([0]) == 0
+    assert Footprint(7, 0).ensembles([1, 3]) == 35
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (dict(save_strategy="no"), 0),
+        (dict(save_strategy="epoch"), 4),
+        (dict(save_strategy="epoch", save_total_limit=1), 2),  # the new one before the old one goes
+        (dict(save_strategy="epoch", save_total_limit=9), 4),
+        (dict(save_strategy="steps", save_steps=20), 5),
+        (dict(save_strategy="steps", save_steps=0.1, save_total_limit=2), 3),
+    ],
+)
+def test_checkpoints_where_they_are_most(tmp_path, changes, expected):
+    args = tiny.arguments(tmp_path, **changes)
+    assert Footprint(0, 10).checkpoints(args, steps=100, epochs=4) == 10 * expected
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path):
+    args = tiny.arguments(tmp_path, save_strategy="epoch", save_total_limit=1)
+    args.load_best_model_at_end = True
+    assert Footprint(0, 10).checkpoints(args, steps=100, epochs=9) == 30
+
+
+@pytest.mark.parametrize(
+    ("strategy", "every", "expected"),
+    [("no", 10, 0), ("epoch", 10, 3), ("best", 10, 3), ("steps", 30, 4), ("steps", 0.5, 2)],
+)
+def test_how_often_a_training_evaluates(strategy, every, expected):
+    assert occasions(strategy, every, steps=100, epochs=2.5) == expected
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
+def test_a_footprint_is_what_lies_on_disk(tmp_path, optim):
+    changes = {"optim_args": "momentum=0.9"} if optim == "sgd" else {}
+    trainer = tiny.trained(
+        tiny.cifar(), tmp_path, save_strategy="steps", save_steps=4, optim=optim, **changes
+    )
+    footprint = Footprint.of(trainer.model, trainer.optimizer, trainer.args)
+    files = [f for f in (tmp_path / "checkpoint-4").iterdir() if f.is_file()]
+    weights = (tmp_path / "checkpoint-4" / "model.safetensors").stat().st_size
+    assert footprint.weights == pytest.approx(weights, rel=0.03)
+    assert footprint.checkpoint == pytest.approx(sum(f.stat().st_size for f in files), rel=0.05)
+    trainer.args.save_only_model = True
+    only = Footprint.of(trainer.model, trainer.optimizer, trainer.args)
+    assert only.checkpoint == footprint.weights + cost.SMALL_FILES
+
+
+def test_tied_weights_are_saved_once(tmp_path):
+    model = tiny.lstm(tie_word_embeddings=True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    footprint = Footprint.of(model, optimizer, tiny.arguments(tmp_path))
+    assert footprint.weights == 4 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "0 s"), (89, "89 s"), (90, "2 min"), (89 * 60, "89 min"), (6120, "1.7 h")],
+)
+def test_durations_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "0 B"), (999, "999 B"), (999.7, "1 kB"), (45.2e6, "45.2 MB"), (3e15, "3e+03 TB")],
+)
+def test_sizes_in_words(number, words):
+    assert size(number) == words
+
+
+def test_a_disk_is_short_where_all_that_goes_to_it_does_not_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    assert shortages({tmp_path: 5000, tmp_path / "not" / "there": 5000}) == []
+    [line] = shortages({tmp_path: 5000, tmp_path / "not" / "there": 5001})
+    assert "10 kB are needed and 10 kB free" in line
+
+
+# The line after the first steps
+
+
+class Clock:
+    """A clock that gains so many seconds with each reading."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now, self.seconds = 0.0, seconds
+
+    def __call__(self, device) -> float:
+        self.now += self.seconds
+        return self.now
+
+
+def announced(captured: str) -> list[str]:
+    return [line for line in captured.splitlines() if "a step" in line]
+
+
+def test_a_long_run_says_once_what_is_to_come(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(callbacks, "seconds_now", Clock(20 * 100.0))  # 100 s a step
+    train(tmp_path, 1, max_steps=40, save_strategy="no", eval_strategy="no")
+    first, second = announced(capsys.readouterr().out)
+    # 15 of 40 steps are left, and 40 of the student, which cost 1.3.
+    assert first.startswith("generation 0/1 · 100 s a step · 25 min for this generation, 1.9 h for")
+    assert second.startswith("generation 1/1 · 100 s a step · 25 min for this generation, 25 min")
+    weights = 4 * sum(p.numel() for p in network(0).parameters())
+    assert first.endswith(f" · about {size(4 * weights)} of disk")  # two, and two in the ensemble
+
+
+def test_a_short_run_says_nothing_more(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(callbacks, "seconds_now", Clock(20 * 4.0))  # 15 steps of 4 s are left
+    train(tmp_path, 1, max_steps=40, save_strategy="no", eval_strategy="no")
+    assert announced(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_only_the_main_process_says_it(tmp_path, monkeypatch, capsys, is_main):
+    monkeypatch.setattr(callbacks, "seconds_now", Clock(20 * 100.0))
+    args, model = tiny.arguments(tmp_path), tiny.vit()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    state = TrainerState(max_steps=1000, num_train_epochs=1, is_world_process_zero=is_main)
+    progress, control = GenerationProgress(0, 2), TrainerControl()
+    progress.on_train_begin(args, state, control)
+    for state.global_step in range(1, 100):
+        progress.on_step_end(args, state, control, model=model, optimizer=optimizer)
+    assert len(announced(capsys.readouterr().out)) == is_main
+
+
+# The timing
+
+
+def steps_until_stopped(monkeypatch, seconds: float) -> pace.StepClock:
+    clock, now = pace.StepClock(), SimpleNamespace(time=0.0)
+    monkeypatch.setattr(pace, "seconds_now", lambda device: now.time)
+    control = TrainerControl()
+    for step in range(1, 1000):
+        now.time += seconds
+        clock.on_step_end(SimpleNamespace(device=None), TrainerState(global_step=step), control)
+        if control.should_training_stop:
+            assert step == pace.WARM_UP + clock.steps
+            return clock
+    raise AssertionError("never stopped")
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.5, 20), (5.0, 6), (1000.0, 2)])
+def test_steps_are_timed_fewer_of_them_where_they_are_slow(monkeypatch, seconds, steps):
+    clock = steps_until_stopped(monkeypatch, seconds)
+    assert (clock.steps, clock.step) == (steps, pytest.approx(seconds))
+
+
+def family(n: int = 24) -> dict:
+    """What the recipes would give for the tiny family of the other tests."""
+    return {
+        "model_init": network,
+        "train_dataset": views(n),
+        "eval_dataset": views(10, seed=1, augment=False),
+        "test_dataset": views(10, seed=2, augment=False),
+        "data_collator": collate,
+    }
+
+
+def planned(folder: Path, capsys, of=None, generations=2, control=False, teacher=None, **changes):
+    """What is printed of a plan."""
+    defaults = dict(per_device_train_batch_size=8, num_train_epochs=2, max_steps=-1)
+    defaults |= dict(save_strategy="epoch", eval_strategy="epoch", remove_unused_columns=False)
+    plan.plan_families(
+        of or family(),
+        tiny.arguments(folder, **defaults | changes),
+        generations=generations,
+        control=control,
+        control_from=(),
+        teacher=teacher,
+        report={"title": "tiny"},
+    )
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch) -> Path:
+    """Where temporary folders are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_a_plan_leaves_nothing(tmp_path, temporary, capsys):
+    folder = tmp_path / "family"
+    out = planned(folder, capsys, control=True)
+    assert out.startswith(
+        "Plan of tiny; nothing is trained.\nAn estimate from 20 steps with labels"
+    )
+    assert "2 with labels (the controls among them), 2 with a teacher\n" in out
+    assert "2 epochs, 6 steps of 8 images" in out
+    assert "float32; processes: 1" in out
+    assert not folder.exists()
+    assert not list(temporary.iterdir())
+
+
+def test_a_plan_changes_neither_arguments_nor_files_of_a_run(run, capsys):
+    before, args = listing(run), tiny.arguments(run, remove_unused_columns=False)
+    asked = dict(generations=3, control=False, control_from=(), teacher=None)
+    given = args.to_dict()
+    plan.plan_families(family(), args, report={"title": "tiny"}, **asked)
+    assert args.to_dict() == given
+    assert listing(run) == before
+
+
+def test_finished_generations_are_not_counted(run, capsys):
+    assert "networks    1 with a teacher; 3 stand finished" in planned(run, capsys, generations=3)
+    (run / "generation-2" / RECORD).unlink()
+    assert "networks    1 with a teacher; 2 stand finished" in planned(run, capsys)
+
+
+def test_where_all_is_finished_nothing_is_timed(run, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "time_training", None)
+    assert "All 3 networks stand finished" in planned(run, capsys)
+
+
+def test_a_training_is_as_long_as_it_turned_out_to_be(run, capsys):
+    (run / "generation-2" / RECORD).unlink()
+    training = Record.read(run / "generation-1").training
+    out = planned(run, capsys)
+    assert f"{training['epochs']:g} epochs, {training['steps']} steps" in out
+
+
+def test_the_cache_is_a_number_for_each_class_of_each_view(tmp_path, capsys):
+    cache = dict(teacher_cache=str(tmp_path / "cache"), num_train_epochs=50)
+    out = planned(tmp_path / "family", capsys, **cache)
+    assert f"teacher_cache {size(50 * 24 * tiny.CLASSES * 4)};" in out
+    out = planned(tmp_path / "family", capsys, **cache, teacher_cache_dtype="float16")
+    assert f"teacher_cache {size(50 * 24 * tiny.CLASSES * 2)};" in out
+    plain = family() | {"train_dataset": views(augment=False)}
+    out = planned(tmp_path / "family", capsys, of=plain, **cache)
+    assert f"teacher_cache {size(24 * tiny.CLASSES * 4)};" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_a_text_the_cache_is_a_hidden_state_of_each_word(tmp_path, capsys):
+    text = {
+        "model_init": lambda generation: tiny.lstm(generation),
+        "train_dataset": tiny.windows(),
+        "test_dataset": tiny.windows(200, seed=1, warmup=14),
+    }
+    given = dict(per_device_train_batch_size=4, per_device_eval_batch_size=4, eval_strategy="no")
+    out = planned(tmp_path / "a", capsys, of=text, teacher_cache=str(tmp_path / "b"), **given)
+    words = len(tiny.windows()) * 7
+    assert f"teacher_cache {size(words * 8 * 4)};" in out
+    assert "of 4 x 7 words" in out
+
+
+def test_a_disk_that_does_not_suffice_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cost, "free_bytes", lambda folder: 1000)
+    assert "Warning: the disk does not suffice" in planned(tmp_path, capsys)
+
+
+def test_several_objectives_are_students_of_one_teacher(tmp_path, capsys):
+    out = planned(tmp_path, capsys, generations=1, objective="kd,kd+label,cwtm")
+    networks = "1 with labels, 1 with a teacher, 2 with a teacher whose outputs are kept by then"
+    assert networks in out
+    assert f"teacher_cache {size(2 * 24 * tiny.CLASSES * 4)};" in out
+    train(tmp_path / "teacher", 0, save_strategy="no", ensemble=False)
+    out = planned(tmp_path, capsys, generations=1, objective="kd,kd+label,cwtm")
+    assert networks.removeprefix("1 with labels, ") + "; 1 stand finished" in out
+
+
+def test_a_teacher_from_elsewhere_is_not_trained(tmp_path, capsys):
+    out = planned(tmp_path, capsys, teacher="ns/family-gen2@commit")
+    assert "networks    2 with a teacher\n" in out
+
+
+# The recipes
+
+
+def recipe_of(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclasses look their types up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("name", "items"), [("ban_cifar", "8 images"), ("ban_ptb", "4 x 5 words")])
+def test_a_recipe_plans_and_trains_nothing(name, items, tmp_path, temporary, capsys):
+    folder = tmp_path / "family"
+    command = ["--smoke", "--use_cpu", "--output_dir", str(folder), "--plan"]
+    recipe_of(name).main(command)
+    out = capsys.readouterr().out
+    assert "networks    1 with labels, 2 with a teacher\n" in out
+    assert f"steps of {items}" in out
+    assert "altogether" in out
+    assert "are free" in out
+    assert not folder.exists()
+    assert not list(temporary.iterdir())

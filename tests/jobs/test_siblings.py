@@ -1,0 +1,408 @@
+"""Students of one teacher by several objectives: in one command, as each would have been alone."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+from family import MEAN, STD, Killed, final_weights, identities, listing, network, train, views
+from launch import ROOT, on_two_processes
+from transformers import TrainerCallback
+
+from ban_hf import (
+    BANTrainer,
+    BANTrainingArguments,
+    collate,
+    compute_classification_metrics,
+    image_processor,
+    train_generations,
+    verify_lineage,
+)
+from ban_hf.jobs.siblings import run_families, side_by_side
+from ban_hf.lineage.record import Record
+from ban_hf.reports.aggregate import aggregate
+from ban_hf.reports.plot_layout import axis_of
+from ban_hf.reports.report import markdown_table, write_report
+
+FOUR = "kd,kd+label,cwtm,dkpp"
+FOLDERS = FOUR.split(",")
+REPORT = {"results.json", "results.md", "results.png"}
+
+
+def run(folder: Path, objective: str = FOUR, generations: int = 2, callbacks=None, **changes):
+    """Train as a recipe does, two epochs of three steps a generation."""
+    options = {
+        name: changes.pop(name, default)
+        for name, default in {"control": False, "control_from": (), "teacher": None}.items()
+    }
+    arguments = {
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": 2,
+        "max_steps": -1,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "remove_unused_columns": False,
+        "objective": objective,
+    }
+    family = {
+        "model_init": network,
+        "train_dataset": views(),
+        "test_dataset": views(10, seed=2, augment=False),
+        "data_collator": collate,
+        "compute_metrics": compute_classification_metrics,
+        "processing_class": image_processor(8, MEAN, STD),
+        "callbacks": callbacks,
+    }
+    report = {"title": "tiny", "command": "a command", "dataset": {"name": "random"}}
+    args = tiny.arguments(folder, **arguments | changes)
+    return run_families(family, args, generations=generations, report=report, **options)
+
+
+def results_of(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> Path:
+    """The four objectives of the paper's Table 2, in one go. Not to be changed."""
+    folder = tmp_path_factory.mktemp("together") / "tiny"
+    assert run(folder) is None
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The family of one objective, as it is without the others and without a cache."""
+
+    @functools.cache
+    def trained(objective: str) -> Path:
+        folder = tmp_path_factory.mktemp("alone")
+        run(folder, objective)
+        return folder
+
+    return trained
+
+
+# What it leaves
+
+
+def test_each_objective_has_a_whole_family_beside_the_teacher(together):
+    names = {path.name for path in together.iterdir()}
+    assert names == {"teacher", "teacher_cache", *FOLDERS, *REPORT}
+    assert {p.name for p in (together / "teacher").iterdir()} == {"generation-0", "lineage.json"}
+    generations = {"generation-0", "generation-1", "generation-2", "ensemble", "lineage.json"}
+    for name in FOLDERS:
+        assert {path.name for path in (together / name).iterdir()} == generations | REPORT
+        lineage = verify_lineage(together / name)
+        assert lineage.family == f"tiny-{name}"
+        assert [record.generation for record in lineage.generations] == [0, 1, 2]
+
+
+def test_all_learn_from_the_teacher_that_was_trained_once(together):
+    teacher = listing(together / "teacher" / "generation-0")
+    for name in FOLDERS:
+        assert listing(together / name / "generation-0") == teacher
+
+
+def test_the_students_of_a_number_begin_alike_and_end_otherwise(together):
+    for generation in (1, 2):
+        seeds = [Record.read(together / n / f"generation-{generation}").seed for n in FOLDERS]
+        assert len({(seed["seed"], seed["init_sha256"]) for seed in seeds}) == 1
+        assert len({seed["trained_sha256"] for seed in seeds}) == 4
+
+
+def test_each_record_says_its_objective(together):
+    objectives = [Record.read(together / name / "generation-2").objective for name in FOLDERS]
+    found = [(objective["name"], objective["label_weight"]) for objective in objectives]
+    assert found == [("kd", 0), ("kd", 1), ("cwtm", 0), ("dkpp", 0)]
+
+
+def test_no_record_or_note_names_a_path_of_the_machine(together):
+    for path in together.rglob("*.json"):
+        assert str(together) not in path.read_text("utf-8"), path
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_each_is_what_it_would_be_alone(together, alone, name):
+    assert final_weights(together / name) == final_weights(alone(name))
+    here, there = results_of(together / name), results_of(alone(name))
+    for part in ("generations", "ensembles"):
+        assert [row["test"] for row in here[part]] == [row["test"] for row in there[part]]
+
+
+# The report of them all
+
+
+def test_the_results_of_all_are_those_of_each(together):
+    results = results_of(together)
+    rows = {row["name"]: row for row in results["generations"]}
+    names = [f"{method}-{k}" for method in ("BAN", "BAN+L", "CWTM", "DKPP") for k in (1, 2)]
+    assert list(rows) == ["labels", *names]
+    assert len(results["ensembles"]) == 4
+    for name, ensemble in zip(FOLDERS, results["ensembles"], strict=True):
+        own = results_of(together / name)
+        for row in own["generations"]:
+            assert rows[row["name"]].items() >= row.items()
+        assert ensemble["test"] == own["ensembles"][0]["test"]
+    assert [row["method"] for row in results["ensembles"]] == ["BAN", "BAN+L", "CWTM", "DKPP"]
+    assert (results["title"], results["seed"], results["metric"]) == ("tiny", 3, "error")
+    document = (together / "results.md").read_text("utf-8")
+    assert "| DKPP-2 |" in document
+    assert "| BAN+L: Ens*2 of generations 1-2 |" in document
+    assert (together / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert results_of(together / "cwtm")["title"] == "tiny: cwtm"
+
+
+def test_several_seeds_of_it_are_pooled(together, tmp_path):
+    results = results_of(together)
+    pooled = aggregate([results, results | {"seed": 4}])
+    assert [row["method"] for row in pooled["generations"]][:2] == ["labels", "BAN"]
+    assert pooled["differences"][-1]["name"] == "DKPP-2 minus labels"
+    write_report(pooled, tmp_path)
+    assert "| DKPP-2 |" in markdown_table(pooled)
+
+
+def test_each_method_has_its_part_of_the_axis():
+    rows = [("labels", 0), ("BAN", 1), ("BAN", 2), ("CWTM", 1), ("CWTM", 2)]
+    rows = [{"method": method, "generation": number} for method, number in rows]
+    axis = axis_of(rows)
+    assert [axis.place(row) for row in rows] == [0, 2, 3, 5, 6]
+    assert axis.place({"method": "CWTM", "members": [1, 2]}) == 6
+    assert axis.ticks == {0: "labels\n0", 2.5: "BAN\n1 and 2", 5.5: "CWTM\n1 and 2"}
+    sequence = axis_of([{"generation": number} for number in (2, 3, 4)])
+    assert [sequence.place({"members": [3, 4]}), *sequence.ticks] == [4, 2, 3, 4]
+
+
+def test_a_teacher_that_is_a_student_is_no_row_of_an_objective():
+    def row(name: str) -> dict:
+        return {"name": name, "generation": int(name[-1]), "test": {"error": 1.0}}
+
+    families = [
+        {"generations": [row("BAN-2"), row(f"{method}-3")], "ensembles": [], "metric": "error"}
+        | {"seed": 1, "hardware": "", "versions": {}}
+        for method in ("BAN", "CWTM")
+    ]
+    rows = side_by_side(families)["generations"]
+    found = [(row["name"], row["method"]) for row in rows]
+    assert found == [("BAN-2", "teacher"), ("BAN-3", "BAN"), ("CWTM-3", "CWTM")]
+
+
+# Killed, and run again
+
+
+class KillIn(TrainerCallback):
+    """Kills the process in a generation of one of the families."""
+
+    def __init__(self, folder: str, generation: int, step: int) -> None:
+        self.where, self.step = (folder, f"generation-{generation}"), step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        path = Path(args.output_dir)
+        if ((path.parts[-3], path.name), state.global_step) == (self.where, self.step):
+            raise Killed
+
+
+def test_killed_again_and_again_it_ends_as_if_it_had_never_been(together, tmp_path):
+    folder = tmp_path / "tiny"
+    kills = [("teacher", 0, 3), ("kd", 1, 3), ("cwtm", 1, 0), ("cwtm", 2, 5), ("dkpp", 2, 2)]
+    finished: dict[Path, dict] = {}
+    for kill in kills:
+        with pytest.raises(Killed):
+            run(folder, callbacks=[KillIn(*kill)])
+        assert {path: identities(path) for path in finished} == finished
+        finished = {path: identities(path) for path in folder.glob("*/generation-*")}
+    run(folder)
+    assert {path: identities(path) for path in finished} == finished
+    assert final_weights(folder) == final_weights(together)
+    rows = [[row["test"] for row in results_of(f)["generations"]] for f in (folder, together)]
+    assert rows[0] == rows[1]
+
+
+def test_again_nothing_is_trained_and_more_objectives_may_be_asked_for(tmp_path, together):
+    def trained() -> dict:
+        return {path: identities(path) for path in tmp_path.glob("*/generation-*")}
+
+    run(tmp_path, "kd,cwtm", 1)
+    before, said = trained(), results_of(tmp_path)
+    run(tmp_path, "kd,cwtm", 1)
+    assert (trained(), results_of(tmp_path)) == (before, said)
+    run(tmp_path, "kd,cwtm,kd+label", 1)
+    assert trained().items() >= before.items()
+    names = [row["name"] for row in results_of(tmp_path)["generations"]]
+    assert names == ["labels", "BAN-1", "CWTM-1", "BAN+L-1"]
+    name = "kd+label/generation-1/model.safetensors"
+    assert final_weights(tmp_path)[name] == final_weights(together)[name]
+
+
+def test_it_goes_on_where_it_was_moved_to(tmp_path):
+    run(tmp_path / "a", "kd,cwtm", 1)
+    (tmp_path / "a").rename(tmp_path / "b")
+    before = identities(tmp_path / "b" / "cwtm" / "generation-1")
+    run(tmp_path / "b", "kd,cwtm", 2)
+    assert identities(tmp_path / "b" / "cwtm" / "generation-1") == before
+    assert Record.read(tmp_path / "b" / "kd" / "generation-2").family == "a-kd"
+
+
+def test_from_a_teacher_that_is_there_already(together, tmp_path):
+    teacher = together / "teacher" / "generation-0"
+    run(tmp_path, "cwtm,dkpp", 1, teacher=str(teacher))
+    assert not (tmp_path / "teacher").exists()
+    assert listing(tmp_path / "dkpp" / "generation-0") == listing(teacher)
+    name = "cwtm/generation-1/model.safetensors"
+    assert final_weights(tmp_path)[name] == final_weights(together)[name]
+    with pytest.raises(ValueError, match="teacher: 'generation-0@"):
+        run(tmp_path, "cwtm,dkpp", 1)
+
+
+# What objectives may be called
+
+
+def arguments(**given) -> BANTrainingArguments:
+    return BANTrainingArguments("unused", use_cpu=True, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"objective": "kd+label"}, {"kd": ("kd", 1)}),
+        ({"objective": "cwtm+label", "label_weight": 1}, {"cwtm": ("cwtm", 1)}),
+        ({"objective": "kd, cwtm"}, {"kd": ("kd", 0), "cwtm": ("cwtm", 0)}),
+        ({"objective": "kd,cwtm", "label_weight": 0.5}, {"kd": ("kd", 0.5), "cwtm": ("cwtm", 0.5)}),
+        ({"objective": "kd,kd+label"}, {"kd": ("kd", 0), "kd+label": ("kd", 1)}),
+        (
+            {"objective": "kd,kd+label", "label_weight": 0},
+            {"kd": ("kd", 0), "kd+label": ("kd", 1)},
+        ),
+        (
+            {"objective": "cwtm,kd+label", "label_weight": 1},
+            {"cwtm": ("cwtm", 1), "kd+label": ("kd", 1)},
+        ),
+    ],
+)
+def test_objectives_and_their_label_weights(given, expected):
+    each = arguments(**given).each_objective()
+    assert {name: (one.objective, one.label_weight) for name, one in each.items()} == expected
+
+
+def test_one_with_labels_is_that_objective_with_a_label_weight_of_1():
+    args = arguments(objective="kd+label")
+    assert (args.objective, args.label_weight, args.label_weight_is_default) == ("kd", 1, False)
+
+
+def test_without_labels_beside_one_with_labels_holds_for_language_models_too():
+    each = arguments(objective="kd,kd+label").each_objective()
+    assert not each["kd"].label_weight_is_default  # else a language model would learn with labels
+    assert arguments(objective="kd,cwtm").each_objective()["kd"].label_weight_is_default
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"objective": "kd,cwmt"}, "objective='cwmt' is unknown. Did you mean 'cwtm'?"),
+        ({"objective": "kd+lable"}, r"objective='kd\+lable' is unknown. Did you mean 'kd\+label'?"),
+        ({"objective": "kd,"}, "objective='' is unknown"),
+        ({"objective": "kd,cwtm,kd"}, "objective='kd,cwtm,kd' names one twice"),
+        ({"objective": "kd,kd+label", "label_weight": 1}, r"'kd' and 'kd\+label' are the same"),
+        ({"objective": "kd+label", "label_weight": 0.5}, "label_weight=0.5 contradicts objective="),
+        ({"objective": "kd+label", "label_weight": 0}, "label_weight=0 contradicts objective='kd"),
+        ({"objective": "kd,cwtm+label", "label_weight": 2}, "label_weight=2 contradicts objective"),
+    ],
+)
+def test_objectives_that_make_no_sense_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(**given)
+
+
+# Refused before anything is written
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"control": True}, "controls are compared with the ensemble of one: give them with one"),
+        ({"control_from": ["elsewhere"]}, "controls are compared with the ensemble of one"),
+        ({"push_to_hub": True}, "push_to_hub: .* ban-hf push .*OBJECTIVE ns/name"),
+        ({"generations": 0}, "generations=0: .* ask for one at least"),
+    ],
+)
+def test_what_belongs_to_one_family_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "new", "kd,cwtm", **changes)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_of_one_family_is_left_alone(tmp_path):
+    run(tmp_path, "kd", 1)
+    before = listing(tmp_path)
+    with pytest.raises(ValueError, match="holds the family of one run; it stays as it is"):
+        run(tmp_path, "kd,cwtm", 1)
+    assert listing(tmp_path) == before
+
+
+def test_a_folder_of_several_is_left_alone_by_one(together):
+    before = listing(together)
+    with pytest.raises(ValueError, match="which no run"):
+        run(together, "kd", 1)
+    assert listing(together) == before
+
+
+def test_results_of_another_program_are_left_alone(tmp_path):
+    (tmp_path / "results.json").write_text("precious")
+    with pytest.raises(ValueError, match=r"holds results\.json, which no run"):
+        run(tmp_path, "kd,cwtm", 1)
+    assert list(listing(tmp_path)) == ["results.json"]
+
+
+def test_one_training_takes_one_objective(tmp_path):
+    message = "objective='kd,cwtm' names several, .* give one of them here"
+    args = tiny.arguments(tmp_path, objective="kd,cwtm")
+    with pytest.raises(ValueError, match=message):
+        BANTrainer(tiny.vit(), args)
+    with pytest.raises(ValueError, match=message):
+        train_generations(network, args, generations=1, train_dataset=views())
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, objective="kd,cwtm")
+    assert not list(tmp_path.iterdir())
+
+
+# The recipes
+
+
+def smoke(recipe, folder: Path, *options: str) -> list[str]:
+    """A recipe's rows, run in small."""
+    recipe.main(["--smoke", "--use_cpu", "--output_dir", str(folder), *options])
+    return [row["name"] for row in results_of(folder)["generations"]]
+
+
+def test_the_image_recipe_takes_several_objectives(recipe, tmp_path, capsys):
+    rows = smoke(recipe, tmp_path, "--objective", FOUR)
+    first_line = capsys.readouterr().out.splitlines()[0]
+    assert f"a teacher and 2 students by each of {FOUR}" in first_line
+    names = [f"{method}-{k}" for method in ("BAN", "BAN+L", "CWTM", "DKPP") for k in (1, 2)]
+    assert rows == ["labels", *names]
+
+
+def test_the_language_recipe_takes_several_objectives(language_recipe, tmp_path):
+    options = ("--objective", "kd,kd+label", "--label_weight", "0", "--generations", "1")
+    assert smoke(language_recipe, tmp_path, *options) == ["labels", "BAN-1", "BAN+L-1"]
+    assert "| generation | test perplexity |" in (tmp_path / "results.md").read_text("utf-8")
+
+
+def test_a_configuration_may_name_several(recipe, tmp_path):
+    values = yaml.safe_load((ROOT / "recipes" / "configs" / "digits.yaml").read_text("utf-8"))
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values | {"objective": "kd,cwtm", "generations": 1}))
+    recipe.main([str(path), "--smoke", "--use_cpu", "--output_dir", str(tmp_path / "run")])
+    assert (tmp_path / "run" / "cwtm" / "generation-1").is_dir()
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_report(tmp_path):
+    options = ["--smoke", "--use_cpu", "--generations", "1", "--objective", "kd,cwtm"]
+    printed = on_two_processes("recipes/ban_cifar.py", *options, "--output_dir", str(tmp_path))
+    assert printed.count("# cifar_wrn_10_1 on digits\n") == 1
+    rows = results_of(tmp_path)["generations"]
+    assert [row["name"] for row in rows] == ["labels", "BAN-1", "CWTM-1"]
+    assert verify_lineage(tmp_path / "cwtm").generations[1].training["world_size"] == 2
