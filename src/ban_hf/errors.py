@@ -1,15 +1,22 @@
-"""What can be wrong with a lineage, a publication, or the Hub. All are a `ValueError`."""
+"""Errors that a user can mend: all are a `BANError`. Anything else is a bug."""
+
+import difflib
+from collections.abc import Iterable
 
 
-class HubError(ValueError):
+class BANError(ValueError):
+    """An argument, a file or a repository is not as it must be; the message says what to change."""
+
+
+class HubError(BANError):
     """The Hub cannot be reached, or refuses."""
 
 
-class PublishError(ValueError):
+class PublishError(BANError):
     """What stands in a repository, or who may read it, forbids a publication."""
 
 
-class LineageError(ValueError):
+class LineageError(BANError):
     """A lineage is not what it says; the subclasses name what is wrong."""
 
 
@@ -43,3 +50,16 @@ class UnlistedFileError(LineageError):
 
 class UnverifiableError(LineageError):
     """Something that is named cannot be reached, so that nothing is known of it."""
+
+
+def did_you_mean(name: str, options: Iterable[str], n: int = 1) -> str:
+    """` Did you mean 'x'?`, or `` where no option is close to the name.
+
+    Args:
+        name: what was given.
+        options: the names that exist.
+        n: the most that are named.
+    """
+    known = {option.lower(): option for option in options}
+    near = [known[match] for match in difflib.get_close_matches(name.lower(), known, n=n)]
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ban_hf.errors import BANError
+
 Objective = Callable[..., Tensor]
 
 
@@ -217,18 +219,18 @@ def _decouple(
 def check_logits(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> None:
     """Hold that logits are two of the same shape `(N, C)` with C >= 2, and temperature above 0."""
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
-        raise ValueError(
+        raise BANError(
             "student_logits and teacher_logits must have the same shape (N, C), but have "
             f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}: flatten other axes "
             "into N, and give teacher and student the same classes."
         )
     if student_logits.shape[1] < 2:
-        raise ValueError("logits must have at least two classes: of one there is nothing to learn.")
+        raise BANError("logits must have at least two classes: of one there is nothing to learn.")
     if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, not {temperature}; the paper uses 1.")
+        raise BANError(f"temperature must be above 0, not {temperature}; the paper uses 1.")
 
 
 def _required(labels: Tensor | None, objective: str) -> Tensor:
     if labels is None:
-        raise ValueError(f"objective {objective!r} needs labels, but got labels=None.")
+        raise BANError(f"objective {objective!r} needs labels, but got labels=None.")
     return labels

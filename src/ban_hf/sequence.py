@@ -7,6 +7,7 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from ban_hf.errors import BANError
 from ban_hf.hub.publisher import Publisher
 from ban_hf.jobs.run import Run
 from ban_hf.lineage.environment import describe_data
@@ -76,7 +77,7 @@ def train_generations(
         FloatingPointError: where a loss becomes NaN; the finished generations stay.
     """
     if generations < bool(teacher):
-        raise ValueError(
+        raise BANError(
             f"generations={generations}: it counts the students, and must not be negative, nor 0 "
             "where there is a teacher."
         )

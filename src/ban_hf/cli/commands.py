@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.cli.terminal import branch, draw_tree, measurement_table, table
+from ban_hf.errors import BANError
 from ban_hf.hub import cards
 from ban_hf.hub import download as pulling
 from ban_hf.hub import publishing as hub
@@ -90,12 +91,12 @@ def push(args: argparse.Namespace) -> Answer:
     options = {"private": args.private, "license": args.license}
     if finished_generations(folder):
         if args.teacher is not None:
-            raise ValueError("--teacher is of a single generation; a family has its own teachers.")
+            raise BANError("--teacher is of a single generation; a family has its own teachers.")
         commits = hub.push_family(folder, args.repo_id, **options)
     elif (folder / RECORD).is_file():
         commits = [hub.push_generation(folder, args.repo_id, teacher=args.teacher, **options)]
     else:
-        raise ValueError(
+        raise BANError(
             f"{folder} is no folder of a family, which has generation-0 and so on, nor of a "
             f"generation, which has a {RECORD}."
         )
@@ -145,7 +146,7 @@ def reproduce(args: argparse.Namespace) -> Answer:
     """Train what a table of the paper needs, and report."""
     for name, least in (("seeds", 1), ("first_seed", 0), ("workers", 1)):
         if (value := getattr(args, name)) is not None and value < least:
-            raise ValueError(f"{name}={value} must be at least {least}.")
+            raise BANError(f"{name}={value} must be at least {least}.")
     asked = Reproduction(
         args.table,
         args.budget,
@@ -179,7 +180,7 @@ def report(args: argparse.Namespace) -> Answer:
             return Answer(results, markdown(results))
         return Answer(results, write_table_report(results, args.output_dir))
     if any(kind is not None for kind in kinds):
-        raise ValueError(
+        raise BANError(
             f"results have schemas {', '.join(sorted(set(map(str, kinds))))}: give those of tables "
             f"({SCHEMA}, of ban-hf reproduce), or those of families (without, of a recipe)."
         )

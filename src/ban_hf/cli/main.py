@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ban_hf.cli import commands
-from ban_hf.cli.recipe import did_you_mean, quiet_loading
+from ban_hf.cli.recipe import quiet_loading
 from ban_hf.cli.terminal import one_line, say
+from ban_hf.errors import did_you_mean
 from ban_hf.lineage.environment import versions
 from ban_hf.lineage.record import as_json
 from ban_hf.training.arguments import CACHE_DTYPES

@@ -1,7 +1,6 @@
 """What recipes have in common: a YAML file of arguments, flags that override it, the first line."""
 
 import argparse
-import difflib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progre
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
+from ban_hf.errors import BANError, did_you_mean
 from ban_hf.training.arguments import BANTrainingArguments
 
 
@@ -57,9 +57,9 @@ class FamilyArguments:
         try:
             self.network_args = json.loads(self.model_args)
         except json.JSONDecodeError as error:
-            raise ValueError(f"model_args={self.model_args!r} is not JSON: {error}") from error
+            raise BANError(f"model_args={self.model_args!r} is not JSON: {error}") from error
         if not isinstance(self.network_args, dict):
-            raise ValueError(f"model_args={self.model_args!r} must be a JSON object of names.")
+            raise BANError(f"model_args={self.model_args!r} must be a JSON object of names.")
 
 
 def parse_recipe(
@@ -91,7 +91,7 @@ def parse_recipe(
         if rest:
             options = [option for action in parser._actions for option in action.option_strings]
             name = rest[0].partition("=")[0]
-            raise ValueError(f"unknown argument {name!r}.{did_you_mean(name, options)}")
+            raise BANError(f"unknown argument {name!r}.{did_you_mean(name, options)}")
     except (ValueError, TypeError, OSError) as error:
         parser.error(str(error))
     return tuple(parsed)
@@ -106,13 +106,13 @@ def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+        raise BANError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold 'name: value' lines, one for each argument.")
+        raise BANError(f"{path} must hold 'name: value' lines, one for each argument.")
     known = list(known)
     for key in values:
         if key not in known:
-            raise ValueError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), known)}")
+            raise BANError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), known)}")
     return values
 
 
@@ -123,12 +123,6 @@ def as_flag(name: str, value: Any) -> list[str]:
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
     return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
-
-
-def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """A sentence with the option that was meant, if one is near."""
-    near = difflib.get_close_matches(name, list(options), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def begin_recipe(

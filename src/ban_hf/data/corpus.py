@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
-from ban_hf.data.decode import near
 from ban_hf.data.images import FILE_BUILDERS, load_splits, source_id
+from ban_hf.errors import BANError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +42,7 @@ def read_corpus(
     files = _text_files(path)
     if files:
         if text_column is not None:
-            raise ValueError(
-                f"text_column={text_column!r}: a text file has no columns: leave it out"
-            )
+            raise BANError(f"text_column={text_column!r}: a text file has no columns: leave it out")
         texts = {split: _read(file) for split, file in files.items()}
     else:
         data = _load(name, hub_id, path, config, revision)
@@ -53,14 +51,14 @@ def read_corpus(
         texts = _hold_out(texts["train"], name)
     lacking = [split for split in _SPLITS if split not in texts]
     if lacking:
-        raise ValueError(
+        raise BANError(
             f"--dataset_name {name}: no {' and no '.join(lacking)} split; there is "
             f"{', '.join(texts)}. Needed are train, validation and test, or train alone, whose "
             "last lines are then held out."
         )
     for split, text in texts.items():
         if not text.strip():
-            raise ValueError(f"--dataset_name {name}: no words in the {split} split")
+            raise BANError(f"--dataset_name {name}: no words in the {split} split")
     return {split: texts[split] for split in _SPLITS}, source
 
 
@@ -79,7 +77,7 @@ def _text_files(path: Path) -> dict[str, Path]:
         return {}
     for split, matches in found.items():
         if len(matches) != 1:
-            raise ValueError(
+            raise BANError(
                 f"--dataset_name {path}: {len(matches) or 'no'} text files of the {split} split. "
                 f"Needed is one ({', '.join(_TEXT_FILES)}) with {' or '.join(_SPLITS[split])} in "
                 f"its name; there is {', '.join(file.name for file in files) or 'none'}."
@@ -92,12 +90,12 @@ def _read(path: Path) -> str:
     try:
         text = raw.decode().removeprefix("\ufeff")  # a byte order mark
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise BANError(
             f"{path}: not UTF-8 at byte {error.start} (0x{raw[error.start]:02x}); convert it, for "
             "example with iconv"
         ) from error
     if not text.strip():
-        raise ValueError(f"{path}: no words in this file")
+        raise BANError(f"{path}: no words in this file")
     return text if text.endswith("\n") else text + "\n"
 
 
@@ -107,8 +105,8 @@ def _load(
     try:
         return load_splits(path, hub_id, config, revision)
     except (ConnectionError, FileNotFoundError, ValueError, DatasetGenerationError) as error:
-        hint = "" if name in BUILT_IN_TEXTS else near(name, BUILT_IN_TEXTS)
-        raise ValueError(
+        hint = "" if name in BUILT_IN_TEXTS else did_you_mean(name, BUILT_IN_TEXTS)
+        raise BANError(
             f"--dataset_name {name} cannot be loaded ({error}).{hint} It "
             f"takes a built-in name ({', '.join(BUILT_IN_TEXTS)}), a local folder or file, or a "
             "Hub id. Without a network, grammar needs none, and a folder with ptb.train.txt, "
@@ -124,19 +122,19 @@ def _join(data: datasets.Dataset, split: str, column: str | None) -> str:
         if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
     ]
     if column is None and len(strings) != 1:
-        raise ValueError(
+        raise BANError(
             f"{len(strings) or 'no'} columns of strings {strings}: name one with text_column; the "
             f"columns are {', '.join(data.features)}"
         )
     column = strings[0] if column is None else column
     if column not in strings:
-        raise ValueError(
-            f"text_column={column!r}: no such column of strings.{near(column, strings)} The "
-            f"columns are {', '.join(data.features)}"
+        raise BANError(
+            f"text_column={column!r}: no such column of strings.{did_you_mean(column, strings)} "
+            f"The columns are {', '.join(data.features)}"
         )
     rows = list(data[column])
     if None in rows:
-        raise ValueError(f"{split} row {rows.index(None)}: {column} is empty (null)")
+        raise BANError(f"{split} row {rows.index(None)}: {column} is empty (null)")
     return "".join(row.removesuffix("\n") + "\n" for row in rows)
 
 
@@ -145,7 +143,7 @@ def _hold_out(text: str, name: str) -> dict[str, str]:
     lines = text.split("\n")[:-1]
     count = max(1, round(HELD_OUT * len(lines)))
     if len(lines) <= 2 * count:
-        raise ValueError(f"--dataset_name {name}: {len(lines)} lines are too few for three splits")
+        raise BANError(f"--dataset_name {name}: {len(lines)} lines are too few for three splits")
     logger.warning("%s: one split; %d of %d lines held out, twice", name, count, len(lines))
     parts = {
         "train": lines[: -2 * count],

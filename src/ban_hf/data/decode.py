@@ -1,8 +1,6 @@
 """From the rows of a `datasets` dataset to uint8 pixels and numbered labels."""
 
-import difflib
 import logging
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from ban_hf.errors import BANError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def decode(
         Label names; by split ``(N, 3, H, W)`` uint8 and ``(N,)`` int64.
     """
     if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size={image_size}: must be a number of pixels, at least 1")
+        raise BANError(f"image_size={image_size}: must be a number of pixels, at least 1")
     features = data["train"].features
     image_column = _image_column(features, image_column)
     label_column = _label_column(features, label_column)
@@ -56,11 +56,11 @@ def _image_column(features: datasets.Features, named: str | None) -> str:
         kind = feature.dtype if isinstance(feature, datasets.Value) else ""
         files = kind in ("string", "large_string", "binary", "large_binary")
         if not files and not isinstance(feature, datasets.Image | dict):
-            raise ValueError(f"image_column={named!r} holds no images but {feature}")
+            raise BANError(f"image_column={named!r} holds no images but {feature}")
         return named
     found = [column for column, f in features.items() if isinstance(f, datasets.Image)]
     if len(found) != 1:
-        raise ValueError(
+        raise BANError(
             f"{len(found) or 'no'} columns of images {found}: name one with image_column; "
             f"the columns are {', '.join(features)}"
         )
@@ -72,11 +72,11 @@ def _label_column(features: datasets.Features, named: str | None) -> str:
         feature = _named("label_column", named, features)
         kind = feature.dtype if isinstance(feature, datasets.Value | datasets.ClassLabel) else ""
         if not kind.startswith(("int", "uint", "bool", "string", "large_string")):
-            raise ValueError(f"label_column={named!r} holds no integers or strings but {feature}")
+            raise BANError(f"label_column={named!r} holds no integers or strings but {feature}")
         return named
     found = {c: f.num_classes for c, f in features.items() if isinstance(f, datasets.ClassLabel)}
     if not found:
-        raise ValueError(
+        raise BANError(
             "no ClassLabel column: name the labels' column with label_column; "
             f"the columns are {', '.join(features)}"
         )
@@ -98,7 +98,7 @@ def _labels(data: dict[str, datasets.Dataset], column: str) -> tuple[list[str], 
         unknown = (labels[split] < 0).nonzero()
         if len(unknown):
             row = int(unknown[0])
-            raise ValueError(
+            raise BANError(
                 f"{split} row {row}: {column}={part[row]!r} is none of the {len(names)} classes "
                 "of the training split"
             )
@@ -134,7 +134,7 @@ def _read(value: Any, split: str, row: int) -> Image.Image:
         return image.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken file
         where = (value or {}).get("path") or "no path"
-        raise ValueError(f"{split} row {row} ({where}): unreadable image: {error}") from error
+        raise BANError(f"{split} row {row} ({where}): unreadable image: {error}") from error
 
 
 def _default_size(first: tuple[int, int]) -> tuple[int, int]:
@@ -148,14 +148,8 @@ def _default_size(first: tuple[int, int]) -> tuple[int, int]:
 
 def _named(argument: str, name: str, features: datasets.Features) -> Any:
     if name not in features:
-        raise ValueError(
-            f"{argument}={name!r}: no such column.{near(name, features)} "
+        raise BANError(
+            f"{argument}={name!r}: no such column.{did_you_mean(name, features)} "
             f"The columns are {', '.join(features)}"
         )
     return features[name]
-
-
-def near(name: str, options: Iterable[str]) -> str:
-    """Suggest, as a sentence for an error message, the option that was meant, if one is near."""
-    match = difflib.get_close_matches(name.lower(), list(options), n=1)
-    return f" Did you mean {match[0]!r}?" if match else ""

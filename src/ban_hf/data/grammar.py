@@ -19,6 +19,8 @@ from random import Random
 
 import numpy as np
 
+from ban_hf.errors import BANError
+
 VERSION = "ban_hf.grammar/1"
 """To be raised with every change of the rules or of how they are drawn: the text is another."""
 
@@ -185,7 +187,7 @@ class Grammar:
             rows = self._after(word, rows)
             probability = sum(rows.values())
             if not probability:
-                raise ValueError(f"words[{i}]={word!r} cannot follow {' '.join(words[:i][-10:])!r}")
+                raise BANError(f"words[{i}]={word!r} cannot follow {' '.join(words[:i][-10:])!r}")
             logps.append(math.log(probability))
             rows = {row or (self.start,): p / probability for row, p in rows.items()}
         return logps

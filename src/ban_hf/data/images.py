@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ban_hf.data.decode import decode, near
+from ban_hf.data.decode import decode
 from ban_hf.data.views import ImageViews, counter_hash
+from ban_hf.errors import BANError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def load_images(
             unknown label (with split and row), a fraction or number out of range.
     """
     if not 0 <= validation < 1:
-        raise ValueError(f"validation={validation}: must be a fraction, at least 0 and below 1")
+        raise BANError(f"validation={validation}: must be a fraction, at least 0 and below 1")
     spec = BUILT_IN.get(name, BuiltIn(source_id(name)))
     data = _digits() if name == "digits" else _load(name, config, revision)
     label_names, decoded = decode(data, image_column, label_column, image_size)
@@ -149,14 +150,14 @@ def _split(
         rows["validation"], rows["train"] = stratified(rows["train"], labels, count, seed)
     if train_samples is not None:
         if not 0 < train_samples <= len(rows["train"]):
-            raise ValueError(
+            raise BANError(
                 f"train_samples={train_samples}: must be from 1 to {len(rows['train'])}, the "
                 "training images that are left beside validation and test"
             )
         rows["train"], _ = stratified(rows["train"], labels, train_samples, seed)
     for split, part in rows.items():
         if not len(part):
-            raise ValueError(
+            raise BANError(
                 f"validation={validation} leaves nothing for {split} of {len(labels)} images"
             )
     return rows
@@ -253,12 +254,12 @@ def _load(name: str, config: str | None, revision: str | None) -> dict[str, data
     try:
         splits = load_splits(path, hub_id, config, revision)
     except (ConnectionError, FileNotFoundError) as error:
-        raise ValueError(
-            f"--dataset_name {name} cannot be loaded ({error}).{near(name, BUILT_IN)} It takes a "
-            f"built-in name ({', '.join(BUILT_IN)}), a local folder, a file "
+        raise BANError(
+            f"--dataset_name {name} cannot be loaded ({error}).{did_you_mean(name, BUILT_IN)} "
+            f"It takes a built-in name ({', '.join(BUILT_IN)}), a local folder, a file "
             f"({', '.join(FILE_BUILDERS)}) or a Hub id. Without a network, digits needs none, and "
             "BAN_HF_DATA can name a folder that holds cifar10/ and cifar100/."
         ) from error
     if "train" not in splits:
-        raise ValueError(f"--dataset_name {name}: no train split; there is {', '.join(splits)}")
+        raise BANError(f"--dataset_name {name}: no train split; there is {', '.join(splits)}")
     return {split: splits[split] for split in ("train", "validation", "test") if split in splits}

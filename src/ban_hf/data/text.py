@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from ban_hf.data.corpus import read_corpus
 from ban_hf.data.grammar import ENGLISH, VERSION
 from ban_hf.data.tokenizer import EOS, UNK, read_words, word_tokenizer
+from ban_hf.errors import BANError
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +96,9 @@ def load_text(
             files, an empty text, one that is not UTF-8 (with the byte), a number out of range.
     """
     if train_words is not None and train_words < 1:
-        raise ValueError(f"train_words={train_words}: must be at least 1")
+        raise BANError(f"train_words={train_words}: must be at least 1")
     if vocabulary_size is not None and (name == "grammar" or vocabulary_size < 3):
-        raise ValueError(
+        raise BANError(
             f"vocabulary_size={vocabulary_size}: must be at least 3 ({EOS}, {UNK} and a word), and "
             "left out for the grammar, which has a vocabulary of its own"
         )
@@ -110,7 +111,7 @@ def load_text(
             logger.warning("%s: %s stands in the %s text, beside its line ends", name, EOS, split)
     words = vocabulary(texts["train"], vocabulary_size)
     if train_words is not None and train_words > len(texts["train"]):
-        raise ValueError(
+        raise BANError(
             f"train_words={train_words}: must be from 1 to {len(texts['train'])}, the words of the "
             "training split"
         )

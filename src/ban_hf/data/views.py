@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, default_collate
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ban_hf.data.windows import POSITIONS
+from ban_hf.errors import BANError
 
 # splitmix64 (Steele, Lea & Flood, OOPSLA 2014), its 64-bit constants written as signed integers.
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -149,7 +150,7 @@ class ImageViews(Dataset[dict[str, Tensor]]):
         seed: int = 0,
     ) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or len(labels) != len(images):
-            raise ValueError(
+            raise BANError(
                 f"images must be (N, C, H, W) uint8 with N labels, got {tuple(images.shape)} "
                 f"{images.dtype} and {len(labels)} labels"
             )
@@ -266,7 +267,7 @@ def collate(batch: Any) -> dict[str, Tensor]:
     if isinstance(batch, dict):
         return batch
     if isinstance(batch[0], str):
-        raise ValueError(
+        raise BANError(
             "remove_unused_columns=True takes ImageViews' batches apart: "
             "set remove_unused_columns=False in the training arguments"
         )

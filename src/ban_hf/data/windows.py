@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ban_hf.errors import BANError
+
 IGNORED = -100  # a target that does not count, as everywhere in transformers
 POSITIONS = "positions"  # of a batch's items in their dataset, where they are asked for: (B,)
 
@@ -48,9 +50,9 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
 
     def __init__(self, tokens: Tensor, columns: int, *, window: int = 35, warmup: int = 0) -> None:
         if tokens.ndim != 1 or tokens.is_floating_point():
-            raise ValueError(f"tokens must be (n,) word ids, not {tuple(tokens.shape)}.")
+            raise BANError(f"tokens must be (n,) word ids, not {tuple(tokens.shape)}.")
         if columns < 1 or window < 1 or warmup < 0:
-            raise ValueError(
+            raise BANError(
                 f"columns={columns} (the batch size) and window={window} must be at least 1, and "
                 f"warmup={warmup} must not be negative."
             )
@@ -60,7 +62,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         self.input_ids, self.targets = inputs  # (columns, L), (columns, L)
         self.length = self.input_ids.shape[1]
         if self.length < window or len(self.input_ids) < columns:  # too few to begin each column
-            raise ValueError(
+            raise BANError(
                 f"The text has {len(tokens):,} words: too few for {columns} columns of a window "
                 f"of {window}. Give a longer text, fewer columns (the batch size) or a shorter "
                 "window."

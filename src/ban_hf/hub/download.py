@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ban_hf.errors import BANError
 from ban_hf.hub.cards import CARD, PICTURE
 from ban_hf.hub.client import clean_token
 from ban_hf.hub.location import LocalFolder
@@ -64,7 +65,7 @@ def _bring(entry: Entry, folder: Path) -> None:
         if standing is not None and standing.lineage_sha256 == entry.lineage_sha256:
             check_files(standing)
             return
-        raise ValueError(f"{folder} is in the way of {entry.place}: move it, or pull elsewhere.")
+        raise BANError(f"{folder} is in the way of {entry.place}: move it, or pull elsewhere.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".pull-") as partial:
         files = {file["path"]: check_file(entry.place, file) for file in entry.record.files}

@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelInfo
 
-from ban_hf.errors import HubError, RecordError, UnpinnedTeacherError, UnverifiableError
+from ban_hf.errors import BANError, HubError, RecordError, UnpinnedTeacherError, UnverifiableError
 from ban_hf.hub.client import persistently
 from ban_hf.lineage.record import RECORD, sha256_of_file
 
@@ -141,7 +141,7 @@ def locate(where: str | Path, revision: str | None = None, token: str | None = N
     """
     if Path(where).is_dir():
         if revision is not None:
-            raise ValueError(f"revision={revision!r}: {where} is a local folder, which has none.")
+            raise BANError(f"revision={revision!r}: {where} is a local folder, which has none.")
         return LocalFolder(Path(where))
     repo_id, _, named = str(where).partition("@")
     if not REPOSITORY.fullmatch(repo_id):
@@ -150,7 +150,7 @@ def locate(where: str | Path, revision: str | None = None, token: str | None = N
             "'ns/name@revision'."
         )
     if named and revision not in (None, named):
-        raise ValueError(f"revision={revision!r} and {where!r} name two revisions: give one.")
+        raise BANError(f"revision={revision!r} and {where!r} name two revisions: give one.")
     revision = revision or named or "main"
     if not COMMIT.fullmatch(revision):
         revision = str(look(repo_id, revision, token).sha)

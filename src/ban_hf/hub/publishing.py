@@ -15,7 +15,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from ban_hf.errors import PublishError, RecordError
+from ban_hf.errors import BANError, PublishError, RecordError
 from ban_hf.hub.cards import card_files
 from ban_hf.hub.client import clean_token, persistently
 from ban_hf.hub.location import LOCAL_GENERATION, HubCommit, LocalFolder, Place, locate, look
@@ -87,7 +87,7 @@ def _family(
     """
     generations = [Entry.at(LocalFolder(f)) for f in finished_generations(output_dir)]
     if not generations:
-        raise ValueError(f"output_dir={output_dir} holds no finished generation to publish.")
+        raise BANError(f"output_dir={output_dir} holds no finished generation to publish.")
     has_ensemble = (output_dir / "ensemble" / RECORD).is_file()
     ensemble = Entry.at(LocalFolder(output_dir / "ensemble")) if has_ensemble else None
     known = {e.record.generation: e.record.weights_sha256 for e in generations}
@@ -103,7 +103,7 @@ def _family(
     note = read_json(output_dir / RECORD) if (output_dir / RECORD).is_file() else {}
     noted = {generation["lineage_sha256"] for generation in note.get("generations", [])}
     if strays := [str(e.place) for e in generations if e.lineage_sha256 not in noted]:
-        raise ValueError(
+        raise BANError(
             f"{', '.join(strays)}: not trained by a run of {output_dir}, so that somebody may have "
             "published it already. Nothing was sent. (push_generation publishes a single one.)"
         )
@@ -164,7 +164,7 @@ def push_generation(
     token = clean_token(token)
     entry, repo_id = Entry.at(LocalFolder(Path(folder))), full_name(repo_id, token)
     if entry.record.kind != "generation":
-        raise ValueError(f"{folder} holds an ensemble: publish it with its family, push_family.")
+        raise BANError(f"{folder} holds an ensemble: publish it with its family, push_family.")
     options: dict[str, Any] = {"private": private, "license": license, "token": token}
     return _push_generation(entry, _contents(entry), repo_id, teacher, **options)
 
@@ -305,13 +305,11 @@ def _teachers(entry: Entry, repo_id: str, teacher: str | None, token: str | None
     if named is None or "repo_id" in named:  # somebody else's family goes on
         recorded = HubCommit(named["repo_id"], named["revision"], token) if named else None
         if teacher is not None and teacher != str(recorded):
-            raise ValueError(
-                f"teacher={teacher!r}: {entry.place} records {recorded}: leave it out."
-            )
+            raise BANError(f"teacher={teacher!r}: {entry.place} records {recorded}: leave it out.")
         return ancestry(recorded) if recorded else []
     place = locate(teacher, token=token) if teacher else _teacher_by_name(entry, repo_id, token)
     if not isinstance(place, HubCommit):
-        raise ValueError(f"teacher={teacher!r} is a folder: say where it is published.")
+        raise BANError(f"teacher={teacher!r} is a folder: say where it is published.")
     chain = ancestry(place)
     if chain[-1].record.weights_sha256 != named["weights_sha256"]:
         raise PublishError(

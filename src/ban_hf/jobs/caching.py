@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, default_data_collator
 
 from ban_hf.data import ImageViews, TokenWindows, collate, load_images, load_text
+from ban_hf.errors import BANError
 from ban_hf.hub.location import locate
 from ban_hf.hub.verification import ancestry
 from ban_hf.jobs.generation import generation_seed
@@ -68,13 +69,13 @@ def fill_cache(
             cache refuses (see `TeacherCache`).
     """
     if epochs is not None and not 0 < epochs < math.inf:
-        raise ValueError(f"epochs={epochs} must be above 0, and finite.")
+        raise BANError(f"epochs={epochs} must be above 0, and finite.")
     if finished_generations(Path(teacher)):
-        raise ValueError(f"{teacher!r} is a family: name one of its generations.")
+        raise BANError(f"{teacher!r} is a family: name one of its generations.")
     place = locate(teacher)
     record = ancestry(place)[-1].record
     if record.kind != "generation":
-        raise ValueError(f"{teacher!r} is an ensemble: name one of its generations.")
+        raise BANError(f"{teacher!r} is an ensemble: name one of its generations.")
     with tempfile.TemporaryDirectory() as scratch:
         changes = {"seed": seed} | ({"num_train_epochs": epochs, "max_steps": -1} if epochs else {})
         args = _arguments(record, scratch, changes)
@@ -149,7 +150,7 @@ def _training_data(
         ).train
         flags = "--validation, --train_samples, --split_seed, --image_size"
     if describe_data(dataset) != noted:
-        raise ValueError(
+        raise BANError(
             f"{data.dataset_name} as it is given is not what the teacher was trained on: "
             f"{len(dataset):,} items here, {noted['items']:,} of its record. Give the {flags} that "
             "its run was given."

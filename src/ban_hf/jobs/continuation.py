@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ban_hf.errors import BANError
 from ban_hf.hub.download import bring
 from ban_hf.hub.location import LOCAL_GENERATION, LocalFolder, locate
 from ban_hf.hub.verification import Entry, ancestry, check_files
@@ -75,11 +76,11 @@ def find_teacher(
         asked = noted["teacher"] if asked in noted.values() else asked
     place = locate(asked, token=token)
     if isinstance(place, LocalFolder) and finished_generations(place.path):
-        raise ValueError(f"teacher={asked!r} is a family: name one of its generations.")
+        raise BANError(f"teacher={asked!r} is a family: name one of its generations.")
     chain = ancestry(place)
     last = chain[-1]
     if last.record.kind != "generation":
-        raise ValueError(f"teacher={asked!r} is an ensemble: name one of its generations.")
+        raise BANError(f"teacher={asked!r} is an ensemble: name one of its generations.")
     note, entries = {"teacher": str(place), "asked": asked}, chain[-1:]
     if isinstance(place, LocalFolder):
         name = f"generation-{last.record.generation}@{last.lineage_sha256}"
@@ -111,7 +112,7 @@ def hold_no_other_teacher(output_dir: Path, ours: list[Path]) -> None:
     """
     for folder in finished_generations(output_dir):
         if folder not in ours:
-            raise ValueError(
+            raise BANError(
                 f"{folder} was copied for another teacher than this run's: move it away, or give "
                 "another output_dir."
             )

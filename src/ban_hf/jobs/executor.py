@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ban_hf.cli.recipe import quiet_loading
+from ban_hf.errors import BANError
 from ban_hf.jobs.job import Job
 from ban_hf.jobs.networks import RESULTS, make
 
@@ -55,7 +56,7 @@ def do_all(jobs: Sequence[Job], output_dir: Path, workers: int | None = None) ->
     try:
         lock = FileLock(output_dir / ".lock", timeout=0).acquire()
     except Timeout as error:
-        raise ValueError(
+        raise BANError(
             f"output_dir={output_dir} is being written by another queue: wait for it, or give "
             "another output_dir."
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from ban_hf.errors import BANError
 from ban_hf.jobs.evaluation import measure_family
 from ban_hf.jobs.generation import generation_seed
 from ban_hf.lineage.environment import architecture, canonical_arguments, describe_data
@@ -48,7 +49,7 @@ def run_family(
         report: what `write_report` takes beside the measurement: `title`, `command`, `dataset`.
     """
     if teacher is not None and (control or control_from):
-        raise ValueError(
+        raise BANError(
             "control and control_from compare with generation 0, which a family that goes on from "
             f"teacher={teacher!r} does not have: leave them out."
         )
@@ -80,7 +81,7 @@ def _check_control(folder: Path, args: BANTrainingArguments, family: dict[str, A
     try:
         record = Record.read(folder / "generation-0")
     except OSError as error:
-        raise ValueError(f"control_from: {folder} holds no finished generation 0.") from error
+        raise BANError(f"control_from: {folder} holds no finished generation 0.") from error
     model = family["model_init"](0)
     network, ours = architecture(model), canonical_arguments(sequence_arguments(args, model))
     theirs = record.training["arguments"]
@@ -97,7 +98,7 @@ def _check_control(folder: Path, args: BANTrainingArguments, family: dict[str, A
     }
     for reason, is_so in checks.items():
         if is_so:
-            raise ValueError(f"control_from: the generation 0 of {folder} {reason}.")
+            raise BANError(f"control_from: the generation 0 of {folder} {reason}.")
 
 
 def _alone(args: BANTrainingArguments, number: int) -> BANTrainingArguments:

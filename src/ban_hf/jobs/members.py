@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from ban_hf.data import ImageViews, TextSplits, TokenWindows, load_images, load_text
 from ban_hf.data.text import WARM_UP, evaluation_columns
+from ban_hf.errors import BANError
 from ban_hf.hub.location import LocalFolder, Place, locate
 from ban_hf.jobs.measurement import ImageTest, TextTest
 from ban_hf.lineage.environment import hardware, versions
@@ -130,10 +131,10 @@ def check_savable(members: Sequence[Member], output_dir: str | Path) -> None:
     """
     folder = Path(output_dir)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"output_dir={output_dir} is not an empty folder: give another one.")
+        raise BANError(f"output_dir={output_dir} is not an empty folder: give another one.")
     for member in members[1:] if _reads_images(members[0]) else ():
         if _format(member) != _format(members[0]):
-            raise ValueError(
+            raise BANError(
                 f"{member.name} reads {_format(member)}, {members[0].name} {_format(members[0])}: "
                 "they can be measured together, but not saved as one model, which is given one "
                 "image. Leave output_dir out."
@@ -175,7 +176,7 @@ def _image_tests(
     """A test for each member, of the same images in its own format; and where they are from."""
     first = members[0]
     if not _reads_images(first):
-        raise ValueError(
+        raise BANError(
             f"{first.name} is a {type(first.model).__name__}: measured can be image classifiers "
             "and causal language models."
         )
@@ -235,7 +236,7 @@ def _check_labels(member: Member, names: Sequence[str], dataset_name: str) -> No
     different = [
         f"{i}: {there!r} there, {here!r} here" for i, (there, here) in pairs if there != here
     ]
-    raise ValueError(
+    raise BANError(
         f"{member.name} was trained on other classes than {dataset_name} has: {len(names)} there, "
         f"{len(own)} here; {'; '.join(different[:3])}."
     )
@@ -246,7 +247,7 @@ def _check_words(member: Member, splits: TextSplits, data: DatasetArguments) -> 
     config: Any = member.model.config
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and longest < data.window:
-        raise ValueError(f"{member.name} reads at most {longest} words: give window={longest}.")
+        raise BANError(f"{member.name} reads at most {longest} words: give window={longest}.")
     digest = config.to_dict().get("vocabulary_sha256")
     if digest is not None:
         same = digest == vocabulary_digest(splits.words)
@@ -254,11 +255,11 @@ def _check_words(member: Member, splits: TextSplits, data: DatasetArguments) -> 
         tokenizer = AutoTokenizer.from_pretrained(**_origin(member.place))
         same = tokenizer.get_vocab() == {word: i for i, word in enumerate(splits.words)}
     else:
-        raise ValueError(
+        raise BANError(
             f"{member.name} does not say which words it knows: save its tokenizer beside it."
         )
     if not same:
-        raise ValueError(
+        raise BANError(
             f"{member.name} has another vocabulary than {data.dataset_name}, whose training split "
             f"has {len(splits.words):,} words: measure it on the text that it was trained on."
         )

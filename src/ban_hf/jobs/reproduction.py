@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ban_hf.errors import BANError
 from ban_hf.jobs.executor import JOBS, JobsFailed, do_all, is_done
 from ban_hf.jobs.job import Job, in_order
 from ban_hf.jobs.job_cards import write_cards
@@ -49,7 +50,7 @@ class Reproduction:
         self.rows = self.table.choose_rows(rows)
         self.columns = self.table.choose_columns(columns)
         if not (self.rows and self.columns):
-            raise ValueError(
+            raise BANError(
                 f"{table} has no such cell: rows {', '.join(self.rows) or 'none'}, columns "
                 f"{', '.join(self.columns) or 'none'}. Name columns, or give --columns all."
             )
@@ -163,12 +164,12 @@ class Reproduction:
         path = self.output_dir / JOBS / job.name / RESULTS
         found = read_json(path)
         if found.get("job") != job.name:
-            raise ValueError(f"{path} is of another job: delete it, and give the command again.")
+            raise BANError(f"{path} is of another job: delete it, and give the command again.")
         kinds = RESULT | {"log": list, "hardware": str, "versions": dict}
         try:
             hold_entry(path, found, self.table.spec["metric"], found.get("labels"), kinds)
         except ValueError as error:
-            raise ValueError(f"{error} Delete it, and give the command again.") from error
+            raise BANError(f"{error} Delete it, and give the command again.") from error
         return found
 
     def row(self, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
 from ban_hf.data import ImageViews
+from ban_hf.errors import BANError
 from ban_hf.hub.client import clean_token
 from ban_hf.jobs.continuation import (
     FirstTeacher,
@@ -166,7 +167,7 @@ class Run:
         try:
             lock.acquire()
         except Timeout as error:
-            raise ValueError(
+            raise BANError(
                 f"output_dir={self.output_dir} is being written by another run: wait for it, or "
                 "give another output_dir."
             ) from error
@@ -210,7 +211,7 @@ class Run:
         earlier = [Record.read(f).seed for f in finished_generations(self.output_dir)]
         known = {seed.get(name) for seed in earlier for name in ("init_sha256", "trained_sha256")}
         if record.seed["init_sha256"] in known:
-            raise ValueError(
+            raise BANError(
                 f"model_init({generation}) gave the weights that an earlier generation had, "
                 "fresh or trained: build a new model each time, with weights drawn from torch's "
                 "global generator, which is seeded for each generation."

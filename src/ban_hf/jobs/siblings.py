@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from ban_hf.errors import BANError
 from ban_hf.jobs.family import run_family
 from ban_hf.lineage.record import RECORD, Lineage, check_folders, read_json
 from ban_hf.lineage.results import Results, as_name
@@ -116,22 +117,22 @@ def check_several(args: BANTrainingArguments, generations: int, *, has_controls:
     """Hold that what is asked for can be had of several objectives."""
     several, base = f"objective={args.objective!r} makes several", Path(args.output_dir)
     if generations < 1:
-        raise ValueError(
+        raise BANError(
             f"generations={generations}: {several} families, which differ in their students: ask "
             "for one at least."
         )
     if has_controls:
-        raise ValueError(
+        raise BANError(
             f"control and control_from: {several} families, and controls are compared with the "
             "ensemble of one: give them with one objective, and an output_dir of its own."
         )
     if args.push_to_hub:
-        raise ValueError(
+        raise BANError(
             f"push_to_hub: {several} families, and hub_model_id names one: leave it out, and push "
             f"the one that is wanted when it is finished: ban-hf push {base / 'OBJECTIVE'} ns/name."
         )
     if (base / RECORD).exists():
-        raise ValueError(
+        raise BANError(
             f"output_dir={base} holds the family of one run; it stays as it is. {several}, with a "
             "folder for each: give another output_dir."
         )

@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ban_hf.errors import BANError
 from ban_hf.jobs.generation import generation_seed
 from ban_hf.jobs.job import Job
 from ban_hf.jobs.sizes import CLASSES, count_parameters
@@ -101,7 +102,7 @@ class Table:
 
     def _job(self, row: str, column: str, seed: int, above: tuple[str, ...]) -> Job:
         if column in above:
-            raise ValueError(f"{self.name}: column {column!r} needs itself: {', '.join(above)}.")
+            raise BANError(f"{self.name}: column {column!r} needs itself: {', '.join(above)}.")
         choose("column", column, self.columns)
         spec = self.columns_of(self.rows[row])[column]
 
@@ -119,16 +120,14 @@ class Table:
         training = {"objective": "kd"} | self._part("training") | network.pop("training", {}) | own
         for name, factor in spec.get("scale", {}).items():
             if not isinstance(training.get(name), int | float):
-                raise ValueError(
-                    f"{self.name}: column {column!r}: scale: {name} is no number here."
-                )
+                raise BANError(f"{self.name}: column {column!r}: scale: {name} is no number here.")
             training[name] *= factor
         draw = spec.get("draw", 1 if teachers else 0)
         training["seed"] = generation_seed(seed, draw)
         share_ends = bool(spec.get("share_ends"))
         both = [network["name"], *(job.arguments["network"]["name"] for job in teachers)]
         if share_ends and not (len(teachers) == 1 and all(map(is_cifar_name, both))):
-            raise ValueError(
+            raise BANError(
                 f"{self.name}: column {column!r}: share_ends needs one teacher, and both of our "
                 f"CIFAR networks; these are {', '.join(both)}."
             )

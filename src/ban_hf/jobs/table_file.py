@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ban_hf.cli.recipe import did_you_mean
+from ban_hf.errors import BANError, did_you_mean
 from ban_hf.training.arguments import BANTrainingArguments
 
 SHIPPED = "ban_hf.paper_tables"  # recipes/paper, in an installed package
@@ -69,9 +69,9 @@ def read_table(name: str) -> dict[str, Any]:
     """
     spec = _read(_find(name), ())
     if missing := [part for part in NEEDED if part not in spec]:
-        raise ValueError(f"{name}: there is no {', '.join(missing)}.")
+        raise BANError(f"{name}: there is no {', '.join(missing)}.")
     if not isinstance(spec["dataset"].get("name"), str):
-        raise ValueError(f"{name}: dataset: give its name.")
+        raise BANError(f"{name}: dataset: give its name.")
     _check(f"{name}: training", spec["training"], TRAINING)
     for budget, changes in _named(name, "budget", spec["budgets"]):
         where = f"{name}: budget {budget}"
@@ -93,7 +93,7 @@ def _named(table: str, what: str, given: Mapping[Any, Any]) -> Iterator[tuple[st
     """The items of a part, whose names are to be names of folders, too."""
     for name, value in given.items():
         if not (isinstance(name, str) and NAME.fullmatch(name)):
-            raise ValueError(
+            raise BANError(
                 f"{table}: {what} {name!r}: a name begins with a letter or a digit and goes on "
                 "with these or any of + - . _, as a text (in YAML: in quotes, if it is a number)."
             )
@@ -109,7 +109,7 @@ def _check_claims(name: str, spec: Mapping[str, Any]) -> None:
         least, most = CLAIMS.get(kind, (1, 0))
         count = len(claim.get(kind, []))
         if len(claim) != 2 or "says" not in claim or not least <= count <= (most or count):
-            raise ValueError(
+            raise BANError(
                 f"{name}: claim {claim}: give `says`, and one of beats (2 columns), explains (3 "
                 "columns), saturates (3 columns or more)."
             )
@@ -126,13 +126,13 @@ def _check_claims(name: str, spec: Mapping[str, Any]) -> None:
 def _check_network(where: str, sizes: Any, budgets: Collection[str]) -> None:
     _check(where, sizes, dict.fromkeys(budgets, (str, dict)))
     if "paper" not in sizes:
-        raise ValueError(f"{where}: give at least its name at the budget `paper`.")
+        raise BANError(f"{where}: give at least its name at the budget `paper`.")
     for budget, found in sizes.items():
         if not isinstance(found, str):
             _check(f"{where}: {budget}", found, OF_NETWORK)
             _check(f"{where}: {budget}: training", found.get("training", {}), TRAINING)
             if "name" not in found:
-                raise ValueError(f"{where}: {budget}: there is no name.")
+                raise BANError(f"{where}: {budget}: there is no name.")
 
 
 def _check_column(where: str, column: Any) -> None:
@@ -143,7 +143,7 @@ def _check_column(where: str, column: Any) -> None:
 def _check_row(where: str, row: Any, columns: Collection[str]) -> None:
     _check(where, row, OF_ROW)
     if "network" not in row:
-        raise ValueError(f"{where}: there is no network.")
+        raise BANError(f"{where}: there is no network.")
     for part in ("paper", "paper_validation", "paper_parameters"):
         _check(f"{where}: {part}", row.get(part, {}), dict.fromkeys(columns, NUMBER))
     _check(f"{where}: columns", row.get("columns", {}), dict.fromkeys(columns, dict))
@@ -164,11 +164,11 @@ def _find(name: str) -> Traversable:
 def _read(file: Traversable, above: tuple[str, ...]) -> dict[str, Any]:
     """A file over its base, which lies beside it or is one of ours."""
     if file.name in above:
-        raise ValueError(f"{file.name} is its own base: {', '.join(above)}.")
+        raise BANError(f"{file.name} is its own base: {', '.join(above)}.")
     try:
         found: Any = yaml.safe_load(file.read_text("utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file.name} cannot be read as YAML: {error}") from error
+        raise BANError(f"{file.name} cannot be read as YAML: {error}") from error
     _check(file.name, found, PARTS)
     if "base" not in found:
         return dict(found)
@@ -193,13 +193,13 @@ def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 def _check(where: str, given: Any, known: Kinds) -> None:
     """Hold that there is a mapping, of names that are known, to what each holds."""
     if not isinstance(given, dict):
-        raise ValueError(f"{where} must hold 'name: value' lines.")
+        raise BANError(f"{where} must hold 'name: value' lines.")
     for name, value in given.items():
         if name not in known:
-            raise ValueError(f"{where}: unknown {name!r}.{did_you_mean(str(name), known)}")
+            raise BANError(f"{where}: unknown {name!r}.{did_you_mean(str(name), known)}")
         if not isinstance(value, known[name]):
             kind = IN_WORDS[known[name]]
-            raise ValueError(f"{where}: {name} must hold {kind}, and is {value!r}.")
+            raise BANError(f"{where}: {name} must hold {kind}, and is {value!r}.")
 
 
 def choose(what: str, name: str, known: Collection[str], more: str = "") -> str:
@@ -210,5 +210,5 @@ def choose(what: str, name: str, known: Collection[str], more: str = "") -> str:
     """
     if not (isinstance(name, str) and name in known):
         near = did_you_mean(str(name), list(known))
-        raise ValueError(f"{what}={name!r} is none.{near} There are {', '.join(known)}{more}.")
+        raise BANError(f"{what}={name!r} is none.{near} There are {', '.join(known)}{more}.")
     return name

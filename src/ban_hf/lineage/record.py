@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ban_hf.errors import BANError
+
 SCHEMA = "ban_hf.lineage/1"
 RECORD = "lineage.json"
 LOG = "training_log.json"  # beside the record, while it is at home
@@ -78,15 +80,15 @@ class Record:
         """
         data = read_json(folder / RECORD)
         if data.get("schema") != SCHEMA or data.get("kind") not in ("generation", "ensemble"):
-            raise ValueError(
+            raise BANError(
                 f"{folder / RECORD} is not a generation's or an ensemble's record of schema "
                 f"{SCHEMA}: it has schema {data.get('schema')!r} and kind {data.get('kind')!r}."
             )
         unknown = data.keys() - cls.__dataclass_fields__.keys()
         if unknown:
-            raise ValueError(f"{folder / RECORD} has unknown fields: {', '.join(sorted(unknown))}.")
+            raise BANError(f"{folder / RECORD} has unknown fields: {', '.join(sorted(unknown))}.")
         if not isinstance(data.get("family"), str):
-            raise ValueError(f"{folder / RECORD} names no family.")
+            raise BANError(f"{folder / RECORD} names no family.")
         return cls(**data)
 
     @property
@@ -143,7 +145,7 @@ def load_family(output_dir: str | Path) -> Lineage:
     """
     folders = finished_generations(Path(output_dir))
     if not folders:
-        raise ValueError(f"{output_dir} holds no finished generation.")
+        raise BANError(f"{output_dir} holds no finished generation.")
     ensemble = Path(output_dir) / "ensemble"
     if (ensemble / RECORD).is_file():
         folders.append(ensemble)
@@ -198,7 +200,7 @@ def refuse_another(output_dir: Path, standing: dict[str, Any], asked: dict[str, 
         ValueError: naming all that differs, with both values.
     """
     if (standing.get("schema"), standing.get("kind")) != (SCHEMA, "family"):
-        raise ValueError(
+        raise BANError(
             f"output_dir={output_dir} holds a {RECORD} that is not a run's. Nothing was changed: "
             "give another output_dir."
         )
@@ -215,7 +217,7 @@ def refuse_another(output_dir: Path, standing: dict[str, Any], asked: dict[str, 
             if before.get(name) != now.get(name)
         ]
     if differences:
-        raise ValueError(
+        raise BANError(
             f"output_dir={output_dir} holds a run of other arguments; it stays as it is. Give "
             "another output_dir, or the arguments that started it: " + "; ".join(differences)
         )
@@ -238,7 +240,7 @@ def check_folders(output_dir: Path, is_ours: bool) -> None:
         others = (CHECKPOINTS, "control", "results.json", "results.md", "results.png")
         strays += [name for name in others if (output_dir / name).exists()]
     if strays:
-        raise ValueError(
+        raise BANError(
             f"output_dir={output_dir} holds {', '.join(strays)}, which no run that is noted in its "
             f"{RECORD} has finished. Nothing was changed: move that away, or give another "
             "output_dir."
@@ -248,7 +250,7 @@ def check_folders(output_dir: Path, is_ours: bool) -> None:
         teacher = Record.read(folder).teacher
         was_pulled = teacher is not None and "repo_id" in teacher and folder in lowest
         if teacher is not None and not was_pulled and not _is_there(teacher, folder):
-            raise ValueError(
+            raise BANError(
                 f"{folder} had another teacher than the generation-{teacher['generation']} that "
                 "stands there now, or that is gone. Nothing was changed: put it back, or move "
                 f"{folder.name} and the generations after it away, to train them again."
@@ -309,9 +311,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text("utf-8"), parse_constant=lambda name: None)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise BANError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no mapping, so that it is none of ours.")
+        raise BANError(f"{path} holds no mapping, so that it is none of ours.")
     return data
 
 

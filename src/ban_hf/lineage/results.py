@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from ban_hf.errors import BANError
+
 Results = Mapping[str, Any]
 #: What a name cannot hold: it stands in Markdown, and in one line.
 MARKUP = "`|<>[]*\\"
@@ -93,7 +95,7 @@ def measure_of(results: Results) -> Measure:
     """
     name = results.get("metric", "error")
     if name not in MEASURES:
-        raise ValueError(f"metric={name!r} of the results must be one of {', '.join(MEASURES)}.")
+        raise BANError(f"metric={name!r} of the results must be one of {', '.join(MEASURES)}.")
     measure = MEASURES[name]
     if any("above_entropy" in entry["test"] for entry in entries_of(results)):
         return measure
@@ -166,7 +168,7 @@ def results_of(
     """
     records = [*generations, *([ensemble] if ensemble else [])]
     if not records:
-        raise ValueError("generations is empty: give the record of one generation at least.")
+        raise BANError("generations is empty: give the record of one generation at least.")
     last, rows = records[-1], [_generation_row(record) for record in generations]
     rows_of_ensembles = [_ensemble_row(ensemble)] if ensemble else []
     tests = [row["test"] for row in (*rows, *rows_of_ensembles)]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from ban_hf.errors import BANError
 from ban_hf.lineage.record import Record
 from ban_hf.lineage.results import MARKUP, as_name
 
@@ -54,7 +55,7 @@ def check_form(record: Record) -> None:
         check_name("metrics.name", metric["name"])
         check_name("metrics.split", metric["split"])
     if not all(map(_is_listed_well, record.files)):
-        raise ValueError("its files must have a path within it, a size and a sha256.")
+        raise BANError("its files must have a path within it, a size and a sha256.")
 
 
 def check_data(data: dict[str, Any]) -> None:
@@ -75,7 +76,7 @@ def check_name(what: str, name: str) -> None:
         ValueError: naming the characters that cannot.
     """
     if name != as_name(name):
-        raise ValueError(
+        raise BANError(
             f"{what}={name[:200]!r} must have 1 to 200 printable characters, and none of "
             f"{' '.join(MARKUP)}: give another name."
         )
@@ -97,17 +98,17 @@ def _check_kind(record: Record) -> None:
     }
     for problem, is_so in problems.items():
         if is_so:
-            raise ValueError(f"{problem}.")
+            raise BANError(f"{problem}.")
 
 
 def _check_fields(name: str, value: Any, kinds: Kinds) -> None:
     """Hold that a mapping has its fields, where they may be missing as None, of their types."""
     if not isinstance(value, dict):
-        raise ValueError(f"its {name} must be a mapping.")
+        raise BANError(f"its {name} must be a mapping.")
     for field, kind in kinds.items():
         found = value.get(field)
         if not isinstance(found, kind) or isinstance(found, bool) or not _is_finite(found):
-            raise ValueError(f"its {name}.{field} is {str(found)[:50]!r}.")
+            raise BANError(f"its {name}.{field} is {str(found)[:50]!r}.")
 
 
 def _is_finite(value: Any) -> bool:
@@ -119,13 +120,13 @@ def _is_finite(value: Any) -> bool:
 
 def _check_reference(reference: Any) -> None:
     if not isinstance(reference, dict) or not reference.keys() >= REFERENCE:
-        raise ValueError(f"a teacher or member must have {', '.join(sorted(REFERENCE))}.")
+        raise BANError(f"a teacher or member must have {', '.join(sorted(REFERENCE))}.")
     names = [reference.get(name) for name in ("repo_id", "revision")]
     on_hub = all(isinstance(name, str) for name in names)
     if not _is_count(reference["generation"]) or not (
         on_hub or isinstance(reference.get("path"), str)
     ):
-        raise ValueError(
+        raise BANError(
             "a teacher or member must have the number of a generation, and repo_id and revision "
             "(or, in a local folder, a path)."
         )

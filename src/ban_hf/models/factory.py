@@ -1,6 +1,5 @@
 """Image classifiers by name, ours and timm's through the same call, and their image processor."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,8 @@ from transformers import (
     TimmWrapperForImageClassification,
     ViTImageProcessor,
 )
+
+from ban_hf.errors import BANError, did_you_mean
 
 from .cifar_networks import is_cifar_name
 from .modeling_cifar import CifarNetConfig, CifarNetForImageClassification
@@ -52,14 +53,14 @@ def create_classifier(
     labels = _label_fields(num_labels, label_names)
     images = _image_fields(image_size, num_channels, image_mean, image_std)
     if not is_cifar_name(name) and not timm.is_model(name):
-        raise ValueError(_unknown(name))
+        raise BANError(_unknown(name))
     try:
         if not is_cifar_name(name):
             return _timm_classifier(name, model_args, images, labels)
         config = CifarNetConfig(architecture=name, model_args=model_args, **images, **labels)
         return CifarNetForImageClassification(config)
     except TypeError as error:  # an unexpected keyword
-        raise ValueError(f"model_args={model_args} are not taken by {name}: {error}") from error
+        raise BANError(f"model_args={model_args} are not taken by {name}: {error}") from error
 
 
 def image_processor(
@@ -105,10 +106,10 @@ def _image_fields(
     size: int, channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> dict[str, Any]:
     if (mean is None) != (std is None):
-        raise ValueError("image_mean and image_std go together: give both or neither")
+        raise BANError("image_mean and image_std go together: give both or neither")
     for name, values in (("image_mean", mean), ("image_std", std)):
         if values is not None and len(values) != channels:
-            raise ValueError(f"{name} has {len(values)} values for num_channels={channels}")
+            raise BANError(f"{name} has {len(values)} values for num_channels={channels}")
     return {
         "image_size": size,
         "num_channels": channels,
@@ -120,12 +121,12 @@ def _image_fields(
 def _label_fields(num_labels: int | None, label_names: Sequence[str] | None) -> dict[str, Any]:
     if label_names is None:
         if num_labels is None:
-            raise ValueError("give num_labels or label_names: the number of classes is unknown")
+            raise BANError("give num_labels or label_names: the number of classes is unknown")
         return {"num_labels": num_labels}
     if num_labels is not None and num_labels != len(label_names):
-        raise ValueError(f"num_labels is {num_labels}, but label_names has {len(label_names)}")
+        raise BANError(f"num_labels is {num_labels}, but label_names has {len(label_names)}")
     if len(set(label_names)) < len(label_names):
-        raise ValueError("label_names holds a name twice: each class needs its own")
+        raise BANError("label_names holds a name twice: each class needs its own")
     return {
         "id2label": dict(enumerate(label_names)),
         "label2id": {label: i for i, label in enumerate(label_names)},
@@ -133,10 +134,9 @@ def _label_fields(num_labels: int | None, label_names: Sequence[str] | None) -> 
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, dict.fromkeys([*PRESETS, *timm.list_models()]), n=5)
-    hint = f"did you mean {', '.join(near)}? " if near else ""
+    hint = did_you_mean(name, [*PRESETS, *timm.list_models()], n=5)
     return (
-        f"name={name!r} is no model: {hint}It takes a name of timm.list_models(), or "
+        f"name={name!r} is no model.{hint} It takes a name of timm.list_models(), or "
         "cifar_wrn_DEPTH_WIDTH, cifar_densenet_DEPTH_GROWTH, cifar_preact_resnet_DEPTH, "
         "cifar_densenet_DEPTH_GROWTH_wide_UNITS_RATIO, "
         "cifar_densenet_DEPTH_GROWTH_preact_UNITS_RATIO"

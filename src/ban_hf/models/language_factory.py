@@ -15,13 +15,14 @@ what is built, and `num_hidden_layers=1` builds the other. `char_cnn_lstm_large`
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from ban_hf.errors import BANError, did_you_mean
 
 from .modeling_char_cnn_lstm import (
     NUM_MARKS,
@@ -77,13 +78,16 @@ def create_language_model(
             not distinct, or at odds with another argument.
     """
     if name not in LANGUAGE_PRESETS:
-        raise ValueError(f"name={name!r} is no language model: {_near(name, LANGUAGE_PRESETS)}")
+        raise BANError(
+            f"name={name!r} is no language model.{did_you_mean(name, LANGUAGE_PRESETS)} "
+            f"There are {', '.join(LANGUAGE_PRESETS)}."
+        )
     spelled = name.startswith("char_cnn")
     config_class = CharCNNLSTMConfig if spelled else LSTMConfig
     _check_fields(name, config_class, config)
     if words is None:
         if spelled or vocab_size is None:
-            raise ValueError(f"give words{'' if spelled else ' or vocab_size'}: {name} needs them")
+            raise BANError(f"give words{'' if spelled else ' or vocab_size'}: {name} needs them")
         return LSTMForCausalLM(
             LSTMConfig(**{**LANGUAGE_PRESETS[name], **config}, vocab_size=vocab_size)
         )
@@ -123,14 +127,14 @@ def _special_ids(words: Sequence[str]) -> dict[str, int]:
 
 def _check_words(words: Sequence[str], vocab_size: int | None, config: dict[str, Any]) -> None:
     if isinstance(words, str) or not words:
-        raise ValueError(f"words={words!r} must be a list of words, in the order of their ids")
+        raise BANError(f"words={words!r} must be a list of words, in the order of their ids")
     if len(set(words)) < len(words):
-        raise ValueError("words holds a word twice: each id needs its own")
+        raise BANError("words holds a word twice: each id needs its own")
     if vocab_size not in (None, len(words)):
-        raise ValueError(f"vocab_size is {vocab_size}, but words has {len(words)}")
+        raise BANError(f"vocab_size is {vocab_size}, but words has {len(words)}")
     implied = {"num_characters", "vocabulary_sha256"} & config.keys()
     if implied:
-        raise ValueError(f"{', '.join(sorted(implied))} follow from words: leave them out")
+        raise BANError(f"{', '.join(sorted(implied))} follow from words: leave them out")
 
 
 def _check_fields(name: str, config_class: Any, config: dict[str, Any]) -> None:
@@ -139,10 +143,8 @@ def _check_fields(name: str, config_class: Any, config: dict[str, Any]) -> None:
     known |= config_class.attribute_map.keys()
     unknown = sorted(config.keys() - known)
     if unknown:
-        hints = "; ".join(f"{field}: {_near(field, known)}" for field in unknown)
-        raise ValueError(f"{', '.join(unknown)}: not taken by {name}. {hints}")
-
-
-def _near(name: str, names: Any) -> str:
-    near = difflib.get_close_matches(name, names)
-    return f"did you mean {' or '.join(near)}?" if near else f"it takes {', '.join(sorted(names))}"
+        hints = "".join(did_you_mean(field, known) for field in unknown)
+        raise BANError(
+            f"{', '.join(unknown)}: not taken by {name}.{hints} It takes "
+            f"{', '.join(sorted(known))}."
+        )

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from ban_hf.errors import BANError
+
 from .modeling_cifar import CifarNetForImageClassification
 
 
@@ -18,12 +20,12 @@ def share_ends(
         ValueError: the layers differ in shape, or the two models are one.
     """
     if student is teacher:
-        raise ValueError("student and teacher are the same model: build the student anew")
+        raise BANError("student and teacher are the same model: build the student anew")
     names = ("first convolution", "last linear layer")
     pairs = list(zip(names, student.network.ends, teacher.network.ends, strict=True))
     for name, mine, other in pairs:
         if _shapes(mine) != _shapes(other):
-            raise ValueError(
+            raise BANError(
                 f"the {name} is {_shapes(mine)} in the student ({student.config.architecture}) "
                 f"and {_shapes(other)} in the teacher ({teacher.config.architecture}): build both "
                 "with the same num_labels, num_channels and compression, the student as one of "

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ban_hf.errors import BANError
 from ban_hf.lineage.results import Results, entries_of, measure_of, spread
 from ban_hf.reports.report import write_report
 
@@ -31,10 +32,10 @@ def aggregate(runs: Sequence[Results]) -> dict[str, Any]:
         ValueError: where a seed comes twice, or the runs did not measure the same things.
     """
     if not runs:
-        raise ValueError("runs is empty: there is nothing to aggregate.")
+        raise BANError("runs is empty: there is nothing to aggregate.")
     seeds = [seed for run in runs for seed in run.get("seeds") or [run["seed"]]]
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"runs hold seeds {seeds}: one comes twice, which is no further evidence.")
+        raise BANError(f"runs hold seeds {seeds}: one comes twice, which is no further evidence.")
     _check_same_job(runs)
     pooled = {key: runs[0].get(key) for key in ("title", "command", "hardware", "dataset")}
     pooled |= {"metric": runs[0]["metric"]} if "metric" in runs[0] else {}
@@ -48,16 +49,16 @@ def aggregate(runs: Sequence[Results]) -> dict[str, Any]:
 def _check_same_job(runs: Sequence[Results]) -> None:
     for run in runs:
         if "differences" in run:
-            raise ValueError("runs hold one that is aggregated already: give the single seeds.")
+            raise BANError("runs hold one that is aggregated already: give the single seeds.")
         data = [one["dataset"]["name"] for one in (runs[0], run)]
         if data[0] != data[1]:
-            raise ValueError(f"runs are on different data: {data[0]}, {data[1]}.")
+            raise BANError(f"runs are on different data: {data[0]}, {data[1]}.")
         metrics = [measure_of(one).leading.name for one in (runs[0], run)]
         if metrics[0] != metrics[1]:
-            raise ValueError(f"runs are measured by different metrics: {', '.join(metrics)}.")
+            raise BANError(f"runs are measured by different metrics: {', '.join(metrics)}.")
         names = [[entry["name"] for entry in entries_of(one)] for one in (runs[0], run)]
         if names[0] != names[1]:
-            raise ValueError(f"runs measured different things: {names[0]}, {names[1]}.")
+            raise BANError(f"runs measured different things: {names[0]}, {names[1]}.")
 
 
 def _pool(entries: Sequence[Results]) -> dict[str, Any]:
@@ -121,10 +122,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise BANError(f"{path} is not JSON: {error}") from error
     for key in ("title", "command", "hardware", "dataset", "generations", "versions"):
         if key not in results:
-            raise ValueError(f"{path} is not the results.json of a run: it has no {key}.")
+            raise BANError(f"{path} is not the results.json of a run: it has no {key}.")
     return dict(results)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ban_hf.errors import BANError
 from ban_hf.lineage.results import Results
 from ban_hf.reports.report import cell
 from ban_hf.reports.statistics import Difference, measured, paired_difference, share_of_gain
@@ -76,7 +77,7 @@ def verdicts(results: Results) -> list[Verdict]:
     for row, claim in itertools.product(results["rows"], results["claims"]):
         kind = next((kind for kind in RULES if kind in claim), None)
         if kind is None:
-            raise ValueError(f"claims: {claim} is of no kind we know: {', '.join(RULES)}.")
+            raise BANError(f"claims: {claim} is of no kind we know: {', '.join(RULES)}.")
         rule, paper_s = RULES[kind]
         case = _Case(results, row, claim[kind])
         if (ours := rule(case)) is None:

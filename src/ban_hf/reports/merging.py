@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ban_hf.errors import BANError
 from ban_hf.lineage.record import read_json
 from ban_hf.lineage.results import Results
 from ban_hf.reports.outcomes import item_losses
@@ -41,7 +42,7 @@ def read_results(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
     """
     tables = {str(path): _read(Path(path)) for path in paths}
     if not tables:
-        raise ValueError("paths is empty: give the results.json of one table at least.")
+        raise BANError("paths is empty: give the results.json of one table at least.")
     _check_alike(tables)
     parts = [*tables.values()]
     merged = {key: parts[0][key] for key in ("schema", *COMMON, "note") if key in parts[0]}
@@ -67,7 +68,7 @@ def read_results(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     data = read_json(path)
     if data.get("schema") != SCHEMA:
-        raise ValueError(
+        raise BANError(
             f"{path} has schema {data.get('schema')!r}, not {SCHEMA!r}: give the results.json of "
             "a table that ban-hf reproduce has written."
         )
@@ -75,14 +76,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         names = [{one["name"] for one in data[part]} for part in ("rows", "columns")]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: a row or a column has no name.") from error
+        raise BANError(f"{path} is damaged: a row or a column has no name.") from error
     for entry in data["entries"]:
         hold_entry(path, entry, data["metric"], data.get("labels"), CELL)
         if entry["row"] not in names[0] or entry["column"] not in names[1]:
             cell = f"row {entry['row']!r}, column {entry['column']!r}"
-            raise ValueError(
-                f"{path} is damaged: it has an entry of {cell}, which it does not name."
-            )
+            raise BANError(f"{path} is damaged: it has an entry of {cell}, which it does not name.")
     return data
 
 
@@ -99,13 +98,13 @@ def hold_entry(
         if entry["test"][metric] is not None:
             item_losses(entry, labels)
     except (KeyError, TypeError, ValueError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        raise BANError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _hold(path: Path, data: Any, kinds: Mapping[str, type]) -> None:
     for name, kind in kinds.items():
         if not (isinstance(data, dict) and isinstance(data.get(name), kind)):
-            raise ValueError(f"{path} is damaged: {name} is missing, or not what it must be.")
+            raise BANError(f"{path} is damaged: {name} is missing, or not what it must be.")
 
 
 def _check_alike(tables: Mapping[str, Results]) -> None:
@@ -113,7 +112,7 @@ def _check_alike(tables: Mapping[str, Results]) -> None:
     for other, one in others:
         for key in COMMON:
             if first.get(key) != one.get(key):
-                raise ValueError(
+                raise BANError(
                     f"{path} and {other} differ in {key}: only results of one table, on one "
                     "budget and one data set, are merged. Report them apart."
                 )
@@ -121,7 +120,7 @@ def _check_alike(tables: Mapping[str, Results]) -> None:
     codes = [(path, entry["code"]) for path, one in tables.items() for entry in one["entries"]]
     for path, code in codes:
         if code != codes[0][1]:
-            raise ValueError(
+            raise BANError(
                 f"{codes[0][0]} and {path} hold results of different code, which are not mixed: "
                 "run one of them again, or report them apart."
             )
@@ -137,7 +136,7 @@ def _check_settings(tables: Mapping[str, Results]) -> None:
             cell = entry["row"], entry["column"]
             before, same = known.setdefault(cell, (path, found | {"training": training}))
             if same != found | {"training": training}:
-                raise ValueError(
+                raise BANError(
                     f"{before} and {path}: row {cell[0]!r}, column {cell[1]!r}, was trained with "
                     "other arguments in one than in the other: report them apart."
                 )
@@ -150,7 +149,7 @@ def _union(key: str, parts: Mapping[str, Sequence[Any]], order: Sequence[str]) -
         for item in items:
             before, same = merged.setdefault(item["name"], (path, item))
             if same != item:
-                raise ValueError(
+                raise BANError(
                     f"{path} and {before} differ in {key}: {item['name']!r} is not the same in "
                     "both. Run one of them again, or report them apart."
                 )
@@ -166,7 +165,7 @@ def _entries(tables: Mapping[str, Results], merged: Results) -> list[Any]:
             at = rows.index(entry["row"]), columns.index(entry["column"]), entry["seed"]
             before, same = found.setdefault(at, (path, entry))
             if same != entry:
-                raise ValueError(
+                raise BANError(
                     f"{before} and {path} hold different results of row {entry['row']!r}, column "
                     f"{entry['column']!r}, seed {entry['seed']}. Leave one of the two files out."
                 )

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ban_hf.errors import BANError
 from ban_hf.lineage.results import (
     Metric,
     Results,
@@ -115,7 +116,7 @@ def render_card(
             reads=bool({"preprocessor_config.json", "tokenizer_config.json"} & set(files)),
         )
     except jinja2.UndefinedError as error:
-        raise ValueError(f"the record lacks what a card tells: {error}.") from error
+        raise BANError(f"the record lacks what a card tells: {error}.") from error
     body = re.sub(r"\n{3,}", "\n\n", body)  # the gaps that parts leave which say nothing
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
 
@@ -125,18 +126,18 @@ def _check(
 ) -> None:
     kind = lineage["kind"]
     if kind not in ("generation", "ensemble"):
-        raise ValueError(f"kind={kind!r} has no card; a lineage is a generation or an ensemble.")
+        raise BANError(f"kind={kind!r} has no card; a lineage is a generation or an ensemble.")
     if pipeline_tag not in AUTO_CLASSES:
-        raise ValueError(f"pipeline_tag={pipeline_tag!r} must be one of {', '.join(AUTO_CLASSES)}.")
+        raise BANError(f"pipeline_tag={pipeline_tag!r} must be one of {', '.join(AUTO_CLASSES)}.")
     numbers = [record["generation"] for record in family]
     if kind == "generation" and numbers and numbers[-1] != lineage["generation"]:
-        raise ValueError(
+        raise BANError(
             f"family has the generations {numbers}: give those up to this one, generation "
             f"{lineage['generation']}, which comes last."
         )
     values = [value for entry in entries_of(results or {}) for value in entry["test"].values()]
     if any(isinstance(value, Mapping) for value in values):
-        raise ValueError(
+        raise BANError(
             "results are of several runs, but a card tells of the networks of one: give the "
             "results.json of that run."
         )

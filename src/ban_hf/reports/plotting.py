@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from ban_hf.errors import BANError
 from ban_hf.lineage.results import (
     Measure,
     Results,
@@ -78,7 +79,7 @@ def plot_generations(results: Results, path: str | os.PathLike[str]) -> None:
         ValueError: if no generation has a value of the leading metric: there is no line to draw.
     """
     if not is_measured(results):
-        raise ValueError(
+        raise BANError(
             f"results has no test {measure_of(results).title} of any generation, so that there is "
             "nothing to draw: give train_generations a test_dataset."
         )

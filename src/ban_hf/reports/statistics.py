@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ban_hf.errors import BANError
 from ban_hf.lineage.results import Results, mean_of, spread
 from ban_hf.reports.outcomes import item_losses
 
@@ -217,7 +218,7 @@ def _losses(results: Results, row: str, entries: Sequence[dict[str, Any]]) -> tu
     losses, counts = zip(*(item_losses(entry, labels) for entry in entries), strict=True)
     for entry, own in zip(entries, counts, strict=True):
         if not np.array_equal(own, counts[0]):
-            raise ValueError(
+            raise BANError(
                 f"results of row={row!r}: column {entry['column']!r}, seed {entry['seed']}, was "
                 f"measured on other test items than column {entries[0]['column']!r}, seed "
                 f"{entries[0]['seed']}. Measure both on one test set."

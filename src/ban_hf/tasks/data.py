@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, default_data_collator
 from ban_hf.data import ImageSplits, TextSplits, collate
 from ban_hf.data.text import WARM_UP, evaluation_columns
 from ban_hf.data.windows import TokenWindows
+from ban_hf.errors import BANError
 from ban_hf.models import create_classifier, create_language_model, image_processor
 from ban_hf.tasks.metrics import compute_classification_metrics
 from ban_hf.training.arguments import BANTrainingArguments
@@ -33,7 +34,7 @@ def text_arguments(
         ValueError: for a window or an evaluation without items.
     """
     if window < 1 or args.per_device_eval_batch_size < 1:
-        raise ValueError(
+        raise BANError(
             f"window={window} and per_device_eval_batch_size={args.per_device_eval_batch_size} "
             "must be at least 1."
         )
@@ -85,19 +86,19 @@ def language_task(
     """Windows of a text, language models and their tokenizer; `args` from `text_arguments`."""
     given = {"name", "words", "vocab_size"} & model_args.keys()
     if given:
-        raise ValueError(f"model_args: {', '.join(sorted(given))} come from elsewhere.")
+        raise BANError(f"model_args: {', '.join(sorted(given))} come from elsewhere.")
 
     def model_init(generation: int) -> PreTrainedModel:
         try:
             return create_language_model(model_name, words=splits.words, **model_args)
         except TypeError as error:
-            raise ValueError(f"model_args={model_args}: {error}") from error
+            raise BANError(f"model_args={model_args}: {error}") from error
 
     def windows(split: str, columns: int, **options: int) -> TokenWindows:
         try:
             return TokenWindows(getattr(splits, split), columns, window=window, **options)
         except ValueError as error:
-            raise ValueError(f"{split} text: {error}") from error
+            raise BANError(f"{split} text: {error}") from error
 
     together = args.train_batch_size * args.world_size
     evaluation = {"columns": args.eval_batch_size * args.world_size, "warmup": WARM_UP * window}

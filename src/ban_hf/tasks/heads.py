@@ -22,6 +22,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ban_hf.errors import BANError
+
 TASKS = {
     AutoModelForImageClassification: MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     AutoModelForSequenceClassification: MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -43,7 +45,7 @@ def auto_class(config: PretrainedConfig) -> Any:
         heads = heads if isinstance(heads, tuple) else (heads,)
         if any(head.__name__ in named for head in heads):
             return auto
-    raise ValueError(
+    raise BANError(
         f"{', '.join(named or ['a model without a head'])} cannot be distilled: there must be a "
         "head for image or sequence classification, or a causal language model, and the model must "
         "be known to the Auto classes (`AutoModelForImageClassification.register`)."
@@ -81,21 +83,21 @@ def load_classifier(name: str | Path) -> PreTrainedModel:
         where, _, revision = where.partition("@")
         kwargs["revision"] = revision or "main"
         if Path(where).is_dir():  # transformers would take it for the repository
-            raise ValueError(
+            raise BANError(
                 f"{str(name)!r}: there is a folder {where} here, which would be loaded in place of "
                 "that commit. Run this from another folder."
             )
     try:
         config = AutoConfig.from_pretrained(where, **kwargs)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise BANError(
             f"{str(name)!r} cannot be loaded: it must be a folder written by save_pretrained, or "
             f"a Hub id such as 'ns/name@revision'. ({error})"
         ) from error
     try:
         model = auto_class(config).from_pretrained(where, **kwargs)
     except SafetensorError as error:
-        raise ValueError(f"{str(name)!r} has weights that cannot be read: {error}") from error
+        raise BANError(f"{str(name)!r} has weights that cannot be read: {error}") from error
     # Out of the mapped file, where they lie at odd addresses: a convolution's last bit depends on
     # that, and so would a student on whether its teacher was loaded or stayed in memory.
     for tensor in (*model.parameters(), *model.buffers()):

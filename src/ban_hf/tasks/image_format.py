@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from transformers import PretrainedConfig, TimmWrapperConfig
 
+from ban_hf.errors import BANError
 from ban_hf.hub.location import Place
 from ban_hf.lineage.record import read_json
 from ban_hf.models import CifarNetConfig
@@ -34,7 +35,7 @@ def image_format(place: Place, config: PretrainedConfig) -> ImageFormat:
         return _of_processor(place, read_json(place.fetch(PROCESSOR)))
     found = _of_config(config)
     if found is None:
-        raise ValueError(
+        raise BANError(
             f"{place} has no {PROCESSOR} beside its weights, and its config does not say either "
             "which images it reads (size, mean and deviation, no crop): save its image processor "
             "there."
@@ -70,7 +71,7 @@ def _of_processor(place: Place, processor: dict[str, Any]) -> ImageFormat:
     }
     for reason, is_so in reasons.items():
         if is_so:
-            raise ValueError(
+            raise BANError(
                 f"the image processor of {place} {reason}. Measured can be models that read images "
                 "of three channels, resized to a square, as (pixel / 255 - mean) / deviation."
             )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ban_hf.data.windows import IGNORED, POSITIONS
+from ban_hf.errors import BANError
 
 NO_INPUTS = ("labels", "shift_labels", POSITIONS)
 
@@ -39,13 +40,13 @@ def item_labels(inputs: dict[str, Any], logits: Tensor) -> Tensor | None:
             labels = F.pad(labels, (0, 1), value=IGNORED)[..., 1:]  # (B, T)
     if labels is None:
         if is_language:
-            raise ValueError(
+            raise BANError(
                 "A language model's batches need labels, which tell its words from padding: as "
                 "DataCollatorForLanguageModeling(tokenizer, mlm=False) gives them."
             )
         return None
     if labels.shape != logits.shape[:-1] or labels.is_floating_point():
-        raise ValueError(
+        raise BANError(
             f"labels must be class numbers of shape {'(B, T)' if is_language else '(N,)'}, one for "
             f"each of {tuple(logits.shape[:-1])} items, not {tuple(labels.shape)} of "
             f"{labels.dtype}."

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
+from ban_hf.errors import BANError
+
 CALIBRATION_BINS = 15
 
 
@@ -96,7 +98,7 @@ def agreement(logits: Tensor, other_logits: Tensor) -> Tensor:
         ``()`` float64, from 0 to 100.
     """
     if logits.shape != other_logits.shape:
-        raise ValueError(
+        raise BANError(
             f"logits and other_logits must have one shape, got {tuple(logits.shape)} and "
             f"{tuple(other_logits.shape)}"
         )
@@ -105,7 +107,7 @@ def agreement(logits: Tensor, other_logits: Tensor) -> Tensor:
 
 def _check(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
-        raise ValueError(
+        raise BANError(
             "logits must be (N, C) and labels (N,) with N > 0, got "
             f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         )

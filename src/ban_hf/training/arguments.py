@@ -1,12 +1,12 @@
 """The arguments of one generation: those of `transformers`, and a handful more."""
 
 import copy
-import difflib
 import math
 from dataclasses import dataclass, field
 
 from transformers import SchedulerType, TrainingArguments
 
+from ban_hf.errors import BANError, did_you_mean
 from ban_hf.objectives import OBJECTIVES
 
 #: Metrics whose best value is the lowest.
@@ -134,18 +134,18 @@ class BANTrainingArguments(TrainingArguments):
         self.label_weight: float = 0.0 if self.label_weight is None else self.label_weight
         self._read_objectives()
         if not 0 < self.temperature < math.inf:
-            raise ValueError(
+            raise BANError(
                 f"temperature={self.temperature} must be above 0 and finite; the paper uses 1."
             )
         if not (0 <= self.teacher_weight < math.inf and 0 <= self.label_weight < math.inf):
-            raise ValueError(
+            raise BANError(
                 f"teacher_weight={self.teacher_weight} and label_weight={self.label_weight} "
                 "must not be negative, and finite."
             )
         if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must not be negative.")
+            raise BANError(f"seed={self.seed} must not be negative.")
         if self.teacher_weight == self.label_weight == 0:
-            raise ValueError(
+            raise BANError(
                 "teacher_weight and label_weight are both 0: there is nothing to learn from. "
                 "BAN is teacher_weight=1, label_weight=0; BAN+L is both 1."
             )
@@ -167,7 +167,7 @@ class BANTrainingArguments(TrainingArguments):
             ValueError: if there are several, which only a recipe trains.
         """
         if "," in self.objective:
-            raise ValueError(
+            raise BANError(
                 f"objective={self.objective!r} names several, which a recipe, run_image_family or "
                 "run_language_family trains one after another: give one of them here."
             )
@@ -186,10 +186,9 @@ class BANTrainingArguments(TrainingArguments):
         for name in names:
             if name.removesuffix(WITH_LABELS) not in OBJECTIVES:
                 known = [*OBJECTIVES, *(known + WITH_LABELS for known in OBJECTIVES)]
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(
-                    f"objective={name!r} is unknown.{hint} There is {', '.join(OBJECTIVES)}."
+                raise BANError(
+                    f"objective={name!r} is unknown.{did_you_mean(name, known)} "
+                    f"There is {', '.join(OBJECTIVES)}."
                 )
         self.objective = ",".join(names)
         self._check_labels(names)
@@ -203,7 +202,7 @@ class BANTrainingArguments(TrainingArguments):
         marked = [name for name in names if name.endswith(WITH_LABELS)]
         possible = (1,) if len(marked) == len(names) else (0, 1)
         if marked and not self.label_weight_is_default and self.label_weight not in possible:
-            raise ValueError(
+            raise BANError(
                 f"label_weight={self.label_weight:g} contradicts objective={marked[0]!r}, which is "
                 "label_weight=1: leave one of them out."
             )
@@ -212,33 +211,33 @@ class BANTrainingArguments(TrainingArguments):
             args = self._of_objective(name)
             same = seen.setdefault((args.objective, args.label_weight), name)
             if same != name:
-                raise ValueError(
+                raise BANError(
                     f"objective={self.objective!r}: {same!r} and {name!r} are the same with "
                     "label_weight=1: leave one of them out, or give label_weight=0."
                 )
         if len(seen) < len(names):
-            raise ValueError(f"objective={self.objective!r} names one twice: leave it out.")
+            raise BANError(f"objective={self.objective!r} names one twice: leave it out.")
 
     def _check_teacher_arguments(self) -> None:
         if self.teacher_batch_size is not None and self.teacher_batch_size < 1:
-            raise ValueError(f"teacher_batch_size={self.teacher_batch_size} must be at least 1.")
+            raise BANError(f"teacher_batch_size={self.teacher_batch_size} must be at least 1.")
         if self.teacher_cache_dtype not in CACHE_DTYPES:
-            raise ValueError(
+            raise BANError(
                 f"teacher_cache_dtype={self.teacher_cache_dtype!r} must be one of "
                 f"{', '.join(CACHE_DTYPES)}."
             )
         if self.teacher_cache is not None and not self.teacher_cache.strip():
-            raise ValueError("teacher_cache is empty: name a folder, or leave it out.")
+            raise BANError("teacher_cache is empty: name a folder, or leave it out.")
 
     def _check_milestones(self) -> None:
         milestones = list(self.lr_milestones or [])
         if milestones != sorted(set(milestones)) or not all(0 < m < 1 for m in milestones):
-            raise ValueError(
+            raise BANError(
                 f"lr_milestones={milestones} must be rising fractions of the training between 0 "
                 "and 1, such as 0.3 0.6 0.8 for epochs 60, 120, 160 of 200."
             )
         if milestones and (self.warmup_steps or self.lr_scheduler_type != SchedulerType.LINEAR):
-            raise ValueError(
+            raise BANError(
                 "lr_milestones is a schedule of its own, without warm-up: leave out warmup_steps "
                 "and lr_scheduler_type, or take lr_milestones out of the configuration."
             )

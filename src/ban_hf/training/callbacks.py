@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from ban_hf.errors import BANError
 from ban_hf.jobs.cost import STUDENT_STEP, Footprint, duration, seconds_now, size, step_time
 
 NEVER = torch.iinfo(torch.int64).max
@@ -103,7 +104,7 @@ def check_trained(steps: int) -> None:
         ValueError: naming what may be the cause.
     """
     if not steps:
-        raise ValueError(
+        raise BANError(
             "Not one step was trained: look at num_train_epochs, max_steps, "
             "per_device_train_batch_size and dataloader_drop_last."
         )

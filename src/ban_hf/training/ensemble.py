@@ -24,6 +24,7 @@ from transformers import (
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.utils import ModelOutput
 
+from ban_hf.errors import BANError
 from ban_hf.tasks.heads import build_classifier
 
 #: What members must agree on, where their configs have it, and what the ensemble has of the first.
@@ -106,7 +107,7 @@ class BornAgainEnsemble(PreTrainedModel):
         """
         members = list(members)
         if not members:
-            raise ValueError("members is empty: an ensemble needs at least one model.")
+            raise BANError("members is empty: an ensemble needs at least one model.")
         weights = normalised_weights(weights, len(members))
         check_alike(members)
         first = members[0]
@@ -174,15 +175,15 @@ def check_alike(members: Sequence[PreTrainedModel]) -> None:
     first = members[0]
     for i, member in enumerate(members):
         if member.main_input_name != first.main_input_name:
-            raise ValueError(
+            raise BANError(
                 f"members[{i}] takes {member.main_input_name}, but members[0] takes "
                 f"{first.main_input_name}."
             )
         if member.config.id2label != first.config.id2label:
-            raise ValueError(f"members[{i}] has other classes, or another order, than members[0].")
+            raise BANError(f"members[{i}] has other classes, or another order, than members[0].")
         for name, value in _words(first, VOCABULARY).items():
             if _words(member, VOCABULARY).get(name, value) != value:
-                raise ValueError(
+                raise BANError(
                     f"members[{i}] has another vocabulary than members[0]: its {name} is "
                     f"{_words(member, VOCABULARY)[name]}, not {value}."
                 )
@@ -227,12 +228,12 @@ def normalised_weights(weights: Sequence[float] | None, members: int) -> list[fl
         return None
     weights = [float(weight) for weight in weights]
     if len(weights) != members:
-        raise ValueError(
+        raise BANError(
             f"weights={weights}: there must be one for each of the {members} members, not "
             f"{len(weights)}."
         )
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
-        raise ValueError(
+        raise BANError(
             f"weights={weights} must be finite, none of them negative, and not all 0; they need "
             "not sum to 1."
         )

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ban_hf.data.windows import TokenWindows
+from ban_hf.errors import BANError
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.ensemble import is_recurrent
 
@@ -41,7 +42,7 @@ def check_windows(name: str, dataset: Any, batch_size: int, args: BANTrainingArg
     together = batch_size * args.world_size
     if dataset.columns != together:
         split = "train" if name == "train_dataset" else "eval"
-        raise ValueError(
+        raise BANError(
             f"{name} is laid out in {dataset.columns} columns, but a batch has {batch_size} "
             f"items on each of {args.world_size} processes, so that windows would not follow one "
             f"another: build it with TokenWindows(tokens, columns={together}), or set "
@@ -52,7 +53,7 @@ def check_windows(name: str, dataset: Any, batch_size: int, args: BANTrainingArg
 def _check_order(args: BANTrainingArguments) -> None:
     """Hold that batches come in reading order and each process keeps its columns."""
     if args.n_gpu > 1:
-        raise ValueError(
+        raise BANError(
             "TokenWindows cannot be read by several GPUs of one process, which would cut the "
             "hidden states apart: start with `accelerate launch` or `torchrun`, a process a GPU."
         )
@@ -63,7 +64,7 @@ def _check_order(args: BANTrainingArguments) -> None:
     }
     for argument, is_set in disorderly.items():
         if is_set:
-            raise ValueError(
+            raise BANError(
                 f"{argument} would read TokenWindows out of order, with the hidden states of other "
                 "words: leave it out."
             )
@@ -76,7 +77,7 @@ def check_accumulation(args: BANTrainingArguments) -> None:
         ValueError: under gradient accumulation.
     """
     if args.gradient_accumulation_steps > 1:
-        raise ValueError(
+        raise BANError(
             f"gradient_accumulation_steps={args.gradient_accumulation_steps} with a recurrent "
             "model would not mean a larger batch: the micro-batches are windows that follow one "
             "another, so each update would see a longer text with states of old weights. Set it "
@@ -118,7 +119,7 @@ class CarriedState(TrainerCallback):
         """Keep the state that a model gave, without its graph, for the next window."""
         if self.carries(role):
             if outputs.state is None:
-                raise ValueError(f"{role} takes a state but gives none to go on from.")
+                raise BANError(f"{role} takes a state but gives none to go on from.")
             self._states[role] = _detach(outputs.state)
 
     @contextlib.contextmanager
@@ -146,7 +147,7 @@ class CarriedState(TrainerCallback):
             return
         file = _file(checkpoint, rank)
         if not file.is_file():
-            raise ValueError(
+            raise BANError(
                 f"{checkpoint} has no {file.name}: it was not saved by a training on windows of a "
                 "text with as many processes, and cannot be resumed by one."
             )

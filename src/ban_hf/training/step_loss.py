@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ban_hf.data.windows import IGNORED
+from ban_hf.errors import BANError
 from ban_hf.objectives import OBJECTIVES, item_weights
 from ban_hf.tasks.items import counted
 from ban_hf.training.arguments import BANTrainingArguments
@@ -43,7 +44,7 @@ class StepLoss:
         """What some items `(N, C)` add to the loss; what they add to its `parts` is noted there."""
         args, label_weight = self.args, self.args.label_weight or 0.0
         if label_weight and taught.labels is None:
-            raise ValueError(
+            raise BANError(
                 f"label_weight={label_weight} needs labels, but train_dataset has none: "
                 "add a 'labels' column, or set label_weight=0 (BAN)."
             )

@@ -17,6 +17,7 @@ from transformers import (
 
 from ban_hf.data import ImageViews, collate
 from ban_hf.data.windows import POSITIONS, TokenWindows
+from ban_hf.errors import BANError
 from ban_hf.lineage.environment import architecture, describe_data, weights_digest
 from ban_hf.lineage.record import sha256_of_json
 from ban_hf.tasks.items import without_labels
@@ -74,7 +75,7 @@ class Teaching(TrainerCallback):
         if self.cache is None:
             return self._ask_together(batches)
         if any(at is None for at in positions):
-            raise ValueError(
+            raise BANError(
                 "teacher_cache: a batch does not say where its items stand in train_dataset, which "
                 "another training on the same dataset may have told it: give each its own."
             )
@@ -122,14 +123,14 @@ class Teaching(TrainerCallback):
                 else, or its disk has no room.
         """
         if type(dataset) not in (ImageViews, TokenWindows):  # a subclass may show something else
-            raise ValueError(
+            raise BANError(
                 f"teacher_cache={self.args.teacher_cache!r} needs to know what the teacher is "
                 "asked in each epoch: train_dataset must be ImageViews (load_images) or "
                 f"TokenWindows, not {type(dataset).__name__}. Or leave teacher_cache out."
             )
         known = collate if isinstance(dataset, ImageViews) else default_data_collator
         if collator is not known and not isinstance(collator, DataCollatorWithPadding):
-            raise ValueError(
+            raise BANError(
                 f"teacher_cache cannot tell what data_collator={collator!r} makes of a batch: use "
                 f"{known.__name__}, or leave teacher_cache out."
             )
@@ -158,7 +159,7 @@ class Teaching(TrainerCallback):
         """Take up what is kept of an epoch."""
         if self.cache is not None:
             if _reading(self._dataset) != self._is_read:
-                raise ValueError("teacher_cache: train_dataset was changed during the training.")
+                raise BANError("teacher_cache: train_dataset was changed during the training.")
             self.cache.begin(epoch if self._is_augmented else 0)
 
     def end_epoch(self) -> None:
@@ -194,7 +195,7 @@ class Teaching(TrainerCallback):
         half_way = not float(state.epoch or 0).is_integer()
         must_read = self.must_ask and self.carried.carries("teacher")
         if half_way and must_read and not self.carried.holds("teacher"):
-            raise ValueError(
+            raise BANError(
                 "This checkpoint was saved while the teacher was replayed from a teacher_cache "
                 "that is not there now: without the words that it read before, the teacher would "
                 "say something else. Give the same teacher_cache, or start anew."
@@ -241,7 +242,7 @@ class Teaching(TrainerCallback):
         plain: Any = self.plain
         head = plain.get_output_embeddings() if isinstance(plain, PreTrainedModel) else None
         if not isinstance(head, nn.Linear):
-            raise ValueError(
+            raise BANError(
                 f"teacher_cache: {type(self.plain).__name__} has no linear output layer, whose "
                 "input could be kept: leave teacher_cache out."
             )
@@ -283,7 +284,7 @@ class Teaching(TrainerCallback):
             return
         self._checked.add(hidden.shape)
         if not torch.equal(self._decode(hidden.float().contiguous()), logits.float()):
-            raise ValueError(
+            raise BANError(
                 f"teacher_cache: the logits of {type(self.plain).__name__} are not its output "
                 "layer's of the last hidden states, which are kept: leave teacher_cache out."
             )

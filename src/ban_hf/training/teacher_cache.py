@@ -30,6 +30,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from ban_hf.errors import BANError
 from ban_hf.jobs.cost import free_bytes, size, standing
 from ban_hf.lineage.environment import plain_json
 from ban_hf.lineage.record import read_json, write_json
@@ -103,7 +104,7 @@ class TeacherCache:
             *(len(epochs) - missing, len(epochs), self.folder, size(needed), size(free)),
         )
         if needed > free:
-            raise ValueError(
+            raise BANError(
                 f"teacher_cache={str(self.folder)!r} needs {size(needed)}, and {size(free)} are "
                 "free there: name a folder on another disk, set teacher_cache_dtype=float16, which "
                 "halves it, or leave teacher_cache out."
@@ -111,7 +112,7 @@ class TeacherCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"teacher_cache={str(self.folder)!r}: {error}") from error
+            raise BANError(f"teacher_cache={str(self.folder)!r}: {error}") from error
         self.accelerator.wait_for_everyone()  # all have looked before one of them writes
         if self.accelerator.is_main_process:
             self.fills = bool(missing) and self._is_ours()
@@ -237,7 +238,7 @@ class TeacherCache:
         except (OSError, ValueError, EOFError):
             is_ours = False
         if not is_ours:
-            raise ValueError(
+            raise BANError(
                 f"teacher_cache: {path} is cut short or was changed since it was written: remove "
                 "it, and it is filled again."
             )
@@ -257,10 +258,10 @@ class TeacherCache:
         except (OSError, ValueError):
             index = None
         if not isinstance(index, dict) or index.get("schema") != SCHEMA:
-            raise ValueError(f"teacher_cache: {path} is of another form: name another folder.")
+            raise BANError(f"teacher_cache: {path} is of another form: name another folder.")
         differences = _differences(index.get("key") or {}, self._key())
         if differences:
-            raise ValueError(
+            raise BANError(
                 f"teacher_cache={str(self.folder)!r} holds other outputs; it stays as it is. Name "
                 "another folder, or train with what it was filled with: " + "; ".join(differences)
             )
@@ -298,19 +299,19 @@ def check_folder(folder: Path, output_dir: Path | None = None, taken: Iterable[s
     named = f"teacher_cache={str(folder)!r}"
     is_other = os.path.lexists(folder) and not folder.is_dir()
     if is_other or not standing(folder).is_dir():
-        raise ValueError(f"{named} is, or is under, something that is no folder: name another one.")
+        raise BANError(f"{named} is, or is under, something that is no folder: name another one.")
     strange = [
         path.name
         for path in (folder.iterdir() if folder.is_dir() else ())
         if path.name not in (INDEX, f"{INDEX}.tmp", LOCK) and not path.name.startswith("epoch-")
     ]
     if strange and not (folder / INDEX).is_file():
-        raise ValueError(f"{named} is not empty, and no teacher's cache: name another folder.")
+        raise BANError(f"{named} is not empty, and no teacher's cache: name another folder.")
     if output_dir is None or not folder.resolve().is_relative_to(output_dir.resolve()):
         return
     parts = folder.resolve().relative_to(output_dir.resolve()).parts
     if not parts or any(fnmatch(parts[0], pattern) for pattern in taken):
-        raise ValueError(
+        raise BANError(
             f"{named} is where the run itself writes: name another folder, such as "
             f"{output_dir / 'teacher_cache'}."
         )

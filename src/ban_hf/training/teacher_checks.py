@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ban_hf.errors import BANError
 from ban_hf.training.ensemble import is_language_model
 
 
@@ -34,7 +35,7 @@ def check_teacher(teacher: nn.Module, student: nn.Module, tokenizer: Any = None)
     """
     taught = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
     if teacher is student or any(id(parameter) in taught for parameter in teacher.parameters()):
-        raise ValueError(
+        raise BANError(
             "teacher and model are the same object or share trainable weights, so that nothing "
             "would be learnt: give the student fresh weights, such as type(model)(config)."
         )
@@ -49,13 +50,13 @@ def check_teacher(teacher: nn.Module, student: nn.Module, tokenizer: Any = None)
 def _check_words(teacher_config: PretrainedConfig, student_config: PretrainedConfig) -> None:
     sizes = teacher_config.get_text_config().vocab_size, student_config.get_text_config().vocab_size
     if sizes[0] != sizes[1]:
-        raise ValueError(
+        raise BANError(
             f"teacher has a vocabulary of {sizes[0]} and model one of {sizes[1]}: build the "
             "student with the teacher's vocabulary, or choose another teacher."
         )
     digests = [getattr(c, "vocabulary_sha256", None) for c in (teacher_config, student_config)]
     if None not in digests and digests[0] != digests[1]:
-        raise ValueError(
+        raise BANError(
             "teacher and model have other words, or the same in another order: encode the text "
             "with the teacher's tokenizer and build the student from its words."
         )
@@ -71,7 +72,7 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     )
     for word, index in sorted(ours.items(), key=lambda item: item[1]):
         if theirs.get(word) != index:
-            raise ValueError(
+            raise BANError(
                 f"teacher and processing_class number their words differently: {word!r} is "
                 f"{index} here and {theirs.get(word)} in {folder}. Use the teacher's tokenizer: "
                 f"AutoTokenizer.from_pretrained({str(folder)!r})."
@@ -81,7 +82,7 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
 def _check_labels(teacher_config: PretrainedConfig, student_config: PretrainedConfig) -> None:
     teacher_labels, student_labels = teacher_config.id2label, student_config.id2label
     if len(teacher_labels) != len(student_labels):
-        raise ValueError(
+        raise BANError(
             f"teacher has {len(teacher_labels)} classes and model has {len(student_labels)}: "
             "build the student with the teacher's num_labels, or choose another teacher."
         )
@@ -89,7 +90,7 @@ def _check_labels(teacher_config: PretrainedConfig, student_config: PretrainedCo
         return
     for i, label in student_labels.items():
         if teacher_labels[i] != label:
-            raise ValueError(
+            raise BANError(
                 f"teacher and model name their classes differently: class {i} is "
                 f"{teacher_labels[i]!r} to the teacher and {label!r} to the model. Build the "
                 "student with the teacher's id2label and order the labels of the data by it."
@@ -112,7 +113,7 @@ def ask_teacher(teacher: nn.Module, inputs: dict[str, Any]) -> Any:
     with torch.inference_mode():
         outputs = teacher(**inputs)
     if getattr(outputs, "logits", None) is None:
-        raise ValueError(
+        raise BANError(
             f"teacher gives no logits, but {type(outputs).__name__}: it must have a head, as "
             "AutoModelForImageClassification and AutoModelForCausalLM give it."
         )

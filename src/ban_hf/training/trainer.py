@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ban_hf.data import SetEpoch
 from ban_hf.data.windows import POSITIONS, TokenWindows
+from ban_hf.errors import BANError
 from ban_hf.tasks.heads import load_classifier, load_renamed_weights
 from ban_hf.tasks.items import counted, item_labels, item_logits, without_labels
 from ban_hf.training.arguments import BANTrainingArguments
@@ -101,7 +102,7 @@ class BANTrainer(Trainer):
         args.check_one_objective()
         if teacher is not None:
             if trainer_kwargs.get("compute_loss_func") is not None:
-                raise ValueError("compute_loss_func and teacher exclude each other: see objective.")
+                raise BANError("compute_loss_func and teacher exclude each other: see objective.")
             # Where this is set, Trainer takes a loss as already scaled for gradient accumulation.
             trainer_kwargs["compute_loss_func"] = self._label_losses
         if args.fast is None:
@@ -158,7 +159,7 @@ class BANTrainer(Trainer):
             ValueError: without a teacher or a `teacher_cache`, and as `train` does.
         """
         if self.teacher is None or self.args.teacher_cache is None:
-            raise ValueError("fill_teacher_cache needs a teacher and args.teacher_cache.")
+            raise BANError("fill_teacher_cache needs a teacher and args.teacher_cache.")
         self._check_language()
         try:
             self._open_cache()
@@ -196,7 +197,7 @@ class BANTrainer(Trainer):
         known = type(self.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         unshifted = is_language_model(self.model) and (reads or not known)
         if args.label_smoothing_factor and self.teacher is None and unshifted:
-            raise ValueError(
+            raise BANError(
                 "label_smoothing_factor without a teacher would train this language model on "
                 "labels that are not shifted: leave it out."
             )
