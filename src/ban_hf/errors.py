@@ -1,7 +1,8 @@
 """Errors that a user can mend: all are a `BANError`. Anything else is a bug."""
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 
 
 class BANError(ValueError):
@@ -63,3 +64,12 @@ def did_you_mean(name: str, options: Iterable[str], n: int = 1) -> str:
     known = {option.lower(): option for option in options}
     near = [known[match] for match in difflib.get_close_matches(name.lower(), known, n=n)]
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def is_debugging(words: Sequence[str] = ()) -> bool:
+    """Whether errors keep their traceback: by `--debug`, or by BAN_HF_DEBUG=1.
+
+    Args:
+        words: of the command line.
+    """
+    return "--debug" in words or os.environ.get("BAN_HF_DEBUG") == "1"

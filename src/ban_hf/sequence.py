@@ -1,19 +1,78 @@
-"""The sequence: generation 0 learns from labels, each further one from the one before it."""
+"""The sequence: generation 0 learns from labels, each further one from the one before it.
 
+A sequence is a chain of jobs in one folder, and the ensemble of its students.
+"""
+
+import contextlib
 import copy
+import itertools
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 
+from ban_hf.data import describe_data
 from ban_hf.errors import BANError
+from ban_hf.hub.client import clean_token
+from ban_hf.hub.initial_teacher import (
+    InitialTeacher,
+    check_no_other_teacher,
+    find_teacher,
+    given_generations,
+    noted_teacher,
+    place_teacher,
+)
 from ban_hf.hub.publisher import Publisher
-from ban_hf.jobs.run import Run
-from ban_hf.lineage.environment import describe_data
-from ban_hf.lineage.record import Lineage, load_family
-from ban_hf.training.arguments import BANTrainingArguments
+from ban_hf.jobs.executor import InProcess, locked, run_jobs
+from ban_hf.jobs.job import Job
+from ban_hf.jobs.training import (
+    EVALUATIONS,
+    Setup,
+    build_ensemble,
+    generation_seed,
+    is_done,
+    last_checkpoint,
+    load_teacher,
+    measure,
+    read_evaluation,
+    train,
+    write_evaluation,
+)
+from ban_hf.lineage.environment import architecture, canonical_arguments
+from ban_hf.lineage.family import (
+    CHECKPOINTS,
+    Lineage,
+    check_folders,
+    finished_generations,
+    load_family,
+    note_family,
+    refuse_another,
+)
+from ban_hf.lineage.files import plain_json, read_json
+from ban_hf.lineage.record import (
+    RECORD,
+    Record,
+    Reference,
+    as_name,
+    check_data,
+    check_name,
+    reference,
+)
+from ban_hf.tasks import check_loadable, load_model, task_of
+from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
 from ban_hf.training.recurrence import check_windows
+from ban_hf.training.teacher_cache import check_folder
+from ban_hf.training.trainer import BANTrainer
+
+#: What a sequence writes into its folder, as patterns.
+WRITTEN = (
+    *("generation-*", "ensemble", "control", CHECKPOINTS, EVALUATIONS),
+    *("*.json", "results.*", ".lock"),
+)
 
 
 def train_generations(
@@ -37,39 +96,39 @@ def train_generations(
     `lineage.json`, `ensemble` (the mean of generations 1 to k, or of 0 and 1 where k is 1), and the
     family's `lineage.json`. Called again with the same arguments it continues where it stopped: a
     finished generation is not trained again, a killed one goes on from its last checkpoint. More
-    generations may be asked for later.
+    generations may be requested later.
 
     With `args.push_to_hub` each generation is published as soon as it is finished, to
-    `<hub_model_id>-gen0` and so on, and at the end the ensemble to `hub_model_id`. A Hub that is
-    away in between does not stop the training: what is missing is published at the end.
+    `<hub_model_id>-gen0` and so on, and at the end the ensemble to `hub_model_id`. If the Hub
+    cannot be reached in between, the training goes on: what is missing is published at the end.
 
     Args:
         model_init: gives a fresh network for a generation; torch is seeded for it beforehand.
         args: of every generation. `seed` is the family's: each generation draws its own from it.
-            Language models learn with labels, too, unless `label_weight` is given (BAN+L).
+            Language models also learn from labels, unless `label_weight` is given (BAN+L).
             With `load_best_model_at_end` a generation is its best checkpoint on `eval_dataset`,
             otherwise its last state, as in the paper.
         generations: number of students, k; 0 trains the label network alone.
         train_dataset: what all generations are trained on.
-        eval_dataset: for validation while training; what a checkpoint may be chosen by.
+        eval_dataset: for validation while training; a checkpoint may be chosen by it.
         test_dataset: each generation is measured on it once, when it is finished.
         ensemble: whether to write the ensemble.
         family: name of the sequence; by default that of `hub_model_id`, or of the output directory,
             at the start.
-        data: what the records say of the data (JSON), beside the fingerprints of `ImageViews`.
-        teacher: a generation to go on from, on the Hub, `"ns/family-gen2@commit"`, or in a folder:
-            it is copied to `generation-2`, one in a folder with those before it, and the students
-            are generations 3 and so on. A copied folder need not stay where it was.
+        data: what the records say of the data (JSON), beside the fingerprints of the datasets.
+        teacher: a generation to continue from, on the Hub, `"ns/family-gen2@commit"`, or in a
+            folder: it is copied to `generation-2`, one in a folder with those before it, and the
+            students are generations 3 and so on. The copied folder may move later.
         report: called, on every process, when all is trained, before the ensemble is published:
-            where it writes `results.json` (`write_report`), the family's card shows that.
-        trainer_kwargs: for `BANTrainer`: `data_collator`, `compute_metrics`, `processing_class`,
-            `callbacks` and so on.
+            if it writes `results.json`, the family's card shows that.
+        trainer_kwargs: for `BANTrainer`: `task`, `data_collator`, `compute_metrics`,
+            `processing_class`, `callbacks` and so on.
 
     Returns:
         The family's records.
 
     Raises:
-        ValueError: where `output_dir` holds a run of other arguments, data or model; the message
+        BANError: where `output_dir` holds a run of other arguments, data or model; the message
             names what differs.
         LineageError: where `teacher` is not what its record says.
         PublishError: where `hub_model_id` holds something else; before anything is trained.
@@ -81,31 +140,228 @@ def train_generations(
             f"generations={generations}: it counts the students, and must not be negative, nor 0 "
             "where there is a teacher."
         )
-    args.check_one_objective()
-    publisher, args = Publisher(args), copy.copy(args)
-    args.push_to_hub = False  # the trainer's own way, which uploads pickles
     splits = {"train": train_dataset, "validation": eval_dataset, "test": test_dataset}
     described = {name: describe_data(d) for name, d in splits.items() if d is not None}
-    run = Run(model_init, args, generations, family, (data or {}) | described, teacher)
-    check_windows("test_dataset", test_dataset, args.eval_batch_size, args)
-    run.open()
-    here = range(run.first, run.last + 1)
-    missing = [generation for generation in here if not run.finished(generation)]
-    publisher.prepare(missing, run.first, run.teacher.name if run.teacher else None)
-    trainer_kwargs |= {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-    with run.alone():
-        for generation in here:
-            if not run.finished(generation):
-                run.train(generation, test_dataset, trainer_kwargs)
-            publisher.publish_generation(generation, run.folder(generation))
-        first, *others = run.standing
-        if ensemble and others:
-            run.build_ensemble(ensemble_members(first, others[-1]), test_dataset, trainer_kwargs)
-        run.close()
-    if report is not None:
-        report()
-    publisher.publish_family(run.output_dir)
-    return load_family(run.output_dir)
+    setup = Setup(
+        model_init,
+        train_dataset,
+        eval_dataset,
+        test_dataset,
+        trainer_kwargs,
+        data=(data or {}) | described,
+    )
+    return Sequence(setup, args, generations, ensemble, family, teacher).run(report)
+
+
+class Sequence:
+    """A sequence in its folder: the chain of its jobs, and how each is done.
+
+    Args:
+        setup: networks and data.
+        args: see `train_generations`, as all further arguments.
+        generations: number of students.
+        ensemble: whether there is one.
+        family: name, by default that of the folder.
+        teacher: a generation to continue from.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        args: BANTrainingArguments,
+        generations: int,
+        ensemble: bool = True,
+        family: str | None = None,
+        teacher: str | None = None,
+    ) -> None:
+        self.publisher = Publisher(args)
+        self.setup, self.args, self.generations = setup, copy.copy(args), generations
+        self.args.push_to_hub = False  # the trainer's own way, which uploads pickles
+        self.output_dir = Path(args.output_dir)
+        name = (args.hub_model_id or str(self.output_dir.resolve())).rpartition("/")[2]
+        self.requested_family, self.family = family, family or as_name(name)
+        check_name("family", self.family)
+        check_data(dict(setup.data))
+        self.requested_teacher, self.token = teacher, clean_token(args.hub_token)
+        self.has_ensemble = ensemble
+        self.teacher: InitialTeacher | None = None
+        self.first = 0  # the first generation to train; with a teacher the one after it
+
+    def run(self, report: Callable[[], None] | None = None) -> Lineage:
+        """Do all that is missing, report, and publish."""
+        args = self.args
+        check_windows("test_dataset", self.setup.test_dataset, args.eval_batch_size, args)
+        self.open()
+        requested = range(self.first, self.first + self.generations + (self.teacher is None))
+        self.last = requested[-1]
+        missing = [k for k in requested if not self._is_finished(k)]
+        teacher_name = self.teacher.name if self.teacher else None
+        self.publisher.prepare(missing, self.first, teacher_name)
+
+        def publish(job: Job) -> None:
+            if not job.members and job.generation in requested:
+                self.publisher.publish_generation(job.generation, self.output_dir / job.folder)
+
+        with self._alone():
+            run_jobs(self.jobs(), InProcess(self.do), self.is_done, publish)
+            self._close()
+        if report is not None:
+            report()
+        self.publisher.publish_family(self.output_dir)
+        return load_family(self.output_dir)
+
+    # The graph
+
+    def jobs(self) -> list[Job]:
+        """The chain: requested generations and existing ones, and their ensemble."""
+        start = self.first - (self.teacher is not None)
+        chain: list[Job] = []
+        for k in itertools.count(start):
+            if k > self.last and not self._is_finished(k):
+                break
+            teachers = (chain[-1],) if chain else ()
+            arguments = self.facts | {"generation": k}
+            chain.append(Job(f"generation-{k}", arguments, teachers, generation=k))
+        members = ensemble_members(chain[0].generation, chain[-1].generation)
+        if not (self.has_ensemble and len(chain) > 1):
+            return chain
+        averaged = tuple(job for job in chain if job.generation in members)
+        return [*chain, Job("ensemble", {}, members=averaged)]
+
+    def do(self, job: Job) -> None:
+        """Train a generation, or put the ensemble together."""
+        args = copy.copy(self.args)
+        if job.members:
+            build_ensemble(job, self.output_dir, self.setup, args, family=self.family)
+        else:
+            args.seed = generation_seed(self.args.seed, job.generation)
+            if job.generation != max(1, self.first):  # no other student has this teacher
+                args.teacher_cache = None
+            train(
+                job,
+                self.output_dir,
+                self.setup,
+                args,
+                family=self.family,
+                family_seed=self.args.seed,
+                initial_teacher=self._initial_teacher(job),
+                last=self.last,
+            )
+        if self.args.should_save:
+            note_family(self.output_dir, self.family, self.facts)
+        PartialState().wait_for_everyone()
+
+    def is_done(self, job: Job) -> bool:
+        """Whether a job is finished; an ensemble of other members is not."""
+        done = is_done(job, self.output_dir)
+        if done and job.members:
+            done = all(is_done(member, self.output_dir) for member in job.members)
+        if done and job.members:
+            folder = self.output_dir / job.folder
+            named = tuple(reference(self.output_dir / m.folder, folder) for m in job.members)
+            done = Record.read(folder).members == named
+        PartialState().wait_for_everyone()  # all have looked before one of them writes
+        return done
+
+    def evaluation(self, job: Job) -> dict[str, Any]:
+        """What was measured of a finished job; measured now where nothing was kept."""
+        found = read_evaluation(job, self.output_dir)
+        PartialState().wait_for_everyone()  # all have looked before one of them writes
+        if found is not None:
+            return found
+        args = copy.copy(self.args)
+        args.output_dir, args.fast = str(self.output_dir / CHECKPOINTS), False
+        folders = [self.output_dir / member.folder for member in job.members or (job,)]
+        models = [load_model(folder) for folder in folders]
+        teacher = load_teacher(job, self.output_dir)
+        trainer = BANTrainer(models[0], args, **self.setup.trainer)
+        found = measure(models, self.setup, trainer, teacher)
+        if self.args.should_save:
+            write_evaluation(job, self.output_dir, found)
+        PartialState().wait_for_everyone()
+        return read_evaluation(job, self.output_dir) or found
+
+    def _initial_teacher(self, job: Job) -> Reference | None:
+        """How the first student names a teacher that came from the Hub."""
+        if self.teacher is None or job.generation != self.first or self.teacher.is_local:
+            return None
+        repo_id, _, revision = self.teacher.name.partition("@")
+        copied = self.output_dir / f"generation-{self.teacher.generation}"
+        return reference(copied, self.output_dir / job.folder).on_hub(repo_id, revision)
+
+    def _is_finished(self, generation: int) -> bool:
+        return (self.output_dir / f"generation-{generation}" / RECORD).is_file()
+
+    # The folder
+
+    def open(self) -> None:
+        """Note what this run is, or check that the existing run is the same one.
+
+        Raises:
+            BANError: naming every argument that differs.
+        """
+        set_seed(generation_seed(self.args.seed, 0))
+        model = self.setup.model_init(0)
+        check_loadable(model)
+        if self.args.label_weight is None:
+            self.args.label_weight = task_of(model).default_label_weight
+        self.args = sequence_arguments(self.args, model)
+        if self.args.teacher_cache is not None:
+            check_folder(Path(self.args.teacher_cache), self.output_dir, WRITTEN)
+        facts = plain_json(
+            {
+                "arguments": canonical_arguments(self.args),
+                "data": self.setup.data,
+                "model": architecture(model).to_dict(),
+            }
+        )
+        path = self.output_dir / RECORD
+        existing = read_json(path) if path.is_file() else None
+        noted, facts["teacher"] = noted_teacher(existing), {}
+        if self.requested_teacher is not None:
+            self.teacher = find_teacher(self.requested_teacher, noted, self.output_dir, self.token)
+            facts["teacher"], self.first = self.teacher.note, self.teacher.generation + 1
+        begun = self._has_begun(existing)
+        if existing is not None:
+            # A run that failed before it had anything to lose may be started with others.
+            requested = {"family": self.requested_family, "run": facts if begun else {}}
+            refuse_another(self.output_dir, existing, requested)
+            self.family = existing["family"]
+        check_folders(self.output_dir, is_ours=existing is not None)
+        if not begun:
+            ours = noted if noted == facts["teacher"] else {}
+            check_no_other_teacher(self.output_dir, given_generations(ours, self.output_dir))
+        PartialState().wait_for_everyone()  # all have looked before one of them writes
+        self.facts = existing["run"] if existing is not None and begun else facts
+        if not begun and self.args.should_save:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            note_family(self.output_dir, self.family, self.facts)
+        if self.teacher is not None:
+            with PartialState().main_process_first():
+                folder = self.output_dir / f"generation-{self.first - 1}"
+                place_teacher(self.teacher, folder, facts["data"])
+
+    def _has_begun(self, existing: dict[str, Any] | None) -> bool:
+        """Whether there is anything to lose: more than a teacher that was copied here."""
+        given = given_generations(noted_teacher(existing), self.output_dir)
+        trained = len(finished_generations(self.output_dir)) - len(given)
+        checkpoints = (self.output_dir / CHECKPOINTS).glob("generation-*")
+        return trained > 0 or any(last_checkpoint(folder) for folder in checkpoints)
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other runs from writing here; of several processes the one that saves does it."""
+        return locked(self.output_dir) if self.args.should_save else contextlib.nullcontext()
+
+    def _close(self) -> None:
+        """Note all that is finished, and remove what a kill just after that left behind."""
+        if self.args.should_save:
+            note_family(self.output_dir, self.family, self.facts)
+            for folder in (self.output_dir / CHECKPOINTS).glob("*"):
+                if (self.output_dir / folder.name / RECORD).is_file():
+                    shutil.rmtree(folder)
+            with contextlib.suppress(OSError):  # a later generation's, of a run of more
+                (self.output_dir / CHECKPOINTS).rmdir()
+        PartialState().wait_for_everyone()
 
 
 def ensemble_members(first: int, last: int) -> range:

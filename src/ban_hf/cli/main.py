@@ -1,27 +1,32 @@
-"""The command `ban-hf`: families on the Hub and in folders."""
+"""The command `ban-hf`: families on the Hub and in folders, and the paper's tables.
+
+The parser is built from a table, without any heavy library. What a command does is in `commands`,
+which is imported when the command line has been understood.
+"""
 
 import argparse
-import logging
+import importlib
 import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import fields
+from importlib.metadata import version
 from typing import Any
 
-from ban_hf.cli import commands
-from ban_hf.cli.recipe import quiet_loading
 from ban_hf.cli.terminal import one_line, say
-from ban_hf.errors import did_you_mean
-from ban_hf.lineage.environment import versions
-from ban_hf.lineage.record import as_json
-from ban_hf.training.arguments import CACHE_DTYPES
+from ban_hf.data.arguments import DataArguments
+from ban_hf.errors import BANError, did_you_mean, is_debugging
+from ban_hf.lineage.files import as_json
+
+CACHE_DTYPES = ("float32", "float16")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status.
 
     0 where it succeeded, 1 where it did not, with one line on standard error, or with `--json` an
-    `error` on standard output; 2 (by SystemExit) for a command line that says nothing known.
+    `error` on standard output; 2 (by SystemExit) for a command line that cannot be understood.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser, known = _parsers()
@@ -31,18 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     _refuse_unknown(parser, known, words)
     args = parser.parse_args(words)
     args.words = words  # as a report shows them
-    quiet_loading()
+    commands = importlib.import_module("ban_hf.cli.commands")
     try:
-        answer: commands.Answer = args.run(args)
+        answer = getattr(commands, args.command)(args)
         say(dump(answer.data) if args.json else answer.text)
-    except BrokenPipeError:  # whoever read it has gone: `ban-hf lineage ... | head -1`
+    except BrokenPipeError:  # its reader has gone: `ban-hf lineage ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
         print("ban-hf: stopped", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
-        logging.getLogger("ban_hf").debug("", exc_info=True)
+    except (BANError, OSError) as error:
+        if is_debugging(words):
+            raise
         kind, message = type(error).__name__, one_line(error)
         if args.json:
             say(dump({"error": {"kind": kind, "message": message}}))
@@ -83,13 +89,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         epilog="`ban-hf COMMAND --help` explains a command and shows how it is used.",
         allow_abbrev=False,
     )
-    version = f"%(prog)s {versions()['ban-hf']}"
-    parser.add_argument("--version", action="version", version=version)
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('ban-hf')}")
+    subparsers = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, dest="command"
+    )
     known: dict[str, argparse.ArgumentParser] = {}
-    for run, add_arguments, summary, more, examples in COMMANDS:
+    for name, add_arguments, summary, more, examples in COMMANDS:
         command = subparsers.add_parser(
-            run.__name__,
+            name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog="\n".join([textwrap.fill(more, 79), "", "examples:", *examples]),
@@ -98,8 +105,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         )
         add_arguments(command)
         command.add_argument("--json", action="store_true", help="print one JSON document")
-        command.set_defaults(run=run)
-        known[run.__name__] = command
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        known[name] = command
     return parser, known
 
 
@@ -134,26 +141,33 @@ def _push_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--teacher", metavar="NS/NAME@COMMIT", help="of a single generation")
 
 
-def _dataset_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--dataset_name", required=True, metavar="NAME", help="see below")
-    command.add_argument("--dataset_config", metavar="C", help="of a Hub dataset that has several")
-    command.add_argument("--dataset_revision", metavar="R", help="of a Hub dataset")
-    for kind in ("image", "label", "text"):
-        command.add_argument(f"--{kind}_column", metavar="C", help="default: found by its type")
+def _data_arguments(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Fields of `DataArguments` as flags."""
+    for part in fields(DataArguments):
+        if part.name in names:
+            kind = next(kind for kind in (int, float, str) if kind.__name__ in str(part.type))
+            command.add_argument(
+                f"--{part.name}",
+                type=kind,
+                default=part.default,
+                required=part.name == "dataset_name",
+                metavar=kind.__name__[0].upper(),
+                help=part.metadata["help"],
+            )
+
+
+ANY_DATA = "dataset_name dataset_config dataset_revision image_column label_column text_column"
+TRAINING_DATA = "image_size validation split_seed train_samples vocabulary_size train_words"
 
 
 def _cache_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("teacher", metavar="TEACHER", help="folder or ns/family-gen2@revision")
     command.add_argument("folder", metavar="FOLDER", help="of the cache")
-    _dataset_arguments(command)
-    whole: dict[str, Any] = {"type": int, "metavar": "N"}
-    command.add_argument("--image_size", **whole, help="side to resize to")
-    command.add_argument("--validation", type=float, default=0.1, metavar="F", help="default: 0.1")
-    command.add_argument("--split_seed", **whole, default=0, help="default: 0")
-    for name in ("train_samples", "vocabulary_size", "train_words"):
-        command.add_argument(f"--{name}", **whole, help="default: all")
-    command.add_argument("--seed", **whole, help="of the students (default: the teacher's)")
-    command.add_argument("--epochs", type=float, metavar="N", help="default: the teacher's")
+    _data_arguments(command, f"{ANY_DATA} {TRAINING_DATA}".split())
+    command.add_argument(
+        "--seed", type=int, metavar="I", help="of the students (default: the teacher's)"
+    )
+    command.add_argument("--epochs", type=float, metavar="F", help="default: the teacher's")
     command.add_argument(
         "--dtype", choices=CACHE_DTYPES, default="float32", help="float16 rounds, in half the room"
     )
@@ -162,8 +176,7 @@ def _cache_arguments(command: argparse.ArgumentParser) -> None:
 def _ensemble_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("members", metavar="MEMBER", nargs="+", help="folder or ns/name@revision")
     command.add_argument("--weights", metavar="W", type=float, nargs="+", help="default: equal")
-    _dataset_arguments(command)
-    command.add_argument("--window", metavar="N", type=int, default=35, help="words (default: 35)")
+    _data_arguments(command, f"{ANY_DATA} window".split())
     command.add_argument(
         "--batch_size", metavar="N", type=int, help="images (500), or columns of a text (20)"
     )
@@ -192,6 +205,9 @@ def _reproduce_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--workers", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one)"
     )
+    command.add_argument(
+        "--force", action="store_true", help="run the jobs of these cells again, though done"
+    )
     instead = command.add_mutually_exclusive_group()
     instead.add_argument("--plan", action="store_true", help="say which jobs are missing, no more")
     instead.add_argument(
@@ -217,10 +233,10 @@ WHERE = (
     "tag or a branch), or the folder of a family, a generation or an ensemble."
 )
 
-#: Function, its arguments, what it does in a line and in more, examples.
+#: Name in `commands`, its arguments, what it does in a line and in more, examples.
 COMMANDS = (
     (
-        commands.lineage,
+        "lineage",
         _where,
         "draw who taught whom, as a tree",
         f"{WHERE} Records alone are read, no weights are downloaded.",
@@ -231,7 +247,7 @@ COMMANDS = (
         ),
     ),
     (
-        commands.verify,
+        "verify",
         _where,
         "download everything that a lineage names and check every hash",
         f"{WHERE} The exit status is 0 only if all of it is verified; what cannot be reached is "
@@ -244,7 +260,7 @@ COMMANDS = (
         ),
     ),
     (
-        commands.pull,
+        "pull",
         _pull_arguments,
         "download a family or a generation, each file held against its record",
         f"{WHERE} Of a family come generation-0 and so on, and ensemble, as they were trained; of "
@@ -255,7 +271,7 @@ COMMANDS = (
         ),
     ),
     (
-        commands.push,
+        "push",
         _push_arguments,
         "publish a family, or one generation",
         "A family becomes ns/family-gen0, ns/family-gen1 and so on, and ns/family, which holds the "
@@ -269,7 +285,7 @@ COMMANDS = (
         ),
     ),
     (
-        commands.ensemble,
+        "ensemble",
         _ensemble_arguments,
         "measure any models and their ensemble on the test split of a dataset",
         "The ensemble's probabilities are the mean of its members', with --weights or without; "
@@ -285,7 +301,7 @@ COMMANDS = (
         ),
     ),
     (
-        commands.cache,
+        "cache",
         _cache_arguments,
         "keep what a teacher says in all epochs, ahead of its students",
         "Each student then costs what labels cost, and learns, bit for bit, what it would from the "
@@ -300,14 +316,14 @@ COMMANDS = (
         ),
     ),
     (
-        commands.reproduce,
+        "reproduce",
         _reproduce_arguments,
         "train and measure rows of a table of the paper, beside its figures",
         "Furlanello et al. 2018, Tables 1 to 6, and controls that it does not have. --budget paper "
         "is its own networks, data and schedule (a GPU, days); gpu shortens the training; cpu also "
         "takes small networks and a part of the data (some minutes a network on two cores), and "
-        "says so in the report. A cell is a job, named by a digest of its arguments and of the "
-        "code: what is done is skipped, what was killed goes on, whichever table asked for it.",
+        "says so in the report. A cell is a job, named by a digest of its arguments: what is done "
+        "is skipped, what was killed goes on, whichever table asked for it.",
         (
             "  ban-hf reproduce table2 --rows densenet-90-60 --seeds 3",
             "  ban-hf reproduce table2 --columns ban cwtm labels-ens3 --budget gpu",
@@ -316,7 +332,7 @@ COMMANDS = (
         ),
     ),
     (
-        commands.report,
+        "report",
         _report_arguments,
         "report any number of results.json as one table, with verdicts and pictures",
         "Of `ban-hf reproduce`: any seeds, rows and columns of one table, made by the same code. "
@@ -328,7 +344,7 @@ COMMANDS = (
         ),
     ),
     (
-        commands.card,
+        "card",
         _card_arguments,
         "render a model card again, from its lineage",
         WHERE,

@@ -1,31 +1,54 @@
-"""What recipes have in common: a YAML file of arguments, flags that override it, the first line."""
+"""What the recipes share: arguments from a YAML file and flags, and the run that they describe.
+
+A recipe names its task, its quickstart and the command of the real thing; `run_recipe` does the
+rest: parse, load the data, train the family of each objective, measure, report, publish.
+"""
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import transformers
 import yaml
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
 
-from ban_hf.errors import BANError, did_you_mean
-from ban_hf.training.arguments import BANTrainingArguments
+from ban_hf.data.arguments import ONLY, DataArguments
+from ban_hf.errors import BANError, did_you_mean, is_debugging
+from ban_hf.training.distillation import DistillationArguments
+
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
+
+    from ban_hf.training.arguments import BANTrainingArguments
+
+IMAGES = "image-classification"
+
+#: What `--help` says of the flags that are not ours.
+COMMON = """
+Every argument of transformers.TrainingArguments is a flag too, among them --output_dir, --seed,
+--num_train_epochs, --per_device_train_batch_size, --learning_rate, --weight_decay, --optim,
+--bf16, --eval_strategy, --save_strategy, --load_best_model_at_end, --push_to_hub, --hub_model_id,
+--hub_private_repo. `--help_all` explains them all.
+"""
 
 
 @dataclass
 class FamilyArguments:
     """The network, its generations, and what they are compared with."""
 
+    model_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Images: cifar_wrn_28_10, cifar_densenet_90_60, ..., or any name of timm. "
+            "Texts: lstm_200, lstm_650, lstm_1500, char_cnn_lstm_small or _large."
+        },
+    )
     model_args: str = field(
         default="{}", metadata={"help": "Arguments of the network, as JSON: '{\"dropout\": 0.3}'."}
     )
@@ -41,7 +64,7 @@ class FamilyArguments:
     teacher: str | None = field(
         default=None,
         metadata={
-            "help": "Go on from a generation on the Hub, ns/family-gen2@commit, or in a folder, "
+            "help": "Continue from a generation on the Hub, ns/family-gen2@commit, or in a folder, "
             "runs/family/generation-2: the students are generations 3 and so on."
         },
     )
@@ -62,46 +85,122 @@ class FamilyArguments:
             raise BANError(f"model_args={self.model_args!r} must be a JSON object of names.")
 
 
-def parse_recipe(
-    dataclasses: Sequence[type], argv: Sequence[str], *, quickstart: Path, description: str
-) -> tuple[Any, ...]:
-    """Arguments from `[CONFIG.yaml] [--flag value ...]`; without a config those of `quickstart`.
+@dataclass
+class Recipe:
+    """A run as its arguments describe it.
 
-    Prints an error that names the argument and what was near, and exits with 2, for an unknown key
-    of the file, an unknown flag, or a value that the arguments refuse.
+    Attributes:
+        task: `image-classification` or `text-generation`.
+        data: which data.
+        family: which network and generations.
+        args: of every training.
+        objectives: by the name that was given, the objective and its `label_weight`.
+        command: that started the run, for its report.
     """
+
+    task: str
+    data: DataArguments
+    family: FamilyArguments
+    args: "BANTrainingArguments"
+    objectives: dict[str, tuple[str, float | None]]
+    command: str
+
+
+def run_recipe(
+    task: str, *, quickstart: Path, real: str, description: str, argv: Sequence[str] | None = None
+) -> None:
+    """Run a recipe with the command line; what its user can mend is one line, not a traceback.
+
+    Args:
+        task: `image-classification` or `text-generation`.
+        quickstart: configuration that runs without arguments.
+        real: command of the real thing, which the quickstart names.
+        description: for `--help`.
+        argv: by default the command line.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if {"--help", "-h"} & {*argv}:
+        ours = (FamilyArguments, DataArguments, DistillationArguments)
+        make_parser(ours, task, description + COMMON).print_help()
+        return
+    try:
+        recipe = parse_recipe(task, argv, quickstart=quickstart, description=description)
+        run(recipe, argv, real)
+    except (BANError, FloatingPointError) as error:
+        if is_debugging(argv):
+            raise
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+
+
+# Arguments
+
+
+def make_parser(dataclass_types: Sequence[type], task: str, description: str) -> "HfArgumentParser":
+    """The parser of a recipe's flags; its help leaves out the flags of another task."""
+    from transformers import HfArgumentParser
+    from transformers.hf_argparser import string_to_bool
+
     parser = HfArgumentParser(
-        dataclasses, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        dataclass_types,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.usage = "%(prog)s [CONFIG.yaml] [--flag value ...]"
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     for action in tuple(parser._actions):
         if action.type is string_to_bool and action.nargs is None:
             action.nargs, action.const = "?", True  # `--hub_private_repo` alone: yes
             no = [f"--no_{action.dest}", f"--no-{action.dest.replace('_', '-')}"]
             parser.add_argument(*no, dest=action.dest, action="store_false", help=argparse.SUPPRESS)
+        if ONLY.get(action.dest, task) != task:
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+def parse_recipe(task: str, argv: Sequence[str], *, quickstart: Path, description: str) -> Recipe:
+    """The run that `[CONFIG.yaml] [--flag value ...]` describes; without a config the quickstart.
+
+    Prints an error that names the argument and what was near, and exits with 2, for an unknown key
+    of the file, an unknown flag, or a value that the arguments refuse.
+    """
+    from ban_hf.jobs.setup import read_objectives
+    from ban_hf.training.arguments import BANTrainingArguments
+
+    types = (DataArguments, FamilyArguments, BANTrainingArguments)
+    parser = make_parser(types, task, description)
+    if "--help_all" in argv:
+        parser.print_help()
+        sys.exit()
     given = [Path(argv[0])] if argv and not argv[0].startswith("-") else []
     known = {action.dest for action in parser._actions} - {"help"}
     try:
         values = read_config(given[0] if given else quickstart, known)
         # As flags, ahead of those given, so that the file's values are checked as theirs are.
         flags = [word for name, value in values.items() for word in as_flag(name, value)]
-        *parsed, rest = parser.parse_args_into_dataclasses(
-            [*flags, *argv[len(given) :]], return_remaining_strings=True, look_for_args_file=False
-        )
+        parsed, rest = parser.parse_known_args([*flags, *argv[len(given) :]])
         if rest:
             options = [option for action in parser._actions for option in action.option_strings]
             name = rest[0].partition("=")[0]
             raise BANError(f"unknown argument {name!r}.{did_you_mean(name, options)}")
+        found = {name: value for name, value in vars(parsed).items() if name != "debug"}
+        objectives = read_objectives(found["objective"], found["label_weight"])
+        (objective, label_weight), *_ = objectives.values()
+        found |= {"objective": objective, "label_weight": label_weight}
+        data, family, args = parser.parse_dict(found)
+        data.check_task(task)
     except (ValueError, TypeError, OSError) as error:
+        if is_debugging(argv):
+            raise
         parser.error(str(error))
-    return tuple(parsed)
+    command = shareable_command(Path(sys.argv[0]).name, argv, args.hub_token)
+    return Recipe(task, data, family, args, objectives, command)
 
 
 def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
     """The values of a YAML file.
 
     Raises:
-        ValueError: if it is no mapping, or has a key that is not known; the near match is named.
+        BANError: if it is no mapping, or has a key that is not known; the near match is named.
     """
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
@@ -125,73 +224,94 @@ def as_flag(name: str, value: Any) -> list[str]:
     return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
 
 
-def begin_recipe(
-    what: str,
-    family: FamilyArguments,
-    args: BANTrainingArguments,
-    argv: Sequence[str],
-    *,
-    real: str,
-) -> None:
-    """Say in the first line what is about to run; shrink it first, if it is a smoke run.
+def shareable_command(recipe: str, argv: Sequence[str], token: str | None) -> str:
+    """The command that started a recipe, as a report shows it: without a token."""
+    words = [word.replace(token, "...") if token else word for word in argv]
+    return shlex.join(["accelerate", "launch", f"recipes/{recipe}", *words])
 
-    Args:
-        what: network and data, in words.
-        family: of the recipe; changed by `smoke` to two students.
-        args: of every generation; changed by `smoke` to one epoch, into a folder of its own.
-        argv: as given to `parse_recipe`: without any it is the quickstart.
-        real: command of the real thing, which the quickstart tells.
-    """
-    if family.smoke:
-        family.generations = min(2, family.generations)
-        args.num_train_epochs, args.max_steps, args.logging_steps = 1, -1, 1
-        if not any(word.startswith("--output_dir") for word in argv):
-            args.output_dir += "-smoke"
+
+# The run
+
+
+def run(recipe: Recipe, argv: Sequence[str], real: str) -> None:
+    """Train the families of a recipe, measure and report them; or say what that would take."""
+    from ban_hf.data import load_splits
+    from ban_hf.families import Families
+    from ban_hf.jobs.setup import describe_dataset, prepare
+
+    if recipe.family.smoke:
+        recipe = shrink(recipe, argv)
+    _begin(recipe, argv, real)
+    data, family = recipe.data, recipe.family
+    splits = load_splits(data, recipe.task)
+    if family.smoke and recipe.task == IMAGES:
+        splits = dataclasses.replace(
+            splits,
+            validation=splits.validation and splits.validation.select(range(16), augment=False),
+            test=splits.test.select(range(16), augment=False),
+        )
+    name = str(family.model_name)
+    args, setup = prepare(splits, recipe.args, name, family.network_args, data.window)
+    dataset = describe_dataset(splits, data.window)
+    families = Families(
+        setup,
+        args,
+        recipe.objectives,
+        family.generations,
+        control=family.control,
+        control_from=family.control_from,
+        teacher=family.teacher,
+        title=f"{name} on {dataset['name']}",
+        dataset=dataset,
+        command=recipe.command,
+    )
+    if family.plan:
+        families.plan()
+    else:
+        families.run()
+
+
+def shrink(recipe: Recipe, argv: Sequence[str]) -> Recipe:
+    """A run of seconds: one epoch of a few items of built-in data, two students, its own folder."""
+    args, family = recipe.args, recipe.family
+    family.generations = min(2, family.generations)
+    args.num_train_epochs, args.max_steps, args.logging_steps = 1, -1, 1
+    if not any(word.startswith("--output_dir") for word in argv):
+        args.output_dir += "-smoke"
+    if recipe.task == IMAGES:
+        data = DataArguments("digits", image_size=8, train_samples=8)
+        args.per_device_train_batch_size = 8
+    else:
+        data = DataArguments("grammar", train_words=60, window=5)
+        args.per_device_train_batch_size, args.per_device_eval_batch_size = 4, 200
+        family.network_args["hidden_size"] = 8
+    return dataclasses.replace(recipe, data=data)
+
+
+def _begin(recipe: Recipe, argv: Sequence[str], real: str) -> None:
+    """Say in the first line what is about to run."""
+    import torch
+
+    from ban_hf.jobs.training import quiet_loading
+
+    args, family = recipe.args, recipe.family
     quiet_loading()
     if args.process_index:
         return
-    # What the package tells of its choices, such as the precision, beside its warnings.
+    # The package's own choices, such as the precision, are logged beside its warnings.
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("ban_hf").setLevel(logging.INFO)
     started = f" This is the quickstart; the real thing: {real}"
     if argv:  # flags without a file
         started = " What no flag says is the quickstart's." if argv[0].startswith("-") else ""
     teacher = f"generations from {family.teacher}:" if family.teacher else "a teacher and"
-    several = f" by each of {args.objective}" if "," in args.objective else ""
+    several = f" by each of {','.join(recipe.objectives)}" if len(recipe.objectives) > 1 else ""
     print(
-        f"{what}: {teacher} {family.generations} students{several}, "
-        f"{args.num_train_epochs:g} epochs each, into {args.output_dir}.{started}",
+        f"{family.model_name} on {recipe.data.dataset_name}: {teacher} {family.generations} "
+        f"students{several}, {args.num_train_epochs:g} epochs each, into {args.output_dir}."
+        f"{started}",
         flush=True,
     )
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     if args.device.type == "cpu" and threads == 1 and cores > 1:  # what accelerate launch sets
         print(f"On one of {cores} cores: put OMP_NUM_THREADS={cores} before the command for all.")
-
-
-def quiet_loading() -> None:
-    """No progress bar for each load and save of a model; those of training and network stay."""
-    shown = not are_progress_bars_disabled()
-    transformers.utils.logging.disable_progress_bar()  # the Hub's, too
-    if shown:
-        enable_progress_bars()
-
-
-def shareable_command(recipe: str, argv: Sequence[str], token: str | None) -> str:
-    """The command that started a recipe, as a report shows it: without a token.
-
-    Args:
-        recipe: name of the file in `recipes/`.
-        argv: as given to `parse_recipe`.
-        token: what must not be shown, the arguments' `hub_token`.
-    """
-    words = [word.replace(token, "...") if token else word for word in argv]
-    return shlex.join(["accelerate", "launch", f"recipes/{recipe}", *words])
-
-
-def run_recipe(main: Callable[[list[str]], None]) -> None:
-    """Run a recipe with the command line; what its user can mend is one line, not a traceback."""
-    try:
-        main(sys.argv[1:])
-    except (ValueError, FloatingPointError) as error:
-        logging.getLogger("ban_hf").debug("", exc_info=True)
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")

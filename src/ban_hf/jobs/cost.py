@@ -1,67 +1,47 @@
-"""What a training takes of time and disk: arithmetic, and how it is said in words."""
+"""What the missing jobs of a run will take of time and disk, before they are run (`--plan`).
 
-import math
+Some real steps and evaluations, with labels and with a teacher, are timed by the trainer that would
+train, with the same arguments and data, and thrown away. Nothing is written where the run would be.
+"""
+
+import copy
 import shutil
-import time
-from collections.abc import Collection, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import nn
-from torch.optim import Optimizer
-from transformers import TrainingArguments
+import numpy as np
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import Subset
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-#: What a step with a teacher costs, in steps with labels, where it was not measured: the teacher's
-#: forward pass is a third of a step. On two cores it was 1.27 (Wide-ResNet) to 1.37 (LSTM).
-STUDENT_STEP = 1.3
-SMALL_FILES = 30_000  # bytes of a checkpoint's random state, schedule, arguments and log
+from ban_hf.data import TokenWindows
+from ban_hf.jobs.job import Job
+from ban_hf.jobs.training import Setup, is_done
+from ban_hf.training.arguments import BANTrainingArguments
+from ban_hf.training.callbacks import check_trained
+from ban_hf.training.footprint import (
+    Footprint,
+    count_events,
+    existing_parent,
+    format_bytes,
+    format_duration,
+    format_step,
+    seconds_now,
+)
+from ban_hf.training.performance import describe
+from ban_hf.training.trainer import BANTrainer
 
-
-def seconds_now(device: torch.device) -> float:
-    """A clock that is read when the device has done all that it was given."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter()
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes on disk of a network, and of a checkpoint of its training."""
-
-    weights: int
-    checkpoint: int
-
-    @classmethod
-    def of(cls, model: nn.Module, optimizer: Optimizer, args: TrainingArguments) -> "Footprint":
-        """Of a training whose optimizer has made a step, and so has its state."""
-        # Tied weights are saved once.
-        tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
-        weights = sum(tensor.nbytes for tensor in tensors.values())
-        states = [value for state in optimizer.state.values() for value in state.values()]
-        state = sum(value.nbytes for value in states if isinstance(value, torch.Tensor))
-        return cls(weights, weights + SMALL_FILES + (0 if args.save_only_model else state))
-
-    def checkpoints(self, args: TrainingArguments, steps: int, epochs: float) -> int:
-        """Of the checkpoints of a training where they are most.
-
-        The new one is written before an old one is removed, and `load_best_model_at_end` keeps the
-        best one beside the last.
-        """
-        saves = occasions(args.save_strategy, args.save_steps, steps, epochs)
-        limit = args.save_total_limit
-        if limit is None or limit < 1:
-            return saves * self.checkpoint
-        kept = max(limit, 2) if args.load_best_model_at_end else limit
-        return min(saves, kept + 1) * self.checkpoint
-
-    def ensembles(self, students: Sequence[int]) -> int:
-        """Of the ensembles of families with so many students each."""
-        return ensemble_members(students) * self.weights
+WARM_UP, TIMED = 3, 20  # steps
+SECONDS = 30.0  # that the timed steps may take; if they would take longer there are fewer
+BATCHES = 4  # of an evaluation
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """Seconds that one kind of training takes: with labels, or with a teacher."""
 
     step: float
@@ -72,154 +52,256 @@ class Pace:
 
 @dataclass(frozen=True)
 class Length:
-    """Of the training of one network."""
+    """Steps, epochs and evaluations of the training of one network."""
 
     steps: int
     epochs: int
     evaluations: int
 
-    def seconds(self, pace: Pace) -> float:
+    def seconds(self, throughput: Throughput) -> float:
         """With its evaluations, and the test at its end."""
-        return self.steps * pace.step + self.evaluations * pace.evaluation + pace.test
+        steps = self.steps * throughput.step + self.evaluations * throughput.evaluation
+        return steps + throughput.test
 
 
 @dataclass(frozen=True)
-class Networks:
-    """Those of a run, by what they cost: how many are to be trained, and how many stand finished.
+class Counts:
+    """The missing jobs of a run by what they cost.
 
     Attributes:
-        labels: trained on labels.
-        students: whose teacher is asked.
-        replaying: students who read what another student of their teacher has asked; they cost what
+        labels: networks that are trained on labels.
+        students: networks whose teacher runs.
+        replaying: students that read what another student's teacher has put out; they cost what
             labels cost.
-        copies: teachers from elsewhere, which are copied beside their students.
-        caches: 1 where the outputs of the first teacher, which others share, are still to be kept.
-        finished: networks that are there.
-        taught: students of each family, finished or not.
+        ensembles: networks in the missing ensembles, each of which is saved once more.
+        copies: teachers that are copied beside their students.
+        finished: networks that need not be trained.
     """
 
     labels: int
     students: int
     replaying: int
+    ensembles: int
     copies: int
-    caches: int
     finished: int
-    taught: tuple[int, ...]
 
     @classmethod
-    def count(
-        cls,
-        labels: Sequence[Path],
-        students: Mapping[Path, Path],
-        finished: Collection[Path],
-        *,
-        cached: bool,
-    ) -> "Networks":
-        """Count them.
+    def of(cls, jobs: Sequence[Job], home: Path, *, cached: bool) -> "Counts":
+        """Count the jobs of a graph.
 
         Args:
-            labels: folders of the networks that are trained on labels.
-            students: folders of the others, in the order of their training, and of their teachers.
-            finished: those of all these folders that stand there.
-            cached: whether what a teacher says is kept for its other students.
+            jobs: of the graph, in order.
+            home: folder of their folders.
+            cached: whether a teacher's outputs are kept for its other students.
         """
-        asked = {teacher for folder, teacher in students.items() if folder in finished}
-        missing = {f: teacher for f, teacher in students.items() if f not in finished}
-        new = set(missing.values()) - asked
-        replaying = len(missing) - len(new) if cached else 0
-        homes = [folder.parent for folder in students]
+        networks = [job for job in jobs if not job.members]
+        done = {job.folder for job in networks if is_done(job, home)}
+        missing = [job for job in networks if job.folder not in done]
+        known = {t.folder for job in networks if job.folder in done for t in job.teachers}
+        students, replaying = 0, 0
+        for job in missing:
+            for teacher in job.teachers:
+                if cached and teacher.folder in known:
+                    replaying += 1
+                else:
+                    students += 1
+                known.add(teacher.folder)
+        ensembles = [job for job in jobs if job.members and not is_done(job, home)]
+        parents = [
+            (Path(j.folder).parent, Path(t.folder).parent) for j in missing for t in j.teachers
+        ]
         return cls(
-            labels=sum(folder not in finished for folder in labels),
-            students=len(missing) - replaying,
+            labels=sum(not job.teachers for job in missing),
+            students=students,
             replaying=replaying,
-            copies=sum(teacher.parent != f.parent for f, teacher in missing.items()),
-            caches=int(cached and next(iter(students.values()), None) in new),
-            finished=len(finished),
-            taught=tuple(homes.count(home) for home in dict.fromkeys(homes)),
+            ensembles=sum(len(job.members) for job in ensembles),
+            copies=sum(own != theirs for own, theirs in parents),
+            finished=len(done),
         )
 
     @property
     def missing(self) -> int:
+        """Networks to train."""
         return self.labels + self.students + self.replaying
 
-    def seconds(self, length: Length, labels: Pace, student: Pace) -> float:
-        """Until all is trained, and measured once more for the report."""
-        measured = self.missing + self.finished + ensemble_members(self.taught)
+    def seconds(self, length: Length, labels: Throughput, student: Throughput) -> float:
+        """Until all is trained and measured."""
         return (
             (self.labels + self.replaying) * length.seconds(labels)
             + self.students * length.seconds(student)
-            + measured * labels.test
+            + self.ensembles * labels.test
         )
 
-
-def ensemble_members(students: Sequence[int]) -> int:
-    """Networks in the ensembles of families with so many students: one is with its teacher."""
-    return sum(max(2, number) for number in students if number)
-
-
-def occasions(strategy: str, every: float | None, steps: int, epochs: float) -> int:
-    """How often a training evaluates, or saves: at most, where only the best are saved.
-
-    Args:
-        strategy: `no`, `epoch`, `steps` or `best`.
-        every: steps in between, or a fraction of them all.
-        steps: of the training.
-        epochs: of the training.
-    """
-    if strategy == "no":
-        return 0
-    if strategy != "steps":
-        return math.ceil(epochs)
-    every = every or 1
-    return math.ceil(steps / (every if every >= 1 else math.ceil(steps * every)))
+    def __str__(self) -> str:
+        kinds = {
+            f"with labels{' (the controls among them)' if self.labels > 1 else ''}": self.labels,
+            "with a teacher": self.students,
+            "with a teacher whose outputs are kept by then": self.replaying,
+        }
+        named = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+        return named + (f"; {self.finished} are finished" if self.finished else "")
 
 
-def shortages(needs: Mapping[Path, int]) -> list[str]:
-    """A sentence for each disk that has less room than the folders on it need.
+def plan(
+    jobs: Sequence[Job],
+    home: Path,
+    setup: Setup,
+    args: BANTrainingArguments,
+    *,
+    teacher_cache: Path | None = None,
+    title: str,
+) -> str:
+    """Time some steps, and say what the missing jobs of a graph would take.
+
+    The teacher of a sequence that continues from another generation is not loaded: it is taken to
+    be as large as its students.
 
     Args:
-        needs: bytes by folder, which need not be there yet.
+        jobs: of the graph, in order.
+        home: folder of their folders.
+        setup: networks and data.
+        args: of every training.
+        teacher_cache: folder of the first teacher's outputs, if they are kept.
+        title: of the run.
     """
+    counts = Counts.of(jobs, home, cached=teacher_cache is not None)
+    lines = [f"Plan of {title}; nothing is trained."]
+    if not counts.missing:
+        return "\n".join([*lines, f"All {counts.finished} networks are finished in {home}."])
+    with tempfile.TemporaryDirectory(prefix="ban_hf_plan_") as folder:
+        brief = _thrown_away(args, folder)
+        labels, trainer = _time_training(setup, brief, None)
+        length, student = _length(trainer, args), labels
+        if counts.students:
+            student, _ = _time_training(setup, brief, setup.model_init(1))
+    batch, data = trainer.get_total_train_batch_size(args), setup.train_dataset
+    items = f"x {data.window} words" if isinstance(data, TokenWindows) else "images"
+    kinds = {"with labels": labels} | ({"with a teacher": student} if counts.students else {})
+    steps = [f"{format_step(kind.step)} {name}" for name, kind in kinds.items()]
+    whole = [f"{format_duration(length.seconds(kind))} {name}" for name, kind in kinds.items()]
+    timed = [f"{kind.steps} steps {name}" for name, kind in kinds.items()]
+    lines += [
+        f"An estimate from {' and '.join(timed)}, on this machine as busy as it is now:",
+        f"  networks    {counts}",
+        f"  of each     {length.epochs} epochs, {length.steps} steps of {batch} {items}",
+        f"  on          {describe(trainer.model, trainer.args)}; processes: {args.world_size}",
+        f"  a step      {', '.join(steps)}",
+        f"  a network   {', '.join(whole)}; its evaluations are included",
+        f"  altogether  {format_duration(counts.seconds(length, labels, student))}",
+    ]
+    footprint = Footprint.of(trainer.model, trainer.optimizer, args)
+    parts = {
+        "networks": (counts.missing + counts.copies) * footprint.weights,
+        "ensemble": counts.ensembles * footprint.weights,
+        "checkpoints": footprint.checkpoints(args, length.steps, length.epochs),
+    }
+    needs = {home: sum(parts.values())}
+    if teacher_cache is not None and counts.students:
+        parts["teacher_cache"] = _cache_bytes(args, data, trainer.model, length.epochs)
+        needs[teacher_cache] = parts["teacher_cache"]
+    return "\n".join([*lines, *_disk(parts, needs)])
+
+
+def _disk(parts: Mapping[str, int], needs: Mapping[Path, int]) -> list[str]:
+    """What is needed of each disk, and a warning where it has less."""
+    named = ", ".join(f"{name} {format_bytes(number)}" for name, number in parts.items() if number)
+    free = {folder: shutil.disk_usage(existing_parent(folder)).free for folder in needs}
+    first = format_bytes(next(iter(free.values())))
+    lines = [
+        f"  disk        {format_bytes(sum(parts.values()))} at most: {named}; {first} are free"
+    ]
     on_disk: dict[int, int] = {}
-    lines = []
     for folder, number in needs.items():
-        disk = standing(folder).stat().st_dev
+        disk = existing_parent(folder).stat().st_dev
         on_disk[disk] = on_disk.get(disk, 0) + number
-        if on_disk[disk] > free_bytes(folder):
+        if on_disk[disk] > free[folder]:
             lines.append(
-                f"Warning: the disk does not suffice: {size(on_disk[disk])} are needed and "
-                f"{size(free_bytes(folder))} free at {folder}."
+                f"Warning: the disk does not suffice: {format_bytes(on_disk[disk])} are needed and "
+                f"{format_bytes(free[folder])} free at {folder}."
             )
     return lines
 
 
-def free_bytes(folder: Path) -> int:
-    """Of the disk that a folder is on, or will be."""
-    return shutil.disk_usage(standing(folder)).free
+def _cache_bytes(args: BANTrainingArguments, data: Any, model: PreTrainedModel, epochs: int) -> int:
+    """Of one teacher's outputs: logits of each view of an image, the hidden state of a word."""
+    if isinstance(data, TokenWindows):
+        numbers = len(data) * data.window * model.get_output_embeddings().in_features
+    else:
+        numbers = len(data) * model.config.num_labels * (epochs if data.augment else 1)
+    return int(numbers * np.dtype(args.teacher_cache_dtype).itemsize)
 
 
-def standing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
+# Timing
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+def _thrown_away(args: BANTrainingArguments, folder: str) -> BANTrainingArguments:
+    """The arguments of a training that is short, silent, and leaves nothing."""
+    args = copy.copy(args)
+    args.output_dir, args.max_steps = folder, WARM_UP + TIMED
+    args.save_strategy, args.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
+    args.eval_on_start = args.load_best_model_at_end = args.push_to_hub = False
+    args.report_to, args.disable_tqdm = [], True
+    args.teacher_cache = None  # what is timed is a teacher that runs
+    return args
 
 
-def step_time(seconds: float) -> str:
-    """Seconds of a step in words, which may be few."""
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+def _time_training(
+    setup: Setup, args: BANTrainingArguments, teacher: PreTrainedModel | None
+) -> tuple[Throughput, BANTrainer]:
+    """Train a fresh network for some steps, and evaluate it on some of the test set."""
+    set_seed(args.seed)
+    clock, model = StepClock(), setup.model_init(0)
+    given = {name: value for name, value in setup.trainer.items() if name != "callbacks"}
+    trainer = BANTrainer(
+        model,
+        args,
+        teacher=teacher,
+        train_dataset=setup.train_dataset,
+        callbacks=[clock],
+        **given,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    check_trained(trainer.state.global_step)
+    evaluation = _time_pass(trainer, setup.eval_dataset)
+    test = _time_pass(trainer, setup.test_dataset)
+    return Throughput(clock.step, evaluation, test, clock.steps), trainer
 
 
-def size(number: float) -> str:
-    """Bytes in words."""
-    units = ["B", "kB", "MB", "GB", "TB"]
-    while number >= 999.5 and len(units) > 1:
-        number /= 1000
-        units.pop(0)
-    return f"{number:.3g} {units[0]}"
+class StepClock(TrainerCallback):
+    """Times some steps of a training after the first few, and ends it."""
+
+    def __init__(self) -> None:
+        self.steps = TIMED  # as long as these do not take too long
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == WARM_UP - 1:
+            self.began = seconds_now(args.device)
+        elif state.global_step == WARM_UP:
+            affordable = int(SECONDS / max(1e-6, seconds_now(args.device) - self.began))
+            # All processes must end at the same step.
+            self.steps = broadcast_object_list([min(TIMED, max(2, affordable))])[0]
+            self.began = seconds_now(args.device)
+        elif state.global_step == WARM_UP + self.steps:
+            self.step = (seconds_now(args.device) - self.began) / self.steps
+            control.should_training_stop = True
+
+
+def _time_pass(trainer: BANTrainer, dataset: Any) -> float:
+    """Seconds of an evaluation: from a few batches, after one that warms up."""
+    if dataset is None:
+        return 0.0
+    args = trainer.args
+    batch = args.eval_batch_size * args.world_size
+    parts = [Subset(dataset, range(min(len(dataset), n * batch))) for n in (1, BATCHES)]
+    trainer.evaluate(parts[0])
+    began = seconds_now(args.device)
+    trainer.evaluate(parts[1])
+    return (seconds_now(args.device) - began) * len(dataset) / len(parts[1])
+
+
+def _length(trainer: BANTrainer, args: BANTrainingArguments) -> Length:
+    """Of a whole training with these arguments, as `Trainer` counts it."""
+    epochs, *_, steps = trainer.set_initial_training_values(args, trainer.get_train_dataloader())
+    evaluations = count_events(args.eval_strategy, args.eval_steps, steps, epochs)
+    return Length(steps, epochs, evaluations)

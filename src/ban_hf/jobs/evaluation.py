@@ -1,143 +1,169 @@
-"""A finished family on the test set: generations, ensembles, and controls of equal cost."""
+"""The one measurement of a trained network: what it predicts for each item of a test set.
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
+A network is measured as it was saved: in its own precision, without autocast, in evaluation mode. A
+recurrent one reads a text in order, its state carried along. An ensemble is a network like others.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
-from torch.utils.data import Dataset
+import msgspec
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from ban_hf.data.windows import TokenWindows
-from ban_hf.jobs.continuation import given_generations, noted_teacher
-from ban_hf.jobs.measurement import ImageTest, TextTest
-from ban_hf.lineage.environment import versions
-from ban_hf.lineage.record import LOG, RECORD, Record, load_family, read_json
-from ban_hf.lineage.results import method_of
-from ban_hf.sequence import ensemble_members
-from ban_hf.tasks.heads import load_classifier
+from ban_hf.errors import BANError
+from ban_hf.lineage.results import CALIBRATION_BINS, block_losses, pack_classes
+from ban_hf.tasks import Task
+from ban_hf.training.recurrence import is_recurrent
+
+Gather = Callable[[Tensor], Tensor]
 
 
-def measure_family(
-    output_dir: str | Path,
-    test_dataset: Dataset,
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network predicts for the N items that count.
+
+    Attributes:
+        task: of the network.
+        labels: `(N,)`.
+        label_logp: `(N,)` float64, the log-probability of the label.
+        predicted: `(N,)`, the most likely class.
+        confidence: `(N,)` float64, its probability.
+        agrees: `(N,)` bool, whether the teacher predicts the same class; None without a teacher.
+        teacher_kl: `(N,)` float64, KL(teacher || network), nats; None without a teacher.
+    """
+
+    task: Task
+    labels: Tensor
+    label_logp: Tensor
+    predicted: Tensor
+    confidence: Tensor
+    agrees: Tensor | None = None
+    teacher_kl: Tensor | None = None
+
+    def metrics(self, entropy: float | None = None) -> dict[str, float | int]:
+        """The task's metrics and `n`; with a teacher `teacher_agreement` (%) and `teacher_kl`.
+
+        Args:
+            entropy: of a text under its source, nats per word, for `above_entropy`.
+        """
+        nll = -self.label_logp.mean()  # ()
+        known = {
+            "error": 100 * (self.predicted != self.labels).double().mean(),
+            "nll": nll,
+            "ece": self._calibration_error(),
+            "perplexity": nll.exp(),
+        }
+        if entropy is not None:
+            known["above_entropy"] = nll - entropy
+        named = [metric.name for metric in self.task.facts.metrics if metric.name in known]
+        found: dict[str, float | int] = {name: known[name].item() for name in named}
+        if self.agrees is not None and self.teacher_kl is not None:
+            found["teacher_agreement"] = 100 * self.agrees.double().mean().item()
+            found["teacher_kl"] = self.teacher_kl.mean().item()
+        return found | {"n": len(self.labels)}
+
+    def reliability(self) -> Tensor:
+        """Items, summed confidence and correct items of each bin of confidence: `(bins, 3)`.
+
+        The bins have equal width, each open below and closed above.
+        """
+        bins = (self.confidence * CALIBRATION_BINS).ceil().long()  # (N,)
+        bins = bins.clamp(1, CALIBRATION_BINS) - 1  # (N,)
+        correct = (self.predicted == self.labels).double()  # (N,)
+        items = torch.stack([torch.ones_like(correct), self.confidence, correct], 1)  # (N, 3)
+        sums = torch.zeros(CALIBRATION_BINS, 3, dtype=items.dtype)  # (bins, 3)
+        return sums.index_add_(0, bins, items)
+
+    def _calibration_error(self) -> Tensor:
+        """100 sum_b (n_b / N) |accuracy_b - confidence_b|, % (Guo et al. 2017, eq. 3)."""
+        sums = self.reliability()  # (bins, 3)
+        return 100 * (sums[:, 2] - sums[:, 1]).abs().sum() / len(self.labels)
+
+    def to_dict(self, entropy: float | None = None) -> dict[str, Any]:
+        """Plain data as results have it: `test`, `outcomes`, `labels` and `reliability`."""
+        if self.task.name == "text-generation":  # far more items than a file should hold
+            blocks = block_losses(-self.label_logp.numpy())
+            return {"test": self.metrics(entropy), "outcomes": msgspec.to_builtins(blocks)}
+        bins = [
+            [int(n), confidence / n if n else None, correct / n if n else None]
+            for n, confidence, correct in self.reliability().tolist()
+        ]
+        return {
+            "test": self.metrics(entropy),
+            "outcomes": {"predicted": pack_classes(self.predicted.numpy())},
+            "labels": pack_classes(self.labels.numpy()),
+            "reliability": bins,
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    models: Sequence[PreTrainedModel],
+    loaders: Sequence[Iterable[dict[str, Any]]],
+    task: Task,
     *,
-    controls: Sequence[str | Path] = (),
-    batch_size: int = 500,
-    entropy: float | None = None,
-) -> dict[str, Any]:
-    """Measure what `train_generations` left under a directory; what `write_report` takes.
-
-    Ensembles are those of generations 1 to 2, 1 to 3, ..., 1 to k (of 0 and 1 where k is 1). Where
-    controls are given, other label-trained networks (each a family of generation 0 alone), each
-    ensemble has beside it one of as many label-trained networks, generation 0 the first of them.
-    A family that goes on from a generation of another one begins with that: what stands before it
-    is not measured.
+    weights: Sequence[float] | None = None,
+    device: torch.device | str = "cpu",
+    teacher: PreTrainedModel | None = None,
+    gather: Gather = lambda rows: rows,
+) -> Evaluation:
+    """Measure a network, or the mean prediction of several.
 
     Args:
-        output_dir: of the family, trained here or pulled from the Hub.
-        test_dataset: of images with `labels`, or `TokenWindows` of a text.
-        controls: directories of label-trained networks.
-        batch_size: of the measurement on images; a text has its columns.
-        entropy: of a text under its source, nats per word, where it is known.
-
-    Returns:
-        `metric`, and `generations`, `ensembles` and `controls`, each a list of rows with their
-        `test` metrics (see `ban_hf.lineage.results`).
+        models: one network, or the members of an ensemble; moved to the device and put into
+            evaluation mode.
+        loaders: the batches of the test set in order, with labels: one for all models, or one for
+            each, where they read images of other sizes or statistics.
+        task: of the models.
+        weights: of the members; equal by default.
+        device: where they run.
+        teacher: to compare the prediction with.
+        gather: brings the rows of a batch together over all processes.
     """
-    output_dir = Path(output_dir)
-    lineage = load_family(output_dir)
-    test: ImageTest | TextTest = (
-        TextTest(test_dataset, entropy)
-        if isinstance(test_dataset, TokenWindows)
-        else ImageTest(test_dataset, batch_size)
+    networks = [model.to(device).eval() for model in (*models, *([teacher] if teacher else []))]
+    states: list[dict[str, Any]] = [{} for _ in networks]
+    parts: list[Tensor] = []
+    for group in zip(*loaders, strict=True):
+        batches = [_to_device(batch, device) for batch in group]
+        outputs = []
+        for network, batch, state in zip(networks, itertools.cycle(batches), states, strict=False):
+            outputs.append(network(**task.forward_inputs(network, batch), **state))
+            if is_recurrent(network):
+                state["state"] = outputs[-1].state
+        together = outputs[0]
+        if len(models) > 1:
+            together = SimpleNamespace(**task.merge(outputs[: len(models)], weights))
+        items = task.items(models[0], batches[0], together)
+        if items.labels is None:
+            raise BANError("the test set has no labels: there is nothing to measure by.")
+        logp = items.logits.double().log_softmax(1)  # (N, C)
+        top, predicted = logp.max(1)  # (N,), (N,)
+        at_label = logp.gather(1, items.labels[:, None])[:, 0]  # (N,)
+        columns = [items.weights, items.labels, at_label, predicted, top.exp()]  # (N,) each
+        if teacher is not None:
+            theirs = task.logits(teacher, batches[0], outputs[-1]).double().log_softmax(1)  # (N, C)
+            columns.append(predicted == theirs.argmax(1))  # (N,)
+            columns.append((theirs.exp() * (theirs - logp)).sum(1))  # (N,)
+        found = torch.stack([column.double() for column in columns], 1)  # (N, 5 or 7)
+        rows = gather(found.view(items.rows, -1, len(columns)))  # (B, N / B, 5 or 7)
+        parts.append(rows.flatten(0, 1).cpu())
+    table = torch.cat(parts)  # (N, 5 or 7)
+    table = table[table[:, 0] > 0]
+    compared = {"agrees": table[:, 5] > 0, "teacher_kl": table[:, 6]} if teacher else {}
+    return Evaluation(
+        task,
+        labels=table[:, 1].long(),
+        label_logp=table[:, 2],
+        predicted=table[:, 3].long(),
+        confidence=table[:, 4],
+        **compared,
     )
 
-    def predict(folder: Path) -> Any:
-        return test.predict(load_classifier(folder))
 
-    note = read_json(output_dir / RECORD) if (output_dir / RECORD).is_file() else {}
-    before = given_generations(noted_teacher(note), output_dir)[:-1]
-    records = lineage.generations[len(before) :]
-    networks = [predict(output_dir / f"generation-{r.generation}") for r in records]
-    first, last = (int(r.generation or 0) for r in (records[0], records[-1]))
-    begin = ensemble_members(first, last).start
-    others = [predict(Path(folder) / "generation-0") for folder in controls]
-    rows = [
-        _generation_row(record, output_dir, test.metric) | {"test": test.metrics([predictions])}
-        for record, predictions in zip(records, networks, strict=True)
-    ]
-    for row, predictions, teacher in zip(rows[1:], networks[1:], networks, strict=False):
-        row["teacher_agreement"] = test.agreement(predictions, teacher)
-    return {
-        "metric": test.metric,
-        "generations": rows,
-        "ensembles": _ensembles(
-            f"Ens*{{k}} of generations {begin}-{{last}}", networks[begin - first :], test, begin
-        ),
-        "controls": _controls([] if first else networks[:1], others, test),
-        # Of the last: the first may have been pulled, and be of another run.
-        "seed": records[-1].seed["family_seed"],
-        "hardware": records[-1].training["hardware"],
-        "versions": versions(),
-    }
-
-
-def _generation_row(record: Record, output_dir: Path, metric: str) -> dict[str, Any]:
-    """What the record and the log of a generation say of its training."""
-    path = output_dir / f"generation-{record.generation}" / LOG
-    log = json.loads(path.read_text("utf-8")) if path.is_file() else []  # it is not published
-    evaluations = [line for line in log if f"eval_{metric}" in line]
-    losses = [line.get("label_loss", line["loss"]) for line in log if "loss" in line]
-    row = {
-        "generation": record.generation,
-        "name": _row_name(record),
-        "seed": record.seed["seed"],
-        "train_loss": losses[-1] if losses else None,
-        "seconds": record.training["seconds"],
-    }
-    if evaluations:
-        best = min(evaluations, key=lambda line: line[f"eval_{metric}"])
-        row["validation"] = {metric: evaluations[-1][f"eval_{metric}"]}
-        row["best_validation"] = {metric: best[f"eval_{metric}"], "epoch": best["epoch"]}
-    return row
-
-
-def _row_name(record: Record) -> str:
-    method = method_of(record.objective)
-    return method if method == "labels" else f"{method}-{record.generation}"
-
-
-def _ensembles(
-    name: str, members: Sequence[Any], test: ImageTest | TextTest, first: int = 1
-) -> list[dict[str, Any]]:
-    """Rows of the ensembles of the first 2, 3, ... members, numbered from `first`."""
-    return [
-        {
-            "name": name.format(k=k, last=first + k - 1),
-            "members": list(range(first, first + k)),
-            "test": test.metrics(members[:k]),
-        }
-        for k in range(2, len(members) + 1)
-    ]
-
-
-def _controls(
-    own: Sequence[Any], others: Sequence[Any], test: ImageTest | TextTest
-) -> list[dict[str, Any]]:
-    """Rows of other label-trained networks, and of ensembles of them with the family's own one."""
-    if not others:
-        return []
-    networks = [
-        {
-            "name": f"labels again, network {i}",
-            "kind": "network",
-            "size": 1,
-            "test": test.metrics([predictions]),
-        }
-        for i, predictions in enumerate(others, start=len(own) + 1)
-    ]
-    ensembles = _ensembles("Ens*{k} of label-trained networks", [*own, *others], test)
-    return networks + [
-        {"name": e["name"], "kind": "ensemble", "size": len(e["members"]), "test": e["test"]}
-        for e in ensembles
-    ]
+def _to_device(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}

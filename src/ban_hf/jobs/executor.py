@@ -1,184 +1,289 @@
-"""Jobs one after another, or one on each GPU: what is finished is skipped, what was killed goes on.
+"""Where jobs run: in this process, or in processes that each have a GPU or a share of the cores.
 
-The queue keeps nothing in memory that it needs: jobs are known by their folders. It may be killed
-at any moment, and started again with the same command, or with another that has jobs in common.
+`run_jobs` hands a graph to an executor, each job with the jobs that it needs. It keeps nothing in
+memory that it needs later: jobs are known by their folders. It may be killed at any moment and
+started again with the same command, or with another that shares some of the jobs.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
-import shutil
 import threading
+import time
 import traceback
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Literal, Protocol
 
-import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from ban_hf.cli.recipe import quiet_loading
 from ban_hf.errors import BANError
 from ban_hf.jobs.job import Job
-from ban_hf.jobs.networks import RESULTS, make
 
-JOBS, CACHES = "jobs", "teacher_caches"
-SAID = "log.txt"  # in a job's folder: what it said while it was at work
+Run = Callable[[Job], None]  # does a job, whose needed jobs are finished
+POLL = 0.1  # seconds between two looks at the running jobs
 
 
-class JobsFailed(ValueError):
+class JobsFailed(BANError):
     """Some jobs failed; all that do not need them are done."""
 
 
-def is_done(job: Job, output_dir: Path) -> bool:
-    """Whether a job's results are there."""
-    return (output_dir / JOBS / job.name / RESULTS).is_file()
+@dataclass(frozen=True)
+class State:
+    """What became of a job; `error` of one that failed."""
+
+    status: Literal["waiting", "running", "done", "failed"]
+    error: BaseException | None = None
 
 
-def do_all(jobs: Sequence[Job], output_dir: Path, workers: int | None = None) -> None:
-    """Do the jobs that are not done, each after those it needs.
+class Executor(Protocol):
+    """Runs jobs. An existing engine (a scheduler of a cluster) fits behind these three methods."""
+
+    def submit(self, job: Job, after: Sequence[Job]) -> None:
+        """Take a job, to be run when the jobs in `after`, submitted earlier, are done."""
+
+    def state(self, job: Job) -> State:
+        """What became of a job that was submitted."""
+
+    def cancel(self, job: Job) -> None:
+        """Drop a job that waits, stop one that runs."""
+
+
+class InProcess:
+    """Runs each job at once, in this process; an error ends the graph.
+
+    On several processes (torchrun, accelerate) each of them runs the same jobs in step.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.done: set[str] = set()
+
+    def submit(self, job: Job, after: Sequence[Job]) -> None:
+        self.run(job)
+        self.done.add(job.folder)
+
+    def state(self, job: Job) -> State:
+        return State("done" if job.folder in self.done else "waiting")
+
+    def cancel(self, job: Job) -> None:
+        """Nothing: no job waits or runs between two calls."""
+
+
+class Workers:
+    """Runs jobs in processes of their own, each with one GPU, or with its share of the cores.
+
+    What a job prints, and why it failed, goes to `LOGS/FOLDER.txt`. The processes end with this.
 
     Args:
-        jobs: see `in_order`.
-        output_dir: of all jobs, of these and others; made if it is not there.
-        workers: processes at a time: by default one for each GPU, or one. On a CPU they share the
-            cores.
+        run: must be picklable: a function of a module, or a `functools.partial` of one.
+        count: of processes; jobs take the GPUs in turn.
+        logs: folder of the jobs' output.
+    """
+
+    def __init__(self, run: Run, count: int, logs: Path) -> None:
+        self.run, self.count, self.logs = run, count, logs
+        self.waiting: dict[str, tuple[Job, set[str]]] = {}
+        self.futures: dict[str, Future[None]] = {}
+        self.lost: set[str] = set()  # jobs that need one that failed
+        self.pool = _pool(count)
+
+    def submit(self, job: Job, after: Sequence[Job]) -> None:
+        self.waiting[job.folder] = job, {each.folder for each in after}
+        self._start()
+
+    def state(self, job: Job) -> State:
+        self._start()
+        if job.folder in self.lost:
+            return State("failed", BANError("a job that it needs failed"))
+        future = self.futures.get(job.folder)
+        if future is None:
+            return State("waiting")
+        if not future.done():
+            return State("running" if future.running() else "waiting")
+        error = self._error(job.folder)
+        return State("done") if error is None else State("failed", error)
+
+    def cancel(self, job: Job) -> None:
+        self.waiting.pop(job.folder, None)
+        future = self.futures.get(job.folder)
+        if future is not None and not future.cancel():
+            for process in multiprocessing.active_children():
+                process.terminate()  # a pool cannot stop one job: all end, and go on when run again
+
+    def close(self) -> None:
+        """End the processes."""
+        self.pool.shutdown(cancel_futures=True)
+
+    def _error(self, folder: str) -> BaseException | None:
+        future = self.futures[folder]
+        return future.exception() if future.done() else None
+
+    def _start(self) -> None:
+        """Hand over what can be done now: no more than there are free processes."""
+        busy = sum(not future.done() for future in self.futures.values())
+        finished = {f for f, future in self.futures.items() if future.done() and not self._error(f)}
+        failed = self.lost | {f for f in self.futures if self._error(f)}
+        for folder, (job, after) in list(self.waiting.items()):
+            if after & failed:
+                del self.waiting[folder]
+                self.lost.add(folder)
+                failed.add(folder)
+            elif busy < self.count and after <= finished:
+                del self.waiting[folder]
+                future = self.pool.submit(_work, self.run, job, self.logs)
+                future.add_done_callback(functools.partial(self._log, folder))
+                self.futures[folder] = future
+                busy += 1
+
+    def _log(self, folder: str, future: "Future[None]") -> None:
+        """Write why a job failed into its log."""
+        if not future.cancelled() and (error := future.exception()) is not None:
+            with (self.logs / f"{folder}.txt").open("a", encoding="utf-8") as file:
+                traceback.print_exception(error, file=file)
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    executor: Executor,
+    is_done: Callable[[Job], bool],
+    on_finished: Callable[[Job], None] = lambda job: None,
+    *,
+    progress: bool = False,
+) -> None:
+    """Run the jobs that are not done, each after those that it needs.
+
+    Args:
+        jobs: in order, see `in_order`.
+        executor: where they run.
+        is_done: whether a job was finished earlier.
+        on_finished: called for each job in order, also for one that was finished earlier.
+        progress: whether to show a bar.
 
     Raises:
-        ValueError: if another queue is at work there.
-        JobsFailed: naming the jobs, when all that do not need them are done.
+        JobsFailed: naming the jobs that failed, when all that do not need them are done.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
+    done = {job.folder for job in jobs if is_done(job)}
+    missing = [job for job in jobs if job.folder not in done]
+    reported = 0
+    bar = tqdm(total=len(jobs), initial=len(done), unit="job", disable=not progress)
+    with bar:
+        pending: list[Job] = []
+        try:
+            for job in jobs:
+                if job.folder not in done:
+                    executor.submit(job, [each for each in job.needs if each.folder not in done])
+                    pending.append(job)
+                    if executor.state(job).status == "done":
+                        pending.remove(job)
+                        bar.update()
+                if not pending:
+                    on_finished(job)
+                    reported += 1
+            failed: dict[str, BaseException | None] = {}
+            while pending:
+                for job in list(pending):
+                    state = executor.state(job)
+                    if state.status in ("done", "failed"):
+                        pending.remove(job)
+                        bar.update()
+                    if state.status == "failed":
+                        failed[job.folder] = state.error
+                bar.set_postfix_str(", ".join(job.folder for job in pending[:3]))
+                time.sleep(POLL if pending else 0)
+        except BaseException:
+            for job in pending:
+                executor.cancel(job)
+            raise
+    if failed:
+        raise JobsFailed(_failure(failed, len(missing)))
+    for job in jobs[reported:]:
+        on_finished(job)
+
+
+def _failure(failed: dict[str, BaseException | None], count: int) -> str:
+    """What failed and why, in one sentence."""
+    if any(isinstance(error, BrokenProcessPool) for error in failed.values()):
+        return (
+            f"a process died while it ran one of {', '.join(failed)}: was it killed, or out of "
+            "memory? The same command goes on from there."
+        )
+    reasons = "; ".join(f"{folder}: {error}" for folder, error in failed.items())
+    return (
+        f"{len(failed)} of {count} jobs failed, or need one that did (their logs say why); all "
+        f"others are done and are not run again: {reasons}"
+    )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs from writing into a folder.
+
+    Raises:
+        BANError: if another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        lock = FileLock(output_dir / ".lock", timeout=0).acquire()
+        lock.acquire()
     except Timeout as error:
         raise BANError(
-            f"output_dir={output_dir} is being written by another queue: wait for it, or give "
-            "another output_dir."
+            f"output_dir={folder} is being written by another run: wait for it, or give another "
+            "output_dir."
         ) from error
-    with lock:  # let go at its end
-        queue = _Queue(jobs, output_dir, workers or max(1, torch.cuda.device_count()))
-        try:
-            failed = queue.run()
-        except BrokenProcessPool as error:
-            raise JobsFailed(
-                "a process died that was doing one of "
-                f"{', '.join(job.name for job in queue.running.values())}: was it killed, or out "
-                "of memory? The same command goes on from there."
-            ) from error
-        if failed:
-            raise JobsFailed(
-                f"{len(failed)} of {len(jobs)} jobs failed (their {SAID} say why); what needs them "
-                "was not begun, all else is done, and is not done again: "
-                + "; ".join(f"{name}: {error}" for name, error in failed.items())
-            )
-        shutil.rmtree(output_dir / CACHES, ignore_errors=True)
+    try:
+        yield
+    finally:
+        lock.release()
+        (folder / ".lock").unlink(missing_ok=True)
 
 
-class _Queue:
-    """What waits, what is being done, what has failed."""
-
-    def __init__(self, jobs: Sequence[Job], output_dir: Path, workers: int) -> None:
-        self.output_dir, self.total = output_dir, len(jobs)
-        self.waiting = {job.name: job for job in jobs if not is_done(job, output_dir)}
-        self.workers = max(1, min(workers, len(self.waiting)))
-        self.running: dict[Future[None], Job] = {}
-        self.failed: dict[str, BaseException] = {}
-        students = Counter(job.cache_name for job in jobs)
-        self.caches = {
-            job.name: output_dir / CACHES / str(job.cache_name)
-            for job in jobs
-            if job.cache_name and students[job.cache_name] > 1
-        }
-
-    def run(self) -> dict[str, BaseException]:
-        """Do it all; what failed, with its error."""
-        if not self.waiting:
-            return {}
-        done = self.total - len(self.waiting)
-        with (
-            _pool(self.workers) as pool,
-            tqdm(total=self.total, initial=done, unit="job", dynamic_ncols=True) as bar,
-        ):
-            try:
-                while self._submit(pool):
-                    bar.set_postfix_str(", ".join(job.name for job in self.running.values()))
-                    for future in wait(self.running, return_when=FIRST_COMPLETED).done:
-                        if isinstance(error := future.exception(), BrokenProcessPool):
-                            raise error
-                        self._end(self.running.pop(future), error)
-                        bar.update()
-            except KeyboardInterrupt:
-                for process in multiprocessing.active_children():
-                    process.terminate()  # or the pool would wait for the jobs they are doing
-                raise
-        return self.failed
-
-    def _submit(self, pool: ProcessPoolExecutor) -> bool:
-        """Give the free workers what can be done now; whether anything is being done."""
-        undone = self.waiting.keys() | {job.name for job in self.running.values()}
-        ready = [job for job in self.waiting.values() if not undone & {b.name for b in job.before}]
-        for job in ready[: self.workers - len(self.running)]:
-            del self.waiting[job.name]
-            future = pool.submit(work, job, self.output_dir, self.caches.get(job.name))
-            self.running[future] = job
-        return bool(self.running)
-
-    def _end(self, job: Job, error: BaseException | None) -> None:
-        if error is None:
-            return
-        with (self.output_dir / JOBS / job.name / SAID).open("a", encoding="utf-8") as file:
-            traceback.print_exception(error, file=file)
-        self.failed[job.name] = error
-        # What needs it would find nothing: nor would what needs that.
-        lost = {job.name}
-        for name, other in list(self.waiting.items()):  # in order
-            if lost & {before.name for before in other.before}:
-                lost.add(name)
-                del self.waiting[name]
-
-
-def work(job: Job, output_dir: Path, cache: Path | None) -> None:
-    """Do a job in this process; what it says goes to its `log.txt`."""
-    folder = output_dir / JOBS / job.name
-    folder.mkdir(parents=True, exist_ok=True)
+def _work(run: Run, job: Job, logs: Path) -> None:
+    """Run a job in a worker; its output goes to its log."""
+    log = logs / f"{job.folder}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
     with (
-        (folder / SAID).open("a", buffering=1, encoding="utf-8") as said,  # for `tail -f`
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
+        log.open("a", buffering=1, encoding="utf-8") as file,  # line by line, for `tail -f`
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
     ):
-        make(job, output_dir / JOBS, cache)
+        run(job)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def _pool(count: int) -> ProcessPoolExecutor:
     """Processes that each see one GPU, or have their share of the cores."""
+    import torch
+
     context = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU
     gpus: SimpleQueue[str] = context.SimpleQueue()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    count = torch.cuda.device_count()
-    for worker in range(workers):
-        known = visible if len(visible) == count else [str(i) for i in range(count)]
-        gpus.put(known[worker % count] if count else "")
-    threads = max(1, torch.get_num_threads() // workers)
-    return ProcessPoolExecutor(workers, context, _begin, (gpus, threads))
+    available = torch.cuda.device_count()
+    for worker in range(count):
+        known = visible if len(visible) == available else [str(i) for i in range(available)]
+        gpus.put(known[worker % available] if available else "")
+    threads = max(1, torch.get_num_threads() // count)
+    return ProcessPoolExecutor(count, context, _begin, (gpus, threads))
 
 
 def _begin(gpus: "SimpleQueue[str]", threads: int) -> None:
-    """Make a fresh process ready for work; it ends with the queue, however that ends."""
+    """Prepare a fresh worker; it ends with the process that started it, however that ends."""
+    import torch
+
     if gpu := gpus.get():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     else:
         torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    quiet_loading()
 
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os._exit(1)  # not to be asked to finish its job first, which a new queue may begin again
+    os._exit(1)  # without finishing its job, which a new run may begin again

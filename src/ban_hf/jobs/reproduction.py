@@ -1,22 +1,36 @@
-"""A table from its file to its report: the jobs behind its cells, done, gathered, written down."""
+"""A table of the paper from its file to its results: the jobs behind its cells."""
 
+import functools
+import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ban_hf.errors import BANError
-from ban_hf.jobs.executor import JOBS, JobsFailed, do_all, is_done
-from ban_hf.jobs.job import Job, in_order
-from ban_hf.jobs.job_cards import write_cards
-from ban_hf.jobs.networks import RESULTS
-from ban_hf.jobs.table import Table
-from ban_hf.lineage.record import read_json
-from ban_hf.lineage.results import Results
-from ban_hf.reports.merging import RESULT, SCHEMA, hold_entry
-from ban_hf.reports.parameters import Line, compared, named, notes, size_table
-from ban_hf.reports.table_report import write_table_report
+import msgspec
+import torch
 
-CARDS = "cards"  # in a table's folder
+from ban_hf.data import DataArguments, load_splits
+from ban_hf.errors import BANError
+from ban_hf.jobs.executor import Executor, InProcess, Workers, locked, run_jobs
+from ban_hf.jobs.job import Job, in_order
+from ban_hf.jobs.results import entry_of, environment_of
+from ban_hf.jobs.setup import Splits, prepare, read_objectives
+from ban_hf.jobs.table import Table
+from ban_hf.jobs.training import (
+    Setup,
+    build_ensemble,
+    evaluation_file,
+    is_done,
+    read_evaluation,
+    train,
+)
+from ban_hf.lineage.files import sha256_of_json
+from ban_hf.lineage.results import Budget, Claim, Column, Figures, Order, Results, Row
+from ban_hf.training.arguments import BANTrainingArguments
+
+JOBS, CACHES, LOGS = "jobs", "teacher_caches", "logs"  # folders of the output directory
+TASKS = {"image": "image-classification", "text": "text-generation"}
 
 Cell = tuple[str, str, int]  # row, column, seed
 
@@ -33,7 +47,7 @@ class Reproduction:
         output_dir: of the jobs, which other tables share, and of the table's own folder.
 
     Raises:
-        ValueError: for a name that there is not; the near one is named.
+        BANError: for a name that does not exist; the near one is named.
     """
 
     def __init__(
@@ -64,142 +78,164 @@ class Reproduction:
         self.jobs = in_order(self.cells.values())
 
     @property
+    def home(self) -> Path:
+        """The folder of the jobs' folders."""
+        return self.output_dir / JOBS
+
+    @property
     def folder(self) -> Path:
-        """Of the table's report."""
+        """The folder of the table's report."""
         return self.output_dir / f"{self.table.name}-{self.table.budget}"
 
     @property
     def missing(self) -> list[Job]:
         """The jobs that are not done."""
-        return [job for job in self.jobs if not is_done(job, self.output_dir)]
+        return [job for job in self.jobs if not is_done(job, self.home)]
 
-    def sizes(self) -> tuple[list[Line], str]:
-        """The networks of the rows, their parameters beside the paper's; and that as Markdown."""
-        rows, lines = list(map(self.row, self.rows)), []
-        for row in rows:
-            jobs = {name: self.cells[row["name"], name, self.seeds[0]] for name in self.columns}
-            trained = (
-                (_column(name, self.table.columns[name]), (named(job.arguments["network"]),))
-                for name, job in jobs.items()
-                if not job.members
-            )
-            lines += compared(row, trained)
-        spec, heading = self.table.spec, f"network at the budget `{self.table.budget}`"
-        parts = [f"## {spec['source']}", size_table([heading], lines), notes(spec, rows)]
-        return lines, "\n\n".join(part for part in parts if part)
+    @property
+    def finished_cells(self) -> dict[Cell, Job]:
+        """The cells whose jobs are done."""
+        return {cell: job for cell, job in self.cells.items() if is_done(job, self.home)}
 
-    def run(self, command: str, workers: int | None = None) -> tuple[Results, str]:
-        """Do what is missing and write the report; the results, and what it says.
+    def run(self, workers: int | None = None, *, force: bool = False) -> None:
+        """Run what is missing.
 
         Args:
-            command: how this was started, for the report.
-            workers: see `do_all`.
+            workers: processes at a time, by default one for each GPU; one alone is this process.
+            force: whether to run the jobs of the cells again, though they are done.
 
         Raises:
-            JobsFailed: when all else is done, and a report of that is written.
+            JobsFailed: when all that do not need the failed jobs are done.
+            BANError: if another run is writing into `output_dir`.
         """
-        try:
-            do_all(self.jobs, self.output_dir, workers)
-        except JobsFailed as failed:
-            if not any(is_done(job, self.output_dir) for job in self.cells.values()):
-                raise
-            try:
-                self._write(command)
-            except (OSError, ValueError) as error:
-                raise JobsFailed(f"{failed} Nor could what is done be reported: {error}") from error
-            raise JobsFailed(f"{failed} A report of what is done: {self.folder}") from failed
-        return self._write(command)
+        with locked(self.output_dir):
+            for job in self.cells.values() if force else ():
+                shutil.rmtree(self.home / job.folder, ignore_errors=True)
+                evaluation_file(job, self.home).unlink(missing_ok=True)
+            missing = self.missing
+            count = max(1, min(workers or torch.cuda.device_count(), len(missing)))
+            run = functools.partial(run_cell, home=self.home, caches=self._caches())
+            executor: Executor = InProcess(run)
+            if count > 1:
+                executor = Workers(run, count, self.output_dir / LOGS)
+            done = {job.folder for job in self.jobs} - {job.folder for job in missing}
+            run_jobs(self.jobs, executor, lambda job: job.folder in done, progress=True)
+            shutil.rmtree(self.output_dir / CACHES, ignore_errors=True)
 
-    def _write(self, command: str) -> tuple[Results, str]:
-        """The report of what is done, and the cards of the first seed's networks."""
-        results = self.gather(command)
-        text = write_table_report(results, self.folder)
-        jobs = {
-            (row, column): job
-            for (row, column, seed), job in self.cells.items()
-            if seed == self.seeds[0] and is_done(job, self.output_dir)
+    def _caches(self) -> dict[str, str]:
+        """The cache of each job whose teachers' outputs other jobs need too, by its folder."""
+        names = {job.folder: name for job in self.jobs if (name := _cache_name(job))}
+        students = Counter(names.values())
+        return {
+            folder: str(self.output_dir / CACHES / name)
+            for folder, name in names.items()
+            if students[name] > 1
         }
-        write_cards(jobs, self.output_dir / JOBS, self.folder / CARDS)
-        return results, text
 
-    def gather(self, command: str) -> dict[str, Any]:
-        """The results of what is done; their form is that of `results.json` of a table.
+    def results(self, command: str) -> Results:
+        """The results of what is done.
 
-        The same whatever was done when, and by which of the commands that share `output_dir`.
+        They are the same whatever was done when, and by which of the commands that share
+        `output_dir`.
         """
         table, spec = self.table, self.table.spec
-        found = [
-            (entry := self._result(job))
-            | {"row": row, "column": column, "seed": seed, "log": _by_name(entry["log"])}
-            for (row, column, seed), job in self.cells.items()
-            if is_done(job, self.output_dir)
-        ]
-        hardware = sorted({entry.pop("hardware") for entry in found})
-        versions = [entry.pop("versions") for entry in found]
-        labels = [entry.pop("labels") for entry in found]
-        return {
-            "schema": SCHEMA,
-            "table": table.name,
-            "title": spec["title"],
-            "source": spec["source"],
-            "task": spec["task"],
-            "metric": spec["metric"],
-            "budget": {"name": table.budget, "says": table.says},
-            "dataset": table.dataset,
-            "seeds": self.seeds,
-            "order": {"rows": list(table.rows), "columns": list(table.columns)},
-            "columns": [_column(name, table.columns[name]) for name in self.columns],
-            "rows": [self.row(name) for name in self.rows],
-            "note": spec.get("note"),
-            "claims": spec.get("claims", []),
-            "figures": spec.get("figures", {}),
-            "entries": found,
-            "labels": labels[0],
-            "command": command,
-            "hardware": "; ".join(hardware),
-            "versions": versions[0],
-        }
+        entries, labels = [], None
+        for (row, column, seed), job in self.finished_cells.items():
+            found = read_evaluation(job, self.home)
+            if found is None:
+                raise BANError(
+                    f"{evaluation_file(job, self.home)} is not of the network in "
+                    f"{self.home / job.folder}: delete that folder, and give the command again."
+                )
+            labels = found.get("labels", labels)
+            cell = {"row": row, "column": column, "seed": seed, "metric": spec["metric"]}
+            entries.append(entry_of(job, self.home, found, **cell))
+        return Results(
+            table=table.name,
+            title=spec["title"],
+            source=spec["source"],
+            task=spec["task"],
+            metric=spec["metric"],
+            budget=Budget(name=table.budget, says=table.says),
+            dataset=table.dataset,
+            seeds=tuple(self.seeds),
+            order=Order(rows=tuple(table.rows), columns=tuple(table.columns)),
+            columns=tuple(column_of(name, table.columns[name]) for name in self.columns),
+            rows=tuple(self.row(name) for name in self.rows),
+            note=spec.get("note"),
+            claims=tuple(Claim.from_spec(claim) for claim in spec.get("claims", [])),
+            figures=msgspec.convert(spec.get("figures", {}), Figures),
+            entries=tuple(entries),
+            labels=labels,
+            command=command,
+            **environment_of(self.finished_cells.values(), self.home),
+        )
 
-    def _result(self, job: Job) -> dict[str, Any]:
-        path = self.output_dir / JOBS / job.name / RESULTS
-        found = read_json(path)
-        if found.get("job") != job.name:
-            raise BANError(f"{path} is of another job: delete it, and give the command again.")
-        kinds = RESULT | {"log": list, "hardware": str, "versions": dict}
-        try:
-            hold_entry(path, found, self.table.spec["metric"], found.get("labels"), kinds)
-        except ValueError as error:
-            raise BANError(f"{error} Delete it, and give the command again.") from error
-        return found
-
-    def row(self, name: str) -> dict[str, Any]:
+    def row(self, name: str) -> Row:
         """What the file says of a row, with its parameters by column at the paper's size."""
         spec = self.table.rows[name]
-        kept = ("paper", "paper_validation", "paper_parameters", "note")
         # Of all columns, also of those not asked for: tables of other columns must merge with it.
         sizes = {column: self.table.paper_size(name, column) for column in self.table.columns}
-        return {
-            "name": name,
-            "heading": spec.get("heading", name),
-            "sizes": {column: size for column, size in sizes.items() if size is not None},
-        } | {key: spec[key] for key in kept if key in spec}
+        known = {column: size for column, size in sizes.items() if size is not None}
+        kept = ("heading", "paper", "paper_validation", "paper_parameters", "note")
+        given = {"heading": name} | {key: spec[key] for key in kept if key in spec}
+        return msgspec.convert({"name": name, "sizes": known, **given}, Row)
 
 
-def _by_name(log: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
-    """A log as a list for each name, an item an epoch, to four digits: a third of the space."""
-    names = dict.fromkeys(name for epoch in log for name in epoch)
-    return {
-        name: [
-            None if (value := epoch.get(name)) is None else float(f"{value:.4g}") for epoch in log
-        ]
-        for name in names
-    }
+def run_cell(job: Job, home: Path, caches: Mapping[str, str]) -> None:
+    """Train the network of a cell, or measure its ensemble."""
+    args, setup = _setup(job if not job.members else job.members[0], caches.get(job.folder))
+    if job.members:
+        build_ensemble(job, home, setup, args, family=job.folder)
+    else:
+        train(job, home, setup, args, family=job.folder)
 
 
-def _column(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "heading": spec.get("heading", name),
-        "in_paper": not spec.get("beyond"),
-        "ensemble": "ensemble" in spec,
-    }
+def _setup(job: Job, cache: str | None) -> tuple[BANTrainingArguments, Setup]:
+    """The arguments of a training, its networks and its data."""
+    arguments = job.arguments
+    training = dict(arguments["training"])
+    objective, label_weight = next(
+        iter(read_objectives(training["objective"], training.get("label_weight")).values())
+    )
+    training |= {"objective": objective, "label_weight": label_weight or 0.0}
+    args = BANTrainingArguments(
+        output_dir="unused",  # each job has a scratch folder of its own
+        teacher_cache=cache,
+        disable_tqdm=True,
+        eval_strategy="epoch" if arguments["dataset"].get("validation", 1) else "no",
+        save_strategy="epoch",
+        save_total_limit=1,
+        logging_strategy="epoch",
+        report_to="none",
+        **training,
+    )
+    dataset = DataArguments.from_mapping(arguments["dataset"])
+    network, splits = arguments["network"], _load(dataset, TASKS[arguments["task"]])
+    return prepare(splits, args, network["name"], network["args"], dataset.window)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(dataset: DataArguments, task: str) -> Splits:
+    """Data, read once in a process."""
+    return load_splits(dataset, task)
+
+
+def _cache_name(job: Job) -> str | None:
+    """What identifies the cache of its teachers' outputs for its views; None without one."""
+    if not job.teachers or job.arguments["task"] != "image":
+        return None
+    teachers = [teacher.folder for teacher in job.teachers]
+    return sha256_of_json([teachers, job.arguments["training"]["seed"]])[:12]
+
+
+def column_of(name: str, spec: Mapping[str, Any]) -> Column:
+    """The column of a name, as a table's file describes it."""
+    kind = "ensemble" if "ensemble" in spec else "student" if spec.get("teacher") else "labels"
+    return Column(
+        name=name,
+        heading=spec.get("heading", name),
+        kind=kind,
+        in_paper=not spec.get("beyond"),
+        size=len(spec.get("ensemble", [""])),
+    )

@@ -1,0 +1,112 @@
+"""From the name of a network and a dataset to what a training needs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ban_hf.data import ImageSplits, TextSplits, describe_data
+from ban_hf.errors import BANError, did_you_mean
+from ban_hf.jobs.training import Setup
+from ban_hf.objectives import OBJECTIVES
+from ban_hf.tasks.data import image_task, language_task, ready_batches, text_arguments
+from ban_hf.training.arguments import BANTrainingArguments
+
+Splits = ImageSplits | TextSplits
+WITH_LABELS = "+label"  # NAME+label is the objective NAME with label_weight=1: BAN+L is kd+label
+
+
+def prepare(
+    splits: Splits,
+    args: BANTrainingArguments,
+    model_name: str,
+    model_args: Mapping[str, Any] | None = None,
+    window: int = 35,
+) -> tuple[BANTrainingArguments, Setup]:
+    """The arguments and the setup of trainings of a network on a dataset.
+
+    Args:
+        splits: from `load_images` or `load_text`.
+        args: of the trainings.
+        model_name: see `create_classifier` and `create_language_model`.
+        model_args: of the network.
+        window: words that back-propagation through time goes back.
+
+    Returns:
+        A copy of the arguments, for data that come in whole batches, and the setup.
+    """
+    model_args, entropy = dict(model_args or {}), None
+    if isinstance(splits, ImageSplits):
+        args = ready_batches(args)
+        found = image_task(splits, args, model_name, model_args)
+    else:
+        args = text_arguments(splits, args, window)
+        found = language_task(splits, args, model_name, model_args, window)
+        entropy = splits.test_entropy
+    parts = {name: found.pop(f"{name}_dataset") for name in ("train", "eval", "test")}
+    described = {"train": parts["train"], "validation": parts["eval"], "test": parts["test"]}
+    data = found.pop("data") | {
+        name: describe_data(dataset) for name, dataset in described.items() if dataset is not None
+    }
+    model_init = found.pop("model_init")
+    return args, Setup(
+        model_init, parts["train"], parts["eval"], parts["test"], found, data, entropy
+    )
+
+
+def describe_dataset(splits: Splits, window: int = 35) -> dict[str, Any]:
+    """What a report says of a dataset."""
+    name = Path(str(splits.source["id"])).name
+    known = dict(splits.source) | {"name": name}
+    if isinstance(splits, ImageSplits):
+        return known | {"train_samples": len(splits.train)}
+    entropies = {"entropy": splits.entropy, "test_entropy": splits.test_entropy}
+    known |= {"train_words": len(splits.train), "window": window}
+    return known | {name: value for name, value in entropies.items() if value is not None}
+
+
+def read_objectives(given: str, label_weight: float | None) -> dict[str, tuple[str, float | None]]:
+    """Objectives as a recipe or a table names them: `kd`, `kd+label`, `kd,kd+label,cwtm,dkpp`.
+
+    Args:
+        given: one name, or several with commas in between.
+        label_weight: of the objectives without `+label`. Where it is None and one has `+label`, it
+            is 0: `kd,kd+label` is BAN and BAN+L, of a language model, too.
+
+    Returns:
+        By the given name, the objective and its `label_weight`, None where the task decides it.
+
+    Raises:
+        BANError: for an unknown name, with the near match, for a `label_weight` that contradicts
+            `+label`, and for two names that mean the same.
+    """
+    names = [name.strip() for name in given.split(",")]
+    marked = [name for name in names if name.endswith(WITH_LABELS)]
+    for name in names:
+        if name.removesuffix(WITH_LABELS) not in OBJECTIVES:
+            known = [*OBJECTIVES, *(known + WITH_LABELS for known in OBJECTIVES)]
+            raise BANError(
+                f"objective={name!r} is unknown.{did_you_mean(name, known)} "
+                f"There is {', '.join(OBJECTIVES)}."
+            )
+    possible = (None, 1) if len(marked) == len(names) else (None, 0, 1)
+    if marked and label_weight not in possible:
+        raise BANError(
+            f"label_weight={label_weight:g} contradicts objective={marked[0]!r}, which is "
+            "label_weight=1: leave one of them out."
+        )
+    if marked and label_weight is None:
+        label_weight = 0.0
+    found: dict[str, tuple[str, float | None]] = {}
+    for name in names:
+        is_marked = name in marked
+        meaning = name.removesuffix(WITH_LABELS), 1.0 if is_marked else label_weight
+        if name in found:
+            raise BANError(f"objective={given!r} names {name!r} twice: leave one out.")
+        if meaning in found.values():
+            same = next(other for other in found if found[other] == meaning)
+            raise BANError(
+                f"objective={given!r}: {same!r} and {name!r} are the same with label_weight=1: "
+                "leave one of them out, or give label_weight=0."
+            )
+        found[name] = meaning
+    return found

@@ -1,0 +1,408 @@
+"""A job done: a network trained, or an ensemble put together, measured, and put in place.
+
+A job's folder appears whole or not at all, under its own name, with `lineage.json` in it. Until
+then everything is in a scratch folder beside it, from which a killed training goes on.
+"""
+
+import copy
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+from accelerate import PartialState
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+from msgspec.structs import replace
+from torch.utils.data import Dataset
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    set_seed,
+)
+
+from ban_hf.data import ImageViews
+from ban_hf.errors import BANError
+from ban_hf.jobs.evaluation import evaluate
+from ban_hf.jobs.job import Job, code_digest
+from ban_hf.jobs.progress import GenerationProgress
+from ban_hf.lineage.environment import (
+    architecture,
+    canonical_arguments,
+    hardware,
+    versions,
+    weights_digest,
+)
+from ban_hf.lineage.family import CHECKPOINTS
+from ban_hf.lineage.files import read_json, sha256_of_file, sha256_of_json, write_json
+from ban_hf.lineage.record import (
+    LOG,
+    RECORD,
+    MetricValue,
+    Objective,
+    Record,
+    Reference,
+    Seed,
+    Training,
+    reference,
+)
+from ban_hf.models import share_ends
+from ban_hf.tasks import load_model
+from ban_hf.tasks.catalog import LOWER_IS_BETTER
+from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
+from ban_hf.training.callbacks import check_trained
+from ban_hf.training.ensemble import BornAgainEnsemble
+from ban_hf.training.trainer import BANTrainer
+
+logger = logging.getLogger(__name__)
+
+EVALUATIONS = "evaluations"  # folder of what was measured, beside the networks
+TIMES = "seconds.json"  # in a checkpoint: how long the training has taken so far
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the trainings of a graph have in common beside their arguments: networks and data.
+
+    Attributes:
+        model_init: a fresh network for a generation; torch is seeded for it beforehand.
+        train_dataset: what all networks are trained on.
+        eval_dataset: for validation while training.
+        test_dataset: what each network is measured on once, when it is finished.
+        trainer: further arguments of `BANTrainer`: `data_collator`, `processing_class`, ...
+        data: what records say of the data, plain JSON.
+        entropy: of a test text under its source, nats per word, where it is known.
+    """
+
+    model_init: Callable[[int], PreTrainedModel]
+    train_dataset: Dataset
+    eval_dataset: Dataset | None = None
+    test_dataset: Dataset | None = None
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    entropy: float | None = None
+
+
+def generation_seed(seed: int, generation: int) -> int:
+    """The seed of a generation of a family, in [0, 2^31): fresh, and a function of both."""
+    return int(np.random.SeedSequence([seed, generation]).generate_state(1)[0] >> 1)
+
+
+def scratch(home: Path, job: Job) -> Path:
+    """Where a job works until it is finished."""
+    return home / CHECKPOINTS / job.folder
+
+
+def train(
+    job: Job,
+    home: Path,
+    setup: Setup,
+    args: BANTrainingArguments,
+    *,
+    family: str,
+    family_seed: int | None = None,
+    initial_teacher: Reference | None = None,
+    last: int | None = None,
+) -> None:
+    """Train a job's network to its end, measure it, and put its folder in place.
+
+    Args:
+        job: the jobs that teach it are finished under `home`.
+        home: folder of the jobs' folders.
+        setup: networks and data.
+        args: of this training, with its own seed; `output_dir` is set here.
+        family: that the record names.
+        family_seed: from which the seed was drawn, for the record.
+        initial_teacher: how the record names the teacher, where that is not by its folder.
+        last: number of the last generation of the sequence, for the progress bar.
+
+    Raises:
+        BANError: where `model_init` gave weights that another network has had.
+        FloatingPointError: where a loss becomes NaN or infinite.
+    """
+    work, folder = scratch(home, job), home / job.folder
+    args = copy.copy(args)
+    args.output_dir = str(work)
+    set_seed(args.seed)
+    model = setup.model_init(job.generation)
+    args = sequence_arguments(args, model)
+    init_sha256 = weights_digest(model)
+    _check_fresh(job, home, init_sha256)
+    teacher = load_teacher(job, home)
+    if job.arguments.get("share_ends"):
+        share_ends(model, teacher)
+    data_seed = args.seed if args.data_seed is None else args.data_seed
+    trainer = BANTrainer(
+        model,
+        args,
+        teacher=teacher,
+        train_dataset=_seeded(setup.train_dataset, data_seed),
+        eval_dataset=setup.eval_dataset,
+        **setup.trainer,
+    )
+    _show_progress(trainer, job.generation, job.generation if last is None else last)
+    training = train_to_end(trainer)
+    shares_ends = bool(job.arguments.get("share_ends"))
+    record = Record(
+        kind="generation",
+        family=family,
+        generation=job.generation,
+        data=dict(setup.data),
+        seed=Seed(args.seed, family_seed, init_sha256, weights_digest(trainer.model)),
+        training=training,
+        architecture=replace(architecture(trainer.model), shared_ends=shares_ends),
+        code=versions(),
+    )
+    if job.teachers:
+        record.teachers = (
+            (initial_teacher,)
+            if initial_teacher
+            else tuple(reference(home / each.folder, folder) for each in job.teachers)
+        )
+        record.objective = Objective(
+            args.objective, args.temperature, args.teacher_weight, args.label_weight
+        )
+    partial = work / "finished"
+    if args.should_save:
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+    trainer.save_model(str(partial))
+    if args.should_save:
+        # A pickle of the arguments, with paths of this machine; the record has them as JSON.
+        (partial / "training_args.bin").unlink(missing_ok=True)
+        write_json(partial / LOG, trainer.state.log_history)
+    trainer.accelerator.wait_for_everyone()
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    found = measure([load_model(partial)], setup, trainer, teacher=teacher, trained=trained)
+    _put_in_place(job, home, record, partial, found)
+
+
+def build_ensemble(
+    job: Job, home: Path, setup: Setup, args: BANTrainingArguments, *, family: str
+) -> None:
+    """Put an ensemble together, measure it, and put its folder in place if it is to be saved."""
+    args = copy.copy(args)
+    args.output_dir, args.fast = str(scratch(home, job)), False
+    members = [load_model(home / member.folder) for member in job.members]
+    model = BornAgainEnsemble.from_members(members) if job.saved else members[0]
+    trainer = BANTrainer(model, args, **setup.trainer)
+    found = measure(members, setup, trainer)
+    if not job.saved:
+        if args.should_save:
+            write_evaluation(job, home, found)
+        trainer.accelerator.wait_for_everyone()
+        return
+    record = Record(
+        kind="ensemble",
+        family=family,
+        members=tuple(reference(home / m.folder, home / job.folder) for m in job.members),
+        data=dict(setup.data),
+        architecture=architecture(model),
+        code=versions(),
+    )
+    partial = scratch(home, job)
+    if args.should_save:
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+    trainer.save_model(str(partial))
+    if args.should_save:
+        (partial / "training_args.bin").unlink(missing_ok=True)
+    _put_in_place(job, home, record, partial, found)
+
+
+def load_teacher(job: Job, home: Path) -> PreTrainedModel | None:
+    """The network that a job learns from; of several their ensemble; None for labels alone."""
+    networks = [load_model(home / teacher.folder) for teacher in job.teachers]
+    if len(networks) < 2:
+        return networks[0] if networks else None
+    return BornAgainEnsemble.from_members(networks)
+
+
+def measure(
+    models: Sequence[PreTrainedModel],
+    setup: Setup,
+    trainer: BANTrainer,
+    teacher: PreTrainedModel | None = None,
+    trained: int = 0,
+) -> dict[str, Any]:
+    """Measure a network, or the ensemble of several, on the test set, on all processes together.
+
+    Args:
+        models: the network, or the members of the ensemble.
+        setup: with the test set; where it is None, `test` is not in what is returned.
+        trainer: whose batches and processes are used.
+        teacher: to compare with.
+        trained: the number of parameters that were trained, for the record.
+    """
+    whole = sum(p.numel() for model in models for p in model.parameters())
+    parameters = {"all": whole, "trainable": trained}
+    if setup.test_dataset is None:
+        return {"parameters": parameters}
+    found = evaluate(
+        models,
+        [trainer.get_eval_dataloader(setup.test_dataset)],
+        trainer.task,
+        device=trainer.args.device,
+        teacher=teacher,
+        gather=trainer.accelerator.gather_for_metrics,
+    )
+    return found.to_dict(setup.entropy) | {"parameters": parameters}
+
+
+def evaluation_file(job: Job, home: Path) -> Path:
+    """Where the measurement of a job is kept: beside the networks, since it is not published."""
+    return home / EVALUATIONS / f"{job.folder}.json"
+
+
+def write_evaluation(job: Job, home: Path, found: Mapping[str, Any]) -> None:
+    """Keep what was measured of a job's network, and of which one."""
+    path, record = evaluation_file(job, home), home / job.folder / RECORD
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = {"lineage_sha256": sha256_of_file(record)} if record.is_file() else {}
+    write_json(path, dict(found) | known | {"job": job.digest, "code": code_digest()})
+
+
+def read_evaluation(job: Job, home: Path) -> dict[str, Any] | None:
+    """What was measured of a job's network; None if it was not, or of another network."""
+    path, record = evaluation_file(job, home), home / job.folder / RECORD
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    expected = sha256_of_file(record) if record.is_file() else None
+    return found if found.get("lineage_sha256") == expected else None
+
+
+def is_done(job: Job, home: Path) -> bool:
+    """Whether a job is finished."""
+    if job.saved:
+        return (home / job.folder / RECORD).is_file()
+    return evaluation_file(job, home).is_file()
+
+
+def train_to_end(trainer: BANTrainer) -> Training:
+    """Train, from the last checkpoint if there is one; what the record holds of it.
+
+    Raises:
+        BANError: if no step was trained.
+    """
+    args = trainer.args
+    # Without the optimizer's state a training cannot go on from a checkpoint.
+    checkpoint = None if args.save_only_model else last_checkpoint(Path(args.output_dir))
+    stopwatch = Stopwatch(checkpoint)
+    trainer.add_callback(stopwatch)
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    check_trained(trainer.state.global_step)
+    arguments = canonical_arguments(args)
+    return Training(
+        arguments=arguments,
+        arguments_sha256=sha256_of_json(arguments),
+        steps=trainer.state.global_step,
+        epochs=trainer.state.epoch,
+        world_size=args.world_size,
+        hardware=hardware(),
+        seconds=round(stopwatch.seconds, 1),
+        resumed_from=checkpoint.name if checkpoint else None,
+    )
+
+
+class Stopwatch(TrainerCallback):
+    """The seconds that a training takes, over all its resumes; kept in each checkpoint."""
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        path = checkpoint / TIMES if checkpoint else None
+        self.before = read_json(path)["seconds"] if path and path.is_file() else 0.0
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return float(self.before + time.monotonic() - self.started)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            write_json(folder / TIMES, {"seconds": self.seconds})
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that is whole: `Trainer` writes its `trainer_state.json` last."""
+    for step in sorted((int(f.name[11:]) for f in folder.glob("checkpoint-[0-9]*")), reverse=True):
+        checkpoint = folder / f"checkpoint-{step}"
+        try:
+            read_json(checkpoint / "trainer_state.json")
+        except (OSError, BANError) as error:
+            logger.warning("%s is not whole (%s): an earlier one is used", checkpoint, error)
+            continue
+        return checkpoint
+    return None
+
+
+def _seeded(dataset: Dataset, seed: int) -> Dataset:
+    """The dataset with views of this seed; the caller's own is not changed."""
+    return dataset.with_seed(seed) if isinstance(dataset, ImageViews) else dataset
+
+
+def _check_fresh(job: Job, home: Path, init_sha256: str) -> None:
+    """Raise if fresh weights are those that a teacher, or a teacher's teacher, has had."""
+    for teacher in job.teachers:
+        seed = Record.read(home / teacher.folder).seed
+        if init_sha256 in (seed.init_sha256, seed.trained_sha256):
+            raise BANError(
+                f"model_init({job.generation}) gave the weights that an earlier generation had, "
+                "fresh or trained: build a new model each time, with weights drawn from torch's "
+                "global generator, which is seeded for each generation."
+            )
+        _check_fresh(teacher, home, init_sha256)
+
+
+def _put_in_place(
+    job: Job, home: Path, record: Record, partial: Path, found: Mapping[str, Any]
+) -> None:
+    """Write the record, and move the folder to its place: whole or not at all."""
+    state = PartialState()
+    if state.is_main_process:
+        record.metrics = metric_values(found.get("test", {}))
+        record.write(partial)
+        folder = home / job.folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # an ensemble of fewer members
+        os.replace(partial, folder)
+        write_evaluation(job, home, found)
+        shutil.rmtree(scratch(home, job), ignore_errors=True)
+    state.wait_for_everyone()
+
+
+def metric_values(test: Mapping[str, float | int]) -> tuple[MetricValue, ...]:
+    """The metrics of the test set as a record has them."""
+    n = test.get("n")
+    return tuple(
+        MetricValue(
+            name=name,
+            value=value if math.isfinite(value) else None,
+            split="test",
+            n=n,
+            higher_is_better=name not in LOWER_IS_BETTER,
+        )
+        for name, value in test.items()
+        if name != "n"
+    )
+
+
+def _show_progress(trainer: BANTrainer, generation: int, generations: int) -> None:
+    """One line an epoch in place of a dictionary of logs."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(GenerationProgress(generation, generations))
+
+
+def quiet_loading() -> None:
+    """No progress bar for each load and save of a model; those of training and network stay."""
+    shown = not are_progress_bars_disabled()
+    transformers.utils.logging.disable_progress_bar()  # the Hub's, too
+    if shown:
+        enable_progress_bars()
