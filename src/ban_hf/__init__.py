@@ -24,7 +24,8 @@ from ban_hf.hub.publishing import push_family, push_generation
 from ban_hf.hub.verification import load_lineage, verify_lineage
 from ban_hf.jobs.image_family import run_image_family
 from ban_hf.jobs.language_family import run_language_family
-from ban_hf.lineage.record import Lineage, Record, load_family
+from ban_hf.lineage.family import Lineage, load_family
+from ban_hf.lineage.record import Record
 from ban_hf.models import (
     CharCNNLSTMConfig,
     CharCNNLSTMForCausalLM,

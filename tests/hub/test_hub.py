@@ -31,7 +31,7 @@ from ban_hf import (
 )
 from ban_hf.errors import RecordError, TamperedFileError, UnverifiableError
 from ban_hf.hub import repository
-from ban_hf.hub.cards import card
+from ban_hf.hub.publishing import card
 from ban_hf.jobs.run import Run
 from ban_hf.lineage.record import Record
 from ban_hf.tasks.heads import load_classifier
@@ -97,7 +97,7 @@ class TestPush:
         record = Record.read(run / "generation-0")
         record.data["source"] = {"id": "C:\\me\\faces", "config": None, "revision": None}
         record.data["mine"] = "file:///home/me/faces"
-        record.training["arguments"] |= {"deepspeed": "/home/me/zero.json", "seen": ["C:\\me\\x"]}
+        record.training.arguments |= {"deepspeed": "/home/me/zero.json", "seen": ["C:\\me\\x"]}
         record.write(run / "generation-0")
         push_generation(run / "generation-0", "ns/fam-gen0")
         files = hub.repositories["ns/fam-gen0"].files()
@@ -152,7 +152,7 @@ class TestPush:
             "v1": before["ns/fam"],
             "v2": after["ns/fam"],
         }
-        assert [m["generation"] for m in verify_lineage("ns/fam").ensemble.members] == [1, 2, 3]
+        assert [m.generation for m in verify_lineage("ns/fam").ensemble.members] == [1, 2, 3]
 
     def test_a_family_without_an_ensemble_is_its_generations(self, hub, run, caplog):
         shutil.rmtree(run / "ensemble")
@@ -447,7 +447,7 @@ class TestLoad:
         model.save_pretrained(folder)
         record = Record("generation", "ours", 0, seed={"seed": 0, "family_seed": 0})
         record.architecture = {"model_type": "m", "class": type(model).__name__}
-        record.architecture["num_parameters"] = model.num_parameters()
+        record.architecture.num_parameters = model.num_parameters()
         record.write(folder)
         push_generation(folder, "ns/ours-gen0")
         program = f"""
@@ -579,7 +579,7 @@ class TestGoingOn:
         named = Record.read(out / "generation-3").teacher
         assert f"{named['repo_id']}@{named['revision']}" == teacher
         assert Record.read(out / "generation-4").teacher["path"] == "../generation-3"
-        assert [m["generation"] for m in lineage.ensemble.members] == [3, 4]
+        assert [m.generation for m in lineage.ensemble.members] == [3, 4]
         push_family(out, "ns/second")
         assert not {"ns/second-gen2", "ns/second-gen0"} & set(published.repositories)
         walked = verify_lineage("ns/second")
@@ -592,7 +592,7 @@ class TestGoingOn:
 
     def test_one_student_is_joined_by_its_teacher(self, published, teacher, tmp_path):
         lineage = family.train(tmp_path, generations=1, teacher=teacher)
-        assert [m["generation"] for m in lineage.ensemble.members] == [2, 3]
+        assert [m.generation for m in lineage.ensemble.members] == [2, 3]
         push_family(tmp_path, "ns/second")
         verify_lineage("ns/second")
 

@@ -9,7 +9,8 @@ from family import KillAt, Killed, final_weights, listing, train, views
 from ban_hf import PublishError, load_lineage, pull, push_family, push_generation, verify_lineage
 from ban_hf.errors import TamperedFileError
 from ban_hf.jobs.evaluation import measure_family
-from ban_hf.lineage.record import RECORD, Record, read_json
+from ban_hf.lineage.files import read_json
+from ban_hf.lineage.record import RECORD, Record
 
 WEIGHTS = "model.safetensors"
 
@@ -74,7 +75,7 @@ def test_a_killed_run_goes_on_though_the_original_moved_away(never_killed, moved
     moved.rename(tmp_path / "elsewhere")
     lineage = train(tmp_path / "b", 2, teacher=str(moved))
     assert final_weights(tmp_path / "b") == final_weights(never_killed)
-    assert lineage.generations[2].training["resumed_from"] == "checkpoint-2"
+    assert lineage.generations[2].training.resumed_from == "checkpoint-2"
 
 
 @pytest.mark.parametrize("where", ["home/my teacher", "elsewhere", "student/generation-0"])
@@ -131,7 +132,7 @@ def test_a_copy_that_was_changed_is_not_learnt_from(student, moved):
 def test_a_later_generation_is_copied_with_those_before_it(run, never_killed, tmp_path):
     lineage = train(tmp_path / "b", 2, teacher=str(never_killed / "generation-2"))
     assert [record.generation for record in lineage.generations] == [0, 1, 2, 3, 4]
-    assert [member["generation"] for member in lineage.ensemble.members] == [3, 4]
+    assert [member.generation for member in lineage.ensemble.members] == [3, 4]
     assert len(verify_lineage(tmp_path / "b").generations) == 5
     train(run, 3)
     name = f"generation-3/{WEIGHTS}"
@@ -159,7 +160,7 @@ def test_killed_while_it_is_copied(run, tmp_path, monkeypatch):
         train(tmp_path / "b", 1, teacher=teacher)  # generation 0 is not the teacher
     (tmp_path / "elsewhere").rename(run)
     lineage = train(tmp_path / "b", 1, teacher=teacher)
-    assert [member["generation"] for member in lineage.ensemble.members] == [2, 3]
+    assert [member.generation for member in lineage.ensemble.members] == [2, 3]
 
 
 def test_what_was_copied_is_nothing_to_lose(never_killed, tmp_path):
@@ -167,7 +168,7 @@ def test_what_was_copied_is_nothing_to_lose(never_killed, tmp_path):
     with pytest.raises(Killed):
         train(tmp_path / "b", 1, teacher=teacher, callbacks=[KillAt(3, 0)])
     lineage = train(tmp_path / "b", 1, teacher=teacher, learning_rate=0.05)
-    assert lineage.generations[3].training["arguments"]["learning_rate"] == 0.05
+    assert lineage.generations[3].training.arguments["learning_rate"] == 0.05
 
 
 # Publishing what came of it

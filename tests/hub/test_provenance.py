@@ -53,7 +53,7 @@ class TestLoad:
     def test_a_family_has_its_ensemble_and_its_commit(self, published):
         lineage = load_lineage("ns/fam")
         assert lineage.family == "family0"
-        assert [m["generation"] for m in lineage.ensemble.members] == [1, 2]
+        assert [m.generation for m in lineage.ensemble.members] == [1, 2]
         assert lineage.places[None].startswith("ns/fam@")
 
     def test_a_local_family_or_generation_needs_no_network(self, never_killed):

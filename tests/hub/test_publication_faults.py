@@ -13,8 +13,8 @@ import pytest
 from loopback_hub import LoopbackHub
 
 from ban_hf import HubError, LineageError, PublishError, push_family, verify_lineage
-from ban_hf.hub import cards
 from ban_hf.hub import client as network
+from ban_hf.hub import publishing as cards
 
 FAMILY = ["ns/fam-gen0", "ns/fam-gen1", "ns/fam"]
 

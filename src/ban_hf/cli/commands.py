@@ -4,14 +4,14 @@ import argparse
 import shlex
 import sys
 import textwrap
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ban_hf.cli.terminal import branch, draw_tree, measurement_table, table
 from ban_hf.errors import BANError
-from ban_hf.hub import cards
 from ban_hf.hub import download as pulling
+from ban_hf.hub import publishing as cards
 from ban_hf.hub import publishing as hub
 from ban_hf.hub.verification import load_lineage, verify_lineage
 from ban_hf.jobs.caching import TrainingData, fill_cache
@@ -23,7 +23,9 @@ from ban_hf.jobs.members import (
     save_ensemble,
 )
 from ban_hf.jobs.reproduction import Reproduction
-from ban_hf.lineage.record import RECORD, Lineage, finished_generations, read_json
+from ban_hf.lineage.family import Lineage, finished_generations
+from ban_hf.lineage.files import read_json
+from ban_hf.lineage.record import RECORD
 from ban_hf.reports.aggregate import pool
 from ban_hf.reports.merging import SCHEMA, read_results
 from ban_hf.reports.report import markdown_table, write_report
@@ -58,14 +60,14 @@ def lineage(args: argparse.Namespace) -> Answer:
 def verify(args: argparse.Namespace) -> Answer:
     """Download everything that a lineage names, and check it."""
     found = verify_lineage(args.where, args.revision)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": record.name,
             "files": len(record.files),
-            "bytes": sum(file["size"] for file in record.files),
-            "place": found.places[record.generation],
+            "bytes": sum(file.size for file in record.files),
+            "place": location,
         }
-        for record in found.records
+        for record, location in zip(found.records, found.locations, strict=True)
     ]
     lines = [
         [row["name"], f"{row['files']} files", f"{row['bytes']:,} bytes", row["place"]]
@@ -193,7 +195,8 @@ def report(args: argparse.Namespace) -> Answer:
 def _as_data(lineage: Lineage) -> dict[str, Any]:
     """A lineage as plain data: the records, each with its `place`."""
     records = [
-        asdict(record) | {"place": lineage.places[record.generation]} for record in lineage.records
+        record.to_dict() | {"place": location}
+        for record, location in zip(lineage.records, lineage.locations, strict=True)
     ]
     count = len(lineage.generations)
     return {

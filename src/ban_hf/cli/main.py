@@ -13,7 +13,7 @@ from ban_hf.cli.recipe import quiet_loading
 from ban_hf.cli.terminal import one_line, say
 from ban_hf.errors import did_you_mean
 from ban_hf.lineage.environment import versions
-from ban_hf.lineage.record import as_json
+from ban_hf.lineage.files import as_json
 from ban_hf.training.arguments import CACHE_DTYPES
 
 

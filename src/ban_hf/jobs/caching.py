@@ -12,12 +12,13 @@ from transformers import PreTrainedModel, default_data_collator
 
 from ban_hf.data import ImageViews, TokenWindows, collate, load_images, load_text
 from ban_hf.errors import BANError
-from ban_hf.hub.location import locate
+from ban_hf.hub.location import resolve
 from ban_hf.hub.verification import ancestry
 from ban_hf.jobs.generation import generation_seed
 from ban_hf.jobs.members import NamedDataset
 from ban_hf.lineage.environment import describe_data
-from ban_hf.lineage.record import Record, finished_generations
+from ban_hf.lineage.family import finished_generations
+from ban_hf.lineage.record import Record
 from ban_hf.tasks.heads import load_classifier
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.ensemble import is_language_model
@@ -72,7 +73,7 @@ def fill_cache(
         raise BANError(f"epochs={epochs} must be above 0, and finite.")
     if finished_generations(Path(teacher)):
         raise BANError(f"{teacher!r} is a family: name one of its generations.")
-    place = locate(teacher)
+    place = resolve(teacher)
     record = ancestry(place)[-1].record
     if record.kind != "generation":
         raise BANError(f"{teacher!r} is an ensemble: name one of its generations.")
@@ -107,7 +108,7 @@ def fill_cache(
 def _arguments(record: Record, scratch: str, changes: dict[str, Any]) -> BANTrainingArguments:
     """The arguments of a record's training, for one that saves nothing."""
     known = {field.name for field in fields(BANTrainingArguments) if field.init} - UNWANTED
-    noted = {k: v for k, v in record.training["arguments"].items() if k in known}
+    noted = {k: v for k, v in (record.training.arguments or {}).items() if k in known}
     given = {name: value for name, value in changes.items() if value is not None}
     own = {"report_to": "none", "remove_unused_columns": False, "dataloader_pin_memory": False}
     return BANTrainingArguments(scratch, **noted | own | given)
@@ -132,7 +133,7 @@ def _training_data(
             vocabulary_size=data.vocabulary_size,
             train_words=data.train_words,
         )
-        trained = record.training["arguments"]
+        trained = record.training.arguments or {}
         columns = trained["per_device_train_batch_size"] * trained["world_size"]
         dataset = TokenWindows(text.train, columns, window=noted["window"])
         flags = "--vocabulary_size, --train_words"

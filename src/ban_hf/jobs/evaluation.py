@@ -11,8 +11,9 @@ from ban_hf.data.windows import TokenWindows
 from ban_hf.jobs.continuation import given_generations, noted_teacher
 from ban_hf.jobs.measurement import ImageTest, TextTest
 from ban_hf.lineage.environment import versions
-from ban_hf.lineage.record import LOG, RECORD, Record, load_family, read_json
-from ban_hf.lineage.results import method_of
+from ban_hf.lineage.family import load_family
+from ban_hf.lineage.files import read_json
+from ban_hf.lineage.record import LOG, RECORD, Record
 from ban_hf.sequence import ensemble_members
 from ban_hf.tasks.heads import load_classifier
 
@@ -76,8 +77,8 @@ def measure_family(
         ),
         "controls": _controls([] if first else networks[:1], others, test),
         # Of the last: the first may have been pulled, and be of another run.
-        "seed": records[-1].seed["family_seed"],
-        "hardware": records[-1].training["hardware"],
+        "seed": records[-1].seed.family_seed,
+        "hardware": records[-1].training.hardware,
         "versions": versions(),
     }
 
@@ -91,9 +92,9 @@ def _generation_row(record: Record, output_dir: Path, metric: str) -> dict[str, 
     row = {
         "generation": record.generation,
         "name": _row_name(record),
-        "seed": record.seed["seed"],
+        "seed": record.seed.seed,
         "train_loss": losses[-1] if losses else None,
-        "seconds": record.training["seconds"],
+        "seconds": record.training.seconds,
     }
     if evaluations:
         best = min(evaluations, key=lambda line: line[f"eval_{metric}"])
@@ -103,8 +104,7 @@ def _generation_row(record: Record, output_dir: Path, metric: str) -> dict[str, 
 
 
 def _row_name(record: Record) -> str:
-    method = method_of(record.objective)
-    return method if method == "labels" else f"{method}-{record.generation}"
+    return record.method if not record.objective else f"{record.method}-{record.generation}"
 
 
 def _ensembles(

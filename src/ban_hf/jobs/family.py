@@ -11,7 +11,8 @@ from ban_hf.errors import BANError
 from ban_hf.jobs.evaluation import measure_family
 from ban_hf.jobs.generation import generation_seed
 from ban_hf.lineage.environment import architecture, canonical_arguments, describe_data
-from ban_hf.lineage.record import Lineage, Record
+from ban_hf.lineage.family import Lineage
+from ban_hf.lineage.record import Record
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import train_generations
 from ban_hf.training.arguments import BANTrainingArguments
@@ -84,14 +85,14 @@ def _check_control(folder: Path, args: BANTrainingArguments, family: dict[str, A
         raise BANError(f"control_from: {folder} holds no finished generation 0.") from error
     model = family["model_init"](0)
     network, ours = architecture(model), canonical_arguments(sequence_arguments(args, model))
-    theirs = record.training["arguments"]
+    theirs = record.training.arguments or {}
     other = [
         name
         for name in sorted(ours.keys() & theirs.keys() - OF_STUDENTS)
         if ours[name] != theirs[name]
     ]
     checks = {
-        "has the same seed as this run": record.seed["family_seed"] == args.seed,
+        "has the same seed as this run": record.seed.family_seed == args.seed,
         "is another network": record.architecture != network,
         "was trained on other data": record.data["train"] != describe_data(family["train_dataset"]),
         f"was trained with another {', '.join(other)}": bool(other),

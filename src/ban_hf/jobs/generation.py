@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ban_hf.lineage.environment import hardware
-from ban_hf.lineage.record import read_json
+from ban_hf.lineage.files import read_json
 from ban_hf.training.callbacks import check_trained
 from ban_hf.training.trainer import BANTrainer
 

@@ -7,7 +7,7 @@ from typing import Any
 from ban_hf.data import ImageSplits
 from ban_hf.jobs.plan import plan_families
 from ban_hf.jobs.siblings import run_families
-from ban_hf.lineage.record import Lineage
+from ban_hf.lineage.family import Lineage
 from ban_hf.tasks.data import image_task, ready_batches
 from ban_hf.training.arguments import BANTrainingArguments
 

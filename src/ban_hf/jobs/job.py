@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.lineage.environment import versions
-from ban_hf.lineage.record import sha256_of_file, sha256_of_json
+from ban_hf.lineage.files import sha256_of_file, sha256_of_json
 
 ROOT = Path(__file__).parents[1]
 #: The module that makes results: its code, and all of ours that it imports, decides them.

@@ -2,13 +2,15 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from ban_hf.jobs.job import Job
 from ban_hf.jobs.networks import NETWORK
-from ban_hf.lineage.record import RECORD, Record, read_json
+from ban_hf.lineage.files import read_json
+from ban_hf.lineage.record import RECORD, Record
 from ban_hf.reports.model_card import render_card
 
 TASKS = {"image": "image-classification", "text": "text-generation"}
@@ -62,5 +64,5 @@ def _record(network: Path) -> dict[str, Any]:
     So the same jobs give the same cards, however often they were killed.
     """
     record = Record.read(network)
-    record.training.pop("seconds", None)
-    return asdict(record) | {"created": None}
+    record.training = replace(record.training, seconds=None)
+    return record.to_dict() | {"created": None}

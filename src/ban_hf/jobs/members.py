@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from ban_hf.data import ImageViews, TextSplits, TokenWindows, load_images, load_text
 from ban_hf.data.text import WARM_UP, evaluation_columns
 from ban_hf.errors import BANError
-from ban_hf.hub.location import LocalFolder, Place, locate
+from ban_hf.hub.location import LocalPath, Location, resolve
 from ban_hf.jobs.measurement import ImageTest, TextTest
 from ban_hf.lineage.environment import hardware, versions
 from ban_hf.models import image_processor, vocabulary_digest
@@ -37,7 +37,7 @@ class Member:
     """A model, the name that it was asked for by, and where it was found."""
 
     name: str
-    place: Place
+    place: Location
     model: PreTrainedModel
 
 
@@ -74,7 +74,7 @@ def load_members(names: Sequence[str | Path]) -> list[Member]:
     Raises:
         ValueError: if one cannot be loaded, or they differ in classes, vocabulary or kind of input.
     """
-    places = [locate(name) for name in names]
+    places = [resolve(name) for name in names]
     members = [
         Member(str(name), place, load_classifier(str(place)))
         for name, place in zip(names, places, strict=True)
@@ -265,10 +265,10 @@ def _check_words(member: Member, splits: TextSplits, data: DatasetArguments) -> 
         )
 
 
-def _origin(place: Place) -> dict[str, Any]:
+def _origin(place: Location) -> dict[str, Any]:
     """A place as the arguments of `from_pretrained`."""
     known: dict[str, Any] = {"trust_remote_code": False}
-    if isinstance(place, LocalFolder):
+    if isinstance(place, LocalPath):
         return known | {"pretrained_model_name_or_path": place.path}
     return known | {
         "pretrained_model_name_or_path": place.repo_id,

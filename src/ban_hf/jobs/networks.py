@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
@@ -29,7 +30,17 @@ from ban_hf.lineage.environment import (
     versions,
     weights_digest,
 )
-from ban_hf.lineage.record import LOG, RECORD, Record, reference, sha256_of_json, write_json
+from ban_hf.lineage.files import sha256_of_json, write_json
+from ban_hf.lineage.record import (
+    LOG,
+    RECORD,
+    MetricValue,
+    Objective,
+    Record,
+    Seed,
+    Training,
+    reference,
+)
 from ban_hf.models import share_ends
 from ban_hf.reports.outcomes import block_losses, pack_classes
 from ban_hf.tasks.data import image_task, language_task, ready_batches, text_arguments
@@ -163,9 +174,10 @@ def _train_network(
     trainer.remove_callback(PrinterCallback)
     record = _record(job, home, trainer)
     trainer.add_callback(GenerationProgress(record.generation or 0, record.generation or 0))
-    record.training |= train_to_end(trainer)
-    record.seed = {"seed": args.seed, "init_sha256": init_sha256}
-    record.seed["trained_sha256"] = weights_digest(trainer.model)
+    record.training = replace(record.training, **train_to_end(trainer))
+    record.seed = Seed(
+        args.seed, init_sha256=init_sha256, trained_sha256=weights_digest(trainer.model)
+    )
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
     trainer.save_model(str(folder))
     (folder / "training_args.bin").unlink()  # a pickle, with paths of this machine
@@ -187,16 +199,16 @@ def _record(job: Job, home: Path, trainer: BANTrainer) -> Record:
     args, folders = trainer.args, [home / t.name / NETWORK for t in job.teachers]
     generation = 1 + max((Record.read(f).generation or 0 for f in folders), default=-1)
     record = Record("generation", job.name, generation, code=versions())
-    if len(folders) == 1:  # of several teachers a record has no form to tell
-        record.teacher = reference(folders[0], home / job.name / NETWORK)
+    record.teachers = tuple(reference(f, home / job.name / NETWORK) for f in folders)
     if folders:
-        names = ("temperature", "teacher_weight", "label_weight")
-        record.objective = {"name": args.objective} | {n: getattr(args, n) for n in names}
+        record.objective = Objective(
+            args.objective, args.temperature, args.teacher_weight, args.label_weight
+        )
     record.architecture = architecture(trainer.model)
     if job.arguments["share_ends"]:
-        record.architecture["shared_ends"] = True
+        record.architecture = replace(record.architecture, shared_ends=True)
     arguments = canonical_arguments(args)
-    record.training = {"arguments": arguments, "arguments_sha256": sha256_of_json(arguments)}
+    record.training = Training(arguments, sha256_of_json(arguments))
     return record
 
 
@@ -244,10 +256,9 @@ def _measured(test: ImageTest | TextTest, members: Sequence[Any]) -> dict[str, A
     }
 
 
-def _as_metrics(test: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _as_metrics(test: Mapping[str, Any]) -> tuple[MetricValue, ...]:
     """The test metrics as a record has them; lower is better of them all."""
-    about = {"split": "test", "n": test["n"], "higher_is_better": False}
-    return [{"name": name, "value": test[name]} | about for name in test if name != "n"]
+    return tuple(MetricValue(name, test[name], "test", test["n"]) for name in test if name != "n")
 
 
 def _compact_log(network: Path) -> list[dict[str, float]]:

@@ -28,7 +28,8 @@ from ban_hf.jobs.cost import (
 from ban_hf.jobs.family import CONTROL
 from ban_hf.jobs.pace import throw_away, time_training
 from ban_hf.jobs.siblings import CACHE, TEACHER, check_several
-from ban_hf.lineage.record import RECORD, generation_folders
+from ban_hf.lineage.family import generation_folders
+from ban_hf.lineage.record import RECORD
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.performance import describe
 from ban_hf.training.trainer import BANTrainer

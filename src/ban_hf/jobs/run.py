@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate import PartialState
 from filelock import FileLock, Timeout
+from msgspec.structs import replace
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
@@ -30,26 +31,30 @@ from ban_hf.lineage.environment import (
     architecture,
     canonical_arguments,
     count_items,
-    plain_json,
     versions,
     weights_digest,
 )
-from ban_hf.lineage.record import (
+from ban_hf.lineage.family import (
     CHECKPOINTS,
-    LOG,
-    RECORD,
-    Record,
     check_folders,
     finished_generations,
     note_family,
-    read_json,
-    reference,
     refuse_another,
-    sha256_of_json,
-    write_json,
 )
-from ban_hf.lineage.results import as_name
-from ban_hf.lineage.validation import check_data, check_name
+from ban_hf.lineage.files import plain_json, read_json, sha256_of_json, write_json
+from ban_hf.lineage.record import (
+    LOG,
+    RECORD,
+    MetricValue,
+    Objective,
+    Record,
+    Seed,
+    Training,
+    as_name,
+    check_data,
+    check_name,
+    reference,
+)
 from ban_hf.tasks.heads import check_loadable, load_classifier
 from ban_hf.training.arguments import LOWER_IS_BETTER, BANTrainingArguments
 from ban_hf.training.callbacks import GenerationProgress
@@ -118,7 +123,7 @@ class Run:
             {
                 "arguments": canonical_arguments(self.args),
                 "data": self.data,
-                "model": architecture(model),
+                "model": architecture(model).to_dict(),
             }
         )
         path = self.output_dir / RECORD
@@ -192,16 +197,12 @@ class Run:
         set_seed(args.seed)
         model = self.model_init(generation)
         record = Record("generation", self.family, generation, data=self.data)
-        record.seed = {
-            "seed": args.seed,
-            "family_seed": self.args.seed,
-            "init_sha256": weights_digest(model),
-        }
+        record.seed = Seed(args.seed, self.args.seed, init_sha256=weights_digest(model))
         teacher = self._load_teacher(generation, record) if generation else None
         trainer = BANTrainer(model, args, teacher=teacher, **trainer_kwargs)
         _show_progress(trainer, generation, self.last)
-        record.training = train_to_end(trainer) | {"arguments": canonical_arguments(self.args)}
-        record.training["arguments_sha256"] = sha256_of_json(record.training["arguments"])
+        arguments = canonical_arguments(self.args)
+        record.training = Training(arguments, sha256_of_json(arguments), **train_to_end(trainer))
         self._finish(generation, record, trainer, test_dataset)
 
     def _load_teacher(self, generation: int, record: Record) -> PreTrainedModel:
@@ -209,22 +210,25 @@ class Run:
         folder = self.folder(generation - 1)
         teacher = load_classifier(folder)
         earlier = [Record.read(f).seed for f in finished_generations(self.output_dir)]
-        known = {seed.get(name) for seed in earlier for name in ("init_sha256", "trained_sha256")}
-        if record.seed["init_sha256"] in known:
+        known = {digest for seed in earlier for digest in (seed.init_sha256, seed.trained_sha256)}
+        if record.seed.init_sha256 in known:
             raise BANError(
                 f"model_init({generation}) gave the weights that an earlier generation had, "
                 "fresh or trained: build a new model each time, with weights drawn from torch's "
                 "global generator, which is seeded for each generation."
             )
-        record.teacher = reference(folder, self.folder(generation))
+        named = reference(folder, self.folder(generation))
         first = self.teacher if generation == self.first else None
         if first is not None and not first.is_local:  # it stands elsewhere, for all
-            del record.teacher["path"]
-            record.teacher["repo_id"], _, record.teacher["revision"] = first.name.partition("@")
-        names = ("temperature", "teacher_weight", "label_weight")
-        record.objective = {"name": self.args.objective} | {
-            name: getattr(self.args, name) for name in names
-        }
+            repo_id, _, revision = first.name.partition("@")
+            named = named.on_hub(repo_id, revision)
+        record.teachers = (named,)
+        record.objective = Objective(
+            self.args.objective,
+            self.args.temperature,
+            self.args.teacher_weight,
+            self.args.label_weight or 0.0,
+        )
         return teacher
 
     def _finish(
@@ -234,7 +238,7 @@ class Run:
         partial = checkpoints / "finished"
         if trainer.args.should_save:
             shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-        record.seed["trained_sha256"] = weights_digest(trainer.model)
+        record.seed = replace(record.seed, trained_sha256=weights_digest(trainer.model))
         trainer.save_model(str(partial))  # before the test, which may cast it (bf16_full_eval)
         record.metrics = _test(trainer, test_dataset)
         if trainer.args.should_save:
@@ -255,7 +259,7 @@ class Run:
         """Write the ensemble of some generations, unless it stands there already."""
         folder = self.output_dir / "ensemble"
         record = Record("ensemble", self.family, data=self.data, code=versions())
-        record.members = [reference(self.folder(i), folder) for i in members]
+        record.members = tuple(reference(self.folder(i), folder) for i in members)
         stands = (folder / RECORD).is_file() and Record.read(folder).members == record.members
         PartialState().wait_for_everyone()  # all have looked before one of them writes
         if stands:
@@ -296,23 +300,23 @@ def _show_progress(trainer: BANTrainer, generation: int, generations: int) -> No
     trainer.add_callback(GenerationProgress(generation, generations))
 
 
-def _test(trainer: BANTrainer, test_dataset: Dataset | None) -> list[dict[str, Any]]:
+def _test(trainer: BANTrainer, test_dataset: Dataset | None) -> tuple[MetricValue, ...]:
     """The one look at the test set, as the record's metrics."""
     if test_dataset is None:
-        return []
+        return ()
     values = trainer.evaluate(test_dataset, metric_key_prefix="test")
     timing = ("runtime", "per_second", "preparation_time")
-    return [
-        {
-            "name": as_name(name.removeprefix("test_")),
-            "value": value,
-            "split": "test",
-            "n": count_items(test_dataset),
-            "higher_is_better": name.removeprefix("test_") not in LOWER_IS_BETTER,
-        }
+    return tuple(
+        MetricValue(
+            as_name(name.removeprefix("test_")),
+            value,
+            split="test",
+            n=count_items(test_dataset),
+            higher_is_better=name.removeprefix("test_") not in LOWER_IS_BETTER,
+        )
         for name, value in values.items()
         if name.startswith("test_")
         and not name.endswith(timing)
         and isinstance(value, int | float)
         and not isinstance(value, bool)
-    ]
+    )
