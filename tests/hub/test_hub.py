@@ -14,6 +14,7 @@ import tiny
 import torch
 from huggingface_hub import ModelCard, constants
 from loopback_hub.client import environment
+from msgspec.structs import replace
 from transformers import AutoModelForImageClassification, TrainerCallback
 
 from ban_hf import (
@@ -33,7 +34,7 @@ from ban_hf.errors import RecordError, TamperedFileError, UnverifiableError
 from ban_hf.hub import repository
 from ban_hf.hub.publishing import card
 from ban_hf.jobs.run import Run
-from ban_hf.lineage.record import Record
+from ban_hf.lineage.record import Architecture, Record, Seed
 from ban_hf.tasks.heads import load_classifier
 
 GENERATIONS = ["ns/fam-gen0", "ns/fam-gen1", "ns/fam-gen2"]
@@ -97,7 +98,8 @@ class TestPush:
         record = Record.read(run / "generation-0")
         record.data["source"] = {"id": "C:\\me\\faces", "config": None, "revision": None}
         record.data["mine"] = "file:///home/me/faces"
-        record.training.arguments |= {"deepspeed": "/home/me/zero.json", "seen": ["C:\\me\\x"]}
+        more = {"deepspeed": "/home/me/zero.json", "seen": ["C:\\me\\x"]}
+        record.training = replace(record.training, arguments=record.training.arguments | more)
         record.write(run / "generation-0")
         push_generation(run / "generation-0", "ns/fam-gen0")
         files = hub.repositories["ns/fam-gen0"].files()
@@ -214,7 +216,7 @@ class TestRefusals:
     def test_somebody_who_writes_between_our_look_and_our_commit(
         self, hub, never_killed, monkeypatch, heeds
     ):
-        look = repository._hold_free
+        look = repository._check_no_conflict
 
         def hold_and_wait(api, repo_id, *rest):
             look(api, repo_id, *rest)
@@ -222,7 +224,7 @@ class TestRefusals:
                 hub.commit(repo_id, {"theirs": b"theirs"}, "In between")
             return set(), set()
 
-        monkeypatch.setattr(repository, "_hold_free", hold_and_wait)
+        monkeypatch.setattr(repository, "_check_no_conflict", hold_and_wait)
         hub.ignores_parent = not heeds
         with pytest.raises(PublishError, match=r"holds theirs|somebody else wrote"):
             push_family(never_killed, "ns/fam")
@@ -410,7 +412,7 @@ class TestLoad:
         code = f"open({str(tmp_path / 'ran')!r}, 'w')"
         auto_map = {"AutoConfig": "evil.Config", "AutoModelForImageClassification": "evil.Model"}
         config = {"model_type": "evil", "auto_map": auto_map, "architectures": ["Model"]}
-        record = Record("generation", "evil", 0, seed={"seed": 0}).__dict__
+        record = Record("generation", "evil", 0, seed=Seed(0)).to_dict()
         record["architecture"] = {"class": "Model", "model_type": "evil", "num_parameters": 1}
         files = {"config.json": config, "lineage.json": record}
         contents = {name: json.dumps(data).encode() for name, data in files.items()}
@@ -445,9 +447,8 @@ class TestLoad:
         )
         folder = tmp_path / "generation-0"
         model.save_pretrained(folder)
-        record = Record("generation", "ours", 0, seed={"seed": 0, "family_seed": 0})
-        record.architecture = {"model_type": "m", "class": type(model).__name__}
-        record.architecture.num_parameters = model.num_parameters()
+        record = Record("generation", "ours", 0, seed=Seed(0, 0))
+        record.architecture = Architecture("m", type(model).__name__, model.num_parameters())
         record.write(folder)
         push_generation(folder, "ns/ours-gen0")
         program = f"""
@@ -576,9 +577,9 @@ class TestGoingOn:
         lineage = family.train(out, generations=2, teacher=teacher, seed=5)
         assert [record.generation for record in lineage.generations] == [2, 3, 4]
         assert lineage.family == "second"
-        named = Record.read(out / "generation-3").teacher
-        assert f"{named['repo_id']}@{named['revision']}" == teacher
-        assert Record.read(out / "generation-4").teacher["path"] == "../generation-3"
+        (named,) = Record.read(out / "generation-3").teachers
+        assert f"{named.repo_id}@{named.revision}" == teacher
+        assert Record.read(out / "generation-4").teachers[0].path == "../generation-3"
         assert [m.generation for m in lineage.ensemble.members] == [3, 4]
         push_family(out, "ns/second")
         assert not {"ns/second-gen2", "ns/second-gen0"} & set(published.repositories)
@@ -610,7 +611,7 @@ class TestGoingOn:
         commit = published.repositories["ns/fam-gen2"].head
         published.commit("ns/fam-gen2", {"README.md": b"# New words"}, "New words")
         family.train(tmp_path, generations=2, teacher="ns/fam-gen2")
-        assert Record.read(tmp_path / "generation-3").teacher["revision"] == commit
+        assert Record.read(tmp_path / "generation-3").teachers[0].revision == commit
 
     def test_a_teacher_of_an_earlier_attempt_is_not_taken_for_a_student(self, published, tmp_path):
         with pytest.raises(ValueError, match="classes"):
@@ -651,7 +652,7 @@ class TestGoingOn:
         monkeypatch.setenv("HF_TOKEN", "")
         shutil.rmtree(tmp_path / "cache")
         family.train(tmp_path / "a", generations=1, teacher="ns/fam-gen2", hub_token="hf_ours")
-        assert Record.read(tmp_path / "a" / "generation-3").teacher["repo_id"] == "ns/fam-gen2"
+        assert Record.read(tmp_path / "a" / "generation-3").teachers[0].repo_id == "ns/fam-gen2"
 
     def test_another_teacher_or_none_is_another_run(self, published, teacher, tmp_path):
         family.train(tmp_path, generations=1, teacher=teacher)

@@ -49,10 +49,9 @@ def test_the_students_are_those_that_its_own_family_would_have_had(never_killed,
 
 
 def test_the_student_names_the_copy_beside_it_and_nothing_names_a_path(student, moved, tmp_path):
-    teacher = Record.read(student / "generation-1").teacher
-    assert (teacher["path"], teacher["generation"]) == ("../generation-0", 0)
-    assert teacher["lineage_sha256"] == listing(moved)[RECORD]
-    assert "repo_id" not in teacher
+    (teacher,) = Record.read(student / "generation-1").teachers
+    assert (teacher.path, teacher.generation, teacher.repo_id) == ("../generation-0", 0, None)
+    assert teacher.lineage_sha256 == listing(moved)[RECORD]
     note = read_json(student / RECORD)["run"]["teacher"]
     assert note["teacher"] == f"generation-0@{listing(moved)[RECORD]}"
     for path in (str(tmp_path), "my teacher", "home"):
@@ -87,7 +86,7 @@ def test_it_is_the_same_teacher_wherever_it_stands(student, moved, tmp_path, whe
 
 def test_other_words_for_what_is_gone_are_not_taken_for_it(student, moved, tmp_path):
     shutil.rmtree(moved)
-    with pytest.raises(ValueError, match="neither a folder that is there"):
+    with pytest.raises(ValueError, match="neither an existing folder"):
         train(student, 2, teacher=str(tmp_path / "home" / "mistyped"))
 
 
@@ -156,7 +155,7 @@ def test_killed_while_it_is_copied(run, tmp_path, monkeypatch):
             train(tmp_path / "b", 1, teacher=teacher)
     assert [path.name for path in tmp_path.glob("b/generation-*")] == ["generation-0"]
     run.rename(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="neither a folder that is there"):
+    with pytest.raises(ValueError, match="neither an existing folder"):
         train(tmp_path / "b", 1, teacher=teacher)  # generation 0 is not the teacher
     (tmp_path / "elsewhere").rename(run)
     lineage = train(tmp_path / "b", 1, teacher=teacher)

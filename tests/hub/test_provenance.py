@@ -82,7 +82,7 @@ class TestLoad:
 class TestVerify:
     def test_what_was_published_is_verified(self, published):
         assert verify_lineage("ns/fam") == load_lineage("ns/fam")
-        assert verify_lineage(STUDENT).generations[0].teacher is None
+        assert verify_lineage(STUDENT).generations[0].teachers == ()
 
     def test_a_local_family_is_verified(self, never_killed):
         assert len(verify_lineage(never_killed).generations) == 3

@@ -32,8 +32,11 @@ CARD, PICTURE = "README.md", "results.png"
 MARKUP = "`|<>[]*\\"
 
 Count = Annotated[int, Meta(ge=0)]
-#: JSON has no infinity, but 1e999 reads as one.
-Number = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)] | int
+#: A finite number: JSON has no infinity, but 1e999 reads as one.
+Number = (
+    Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+    | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+)
 
 
 class Reference(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -61,8 +64,7 @@ class Reference(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in `lineage.json`."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
-        return data | {"weights_sha256": list(self.weights_sha256)}
+        return _plain(self)
 
     def on_hub(self, repo_id: str, revision: str) -> "Reference":
         """The same network, named by its commit on the Hub."""
@@ -111,8 +113,7 @@ class Architecture(Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in `lineage.json`."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
-        return data
+        return _plain(self)
 
 
 class Seed(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -266,11 +267,10 @@ class Record(Struct, forbid_unknown_fields=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in `lineage.json`."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
-        teachers = list(data["teacher"])
-        data["teacher"] = teachers if len(teachers) > 1 else next(iter(teachers), None)
-        lists = ("members", "metrics", "files")
-        return data | {name: list(data[name]) for name in lists}
+        data = _plain(self)
+        if len(self.teachers) < 2:
+            data["teacher"] = data["teacher"][0] if self.teachers else None
+        return data
 
     @classmethod
     def read(cls, folder: Path) -> "Record":
@@ -325,7 +325,7 @@ class Record(Struct, forbid_unknown_fields=True):
         Args:
             published: the files that go with it.
         """
-        training = _without_paths(msgspec.to_builtins(self.training), _is_of_a_machine)
+        training = _without_paths(_plain(self.training), _is_of_a_machine)
         if "arguments" in training:
             training["arguments"] = _without_paths(training["arguments"], _has_separator)
             training["arguments_sha256"] = sha256_of_json(training["arguments"])
@@ -356,6 +356,17 @@ class Record(Struct, forbid_unknown_fields=True):
         """A metric's value, or None if it was not measured."""
         found = (m.value for m in self.metrics if (m.name, m.split) == (name, split))
         return next(found, None)
+
+
+def _plain(part: Struct) -> dict[str, Any]:
+    data: dict[str, Any] = _with_lists(msgspec.to_builtins(part))
+    return data
+
+
+def _with_lists(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _with_lists(value) for key, value in data.items()}
+    return [_with_lists(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 class _Source(Struct):
