@@ -192,7 +192,7 @@ def test_what_somebody_published_is_not_published_again(published, tmp_path):
 
 
 def test_publishing_while_it_trains_is_refused_before_anything_is_trained(hub, moved, tmp_path):
-    with pytest.raises(PublishError, match=r"stands in a folder: leave it out, .* ban-hf push"):
+    with pytest.raises(PublishError, match=r"is in a folder: leave it out, .* ban-hf push"):
         train(tmp_path / "b", 1, teacher=str(moved), push_to_hub=True, hub_model_id="ns/mine")
     assert not (tmp_path / "b" / "generation-1").exists()
     assert not hub.repositories
