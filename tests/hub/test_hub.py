@@ -135,7 +135,7 @@ class TestPush:
         assert not written(published)
         assert [str(commit) for commit in commits] == [f"{r}@{h}" for r, h in before.items()]
 
-    def test_a_card_that_somebody_bettered_stays(self, published, never_killed):
+    def test_a_card_that_others_bettered_stays(self, published, never_killed):
         published.commit("ns/fam-gen1", {"README.md": b"# Better words"}, "Better words")
         commits = push_family(never_killed, "ns/fam")
         assert published.repositories["ns/fam-gen1"].files()["README.md"] == b"# Better words"
@@ -165,7 +165,7 @@ class TestPush:
 class TestRefusals:
     """Whatever is in the way stays as it is, and is named."""
 
-    def test_somebodys_model(self, hub, never_killed):
+    def test_others_model(self, hub, never_killed):
         hub.commit("ns/fam-gen0", {"model.bin": b"theirs"}, "A model")
         before = heads(hub)
         with pytest.raises(PublishError, match=r"holds .*, which is none of ours"):
@@ -179,21 +179,21 @@ class TestRefusals:
             push_family(tmp_path / "other", "ns/fam")
         assert heads(published) == before
 
-    def test_weights_that_somebody_replaced(self, published, never_killed):
+    def test_weights_that_others_replaced(self, published, never_killed):
         published.commit("ns/fam-gen1", {"model.safetensors": b"theirs"}, "Better weights")
         before = heads(published)
         with pytest.raises(PublishError, match=r"changed, added or removed model.safetensors"):
             push_family(never_killed, "ns/fam")
         assert heads(published) == before
 
-    def test_a_growing_family_whose_card_somebody_edited_keeps_it(self, published, run):
-        published.commit("ns/fam", {"README.md": b"# Mine"}, "My words", author="somebody")
+    def test_a_growing_family_whose_card_others_edited_keeps_it(self, published, run):
+        published.commit("ns/fam", {"README.md": b"# Mine"}, "My words")
         family.train(run, generations=3)
         push_family(run, "ns/fam")
         assert published.repositories["ns/fam"].files()["README.md"] == b"# Mine"
         assert len(verify_lineage("ns/fam").generations) == 4
 
-    def test_a_growing_family_to_which_somebody_added_weights(self, published, run):
+    def test_a_growing_family_to_which_others_added_weights(self, published, run):
         published.commit("ns/fam", {"theirs.gguf": b"theirs"}, "ban_hf: as if it were ours")
         before = heads(published)["ns/fam"]
         family.train(run, generations=3)
@@ -226,7 +226,7 @@ class TestRefusals:
 
         monkeypatch.setattr(repository, "_check_no_conflict", hold_and_wait)
         hub.ignores_parent = not heeds
-        with pytest.raises(PublishError, match=r"holds theirs|somebody else wrote"):
+        with pytest.raises(PublishError, match=r"holds theirs|another commit came"):
             push_family(never_killed, "ns/fam")
         assert hub.repositories["ns/fam-gen0"].files()["theirs"] == b"theirs"
         assert "ns/fam" not in hub.repositories
@@ -262,7 +262,7 @@ class TestRefusals:
         assert not hub.repositories
 
     @pytest.mark.parametrize("token", ["hf_theirs", "hf_unknown"])
-    def test_somebody_elses_name(self, hub, never_killed, token, caplog):
+    def test_another_users_name(self, hub, never_killed, token, caplog):
         with pytest.raises(HubError, match="hf auth login") as caught:
             push_family(never_killed, "ns/fam", token=token)
         assert token not in str(caught.value) + caplog.text
@@ -273,18 +273,18 @@ class TestRefusals:
         with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
             push_family(never_killed, "ns/fam")
 
-    def test_a_pickle_that_somebody_added(self, published, never_killed):
+    def test_a_pickle_that_others_added(self, published, never_killed):
         published.commit("ns/fam-gen1", {"pytorch_model.bin": b"theirs"}, "For older loaders")
         with pytest.raises(PublishError, match=r"added or removed pytorch_model.bin"):
             push_family(never_killed, "ns/fam")
 
-    def test_a_tag_that_somebody_moved_to_other_weights(self, published, never_killed):
+    def test_a_tag_that_others_moved_to_other_weights(self, published, never_killed):
         repo = published.repositories["ns/fam-gen0"]
         ours = repo.files()
         published.commit("ns/fam-gen0", {"model.safetensors": b"theirs"}, "Theirs")
         repo.tags["v1"] = repo.head
         published.commit("ns/fam-gen0", ours, "Ours again")
-        with pytest.raises(PublishError, match=r"ns/fam-gen0@v1 is published, but somebody"):
+        with pytest.raises(PublishError, match=r"ns/fam-gen0@v1 is published, but others"):
             push_family(never_killed, "ns/fam")
 
     def test_an_ensemble_of_a_generation_that_is_gone_is_found_before_anything_is_sent(
@@ -566,7 +566,7 @@ class TestTraining:
 
 
 class TestGoingOn:
-    """A second family, from somebody's generation."""
+    """A second family, which continues a published generation."""
 
     @pytest.fixture
     def teacher(self, published) -> str:

@@ -179,11 +179,11 @@ def test_its_generations_are_published_as_ones_own(hub, student):
     assert len(verify_lineage("ns/mine").generations) == 2
 
 
-def test_what_somebody_published_is_not_published_again(published, tmp_path):
+def test_what_others_published_is_not_published_again(published, tmp_path):
     pull("ns/fam-gen0", tmp_path / "pulled")
     train(tmp_path / "b", 1, teacher=str(tmp_path / "pulled" / "generation-0"))
     before = set(published.repositories)
-    with pytest.raises(PublishError, match="was pulled from where somebody published it"):
+    with pytest.raises(PublishError, match="was pulled, so it is published"):
         push_family(tmp_path / "b", "ns/mine")
     assert set(published.repositories) == before
     commit = load_lineage("ns/fam-gen0").places[0]

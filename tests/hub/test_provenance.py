@@ -25,7 +25,7 @@ STUDENT = "ns/fam-gen2"
 
 
 def changed(hub, repo_id: str, **fields) -> str:
-    """Somebody publishes a record with other fields; its commit."""
+    """Publish a record with other fields; its commit."""
     record = json.loads(hub.repositories[repo_id].files()["lineage.json"])
     record |= fields
     hub.commit(repo_id, {"lineage.json": json.dumps(record).encode()}, "Another record")
@@ -316,9 +316,9 @@ class TestForm:
             load_lineage(STUDENT)
 
     def test_a_repository_without_a_record(self, published):
-        published.commit("somebody/model", {"config.json": b"{}"}, "A model")
-        with pytest.raises(UnverifiableError, match=r"lineage.json of somebody/model"):
-            load_lineage("somebody/model")
+        published.commit("another/model", {"config.json": b"{}"}, "A model")
+        with pytest.raises(UnverifiableError, match=r"lineage.json of another/model"):
+            load_lineage("another/model")
 
 
 def teacher(folder: Path) -> dict:

@@ -72,7 +72,7 @@ class LoopbackHub:
     """
 
     def __init__(self) -> None:
-        self.tokens = {"hf_ours": "ns", "hf_theirs": "somebody"}
+        self.tokens = {"hf_ours": "ns", "hf_theirs": "another"}
         self.ignores_private = False  # creates repositories as public, whatever is asked
         self.ignores_parent = False  # accepts a commit whose parent is not the head
         self.requests: list[Request] = []
@@ -118,7 +118,7 @@ class LoopbackHub:
         repo_id: str,
         files: Mapping[str, bytes],
         message: str = "a commit",
-        author: str = "somebody",
+        author: str = "another",
         delete: Iterable[str] = (),
         branch: str = "main",
     ) -> Commit:

@@ -146,7 +146,7 @@ def _own(
     for entry, _ in pairs:
         if not any(file.path == LOG for file in entry.record.files):  # it is not published
             raise PublishError(
-                f"{entry.place} was pulled from where somebody published it. Nothing was sent: "
+                f"{entry.place} was pulled, so it is published already. Nothing was sent: "
                 "publish its students one by one, by push_generation, the first with "
                 "teacher='ns/name@commit'."
             )

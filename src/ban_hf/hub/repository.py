@@ -182,7 +182,7 @@ def _check_complete(repo_id: str, remote: Remote, contents: Mapping[str, Content
     wrong += [name for name in remote.files.keys() - contents if not is_shown(name)]
     if wrong:
         raise PublishError(
-            f"{repo_id} is published, but somebody has changed, added or removed "
+            f"{repo_id} is published, but others have changed, added or removed "
             f"{', '.join(wrong)} since. Nothing was changed: revert that commit, or give another "
             "name."
         )
@@ -254,7 +254,7 @@ def _commit(
     if history[0] == commit.oid and history[1:2] != [parent]:
         raise PublishError(
             f"{repo_id} took our commit {commit.oid[:7]} on top of {history[1:2]}, though it was "
-            f"made for {parent[:7]}: somebody else wrote in between, and the server ignored that. "
+            f"made for {parent[:7]}: another commit came in between, and the server ignored that. "
             "Look at both commits; both are there."
         )
     written = all(n in remote.files and is_same(remote.files[n], c) for n, c in contents.items())
