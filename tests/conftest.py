@@ -24,7 +24,7 @@ from loopback_hub import LoopbackHub
 from loopback_hub.client import connect
 
 from ban_hf import push_family
-from ban_hf.hub import client as network
+from ban_hf.hub import client
 
 transformers.logging.disable_progress_bar()
 gc.freeze()  # every training begins with a gc.collect(), slow over all that is imported
@@ -96,7 +96,7 @@ def hub(monkeypatch, tmp_path) -> Iterator[LoopbackHub]:
     """An empty Hub, the only one that this process can reach; a fault passes without a wait."""
     with LoopbackHub() as hub:
         connect(hub, monkeypatch, tmp_path / "cache")
-        monkeypatch.setattr(network, "WAITS", (0.0, 0.0, 0.0))
+        monkeypatch.setattr(client, "FIRST_WAIT", 0.0)
         yield hub
 
 

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: all are a `BANError`. Anything else is a bug."""
+"""Errors that a user can fix: all are a `BANError`. Anything else is a bug."""
 
 import difflib
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 class BANError(ValueError):
-    """An argument, a file or a repository is not as it must be; the message says what to change."""
+    """An argument, a file or a repository is wrong; the message says what to change."""
 
 
 class HubError(BANError):
@@ -14,19 +14,19 @@ class HubError(BANError):
 
 
 class PublishError(BANError):
-    """What stands in a repository, or who may read it, forbids a publication."""
+    """A repository's content, or who may read it, forbids a publication."""
 
 
 class LineageError(BANError):
-    """A lineage is not what it says; the subclasses name what is wrong."""
+    """A lineage is not what its records say; the subclasses name what is wrong."""
 
 
 class RecordError(LineageError):
-    """A record lacks something, or has it in a form that is none of a record's."""
+    """A record lacks a field, or a field has a wrong form."""
 
 
 class BrokenChainError(LineageError):
-    """The generations do not fall by one down to 0, or a member is not one of them."""
+    """The generations do not fall from student to teacher down to 0."""
 
 
 class CyclicLineageError(LineageError):
@@ -34,23 +34,23 @@ class CyclicLineageError(LineageError):
 
 
 class UnpinnedTeacherError(LineageError):
-    """A teacher or member is named by what can move: a branch, a tag, a shortened commit."""
+    """A teacher or member is named by a branch, a tag or a short commit, which can move."""
 
 
 class TeacherChangedError(LineageError):
-    """A teacher or member is not, or no longer, the one that its student or ensemble recorded."""
+    """A teacher or member is not the one that its student or ensemble recorded."""
 
 
 class TamperedFileError(LineageError):
-    """A file has another content than its record says."""
+    """A file's content is not what its record says."""
 
 
 class UnlistedFileError(LineageError):
-    """There are weights, or code, that the record does not name."""
+    """There are weights or code that the record does not list."""
 
 
 class UnverifiableError(LineageError):
-    """Something that is named cannot be reached, so that nothing is known of it."""
+    """A network or file that a record names cannot be reached, so nothing is known of it."""
 
 
 def did_you_mean(name: str, options: Iterable[str], n: int = 1) -> str:

@@ -11,6 +11,7 @@ import family
 import pytest
 import tiny
 import torch
+from msgspec.structs import replace
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, ViTImageProcessor
 
@@ -29,7 +30,8 @@ from ban_hf.cli.main import COMMANDS, _parsers, main
 from ban_hf.cli.terminal import ASCII_BRANCH, draw_tree
 from ban_hf.data import word_tokenizer
 from ban_hf.jobs.evaluation import measure_family
-from ban_hf.lineage.record import RECORD, read_json, write_json
+from ban_hf.lineage.files import read_json, write_json
+from ban_hf.lineage.record import RECORD, MetricValue, Objective, Reference
 from ban_hf.lineage.results import counted
 from ban_hf.tasks.heads import load_classifier
 
@@ -72,13 +74,12 @@ def misused(capsys):
 def test_a_tree_shows_who_taught_whom():
     def generation(k: int, error: float | None, **objective) -> Record:
         default = {"name": "kd", "temperature": 1.0, "teacher_weight": 1.0, "label_weight": 0.0}
-        metric = {"name": "error", "value": error, "split": "test", "n": 10}
         return Record(
             "generation",
             "mine" if k > 1 else "theirs",
             k,
-            objective=default | objective if k else None,
-            metrics=[metric] if error is not None else [],
+            objective=Objective(**default | objective) if k else None,
+            metrics=(MetricValue("error", error, "test", 10),) if error is not None else (),
         )
 
     generations = [
@@ -87,9 +88,10 @@ def test_a_tree_shows_who_taught_whom():
         generation(2, None, name="cwtm"),
         generation(3, 6.0, temperature=4.0),
     ]
-    ensemble = Record("ensemble", "mine", members=[{"generation": k} for k in (1, 2, 3)])
-    places = {k: f"ns/mine-gen{k}@{COMMIT}" for k in range(3)} | {3: "here", None: "there"}
-    lineage = Lineage("mine", generations, ensemble, places)
+    members = tuple(Reference(k, "1" * 64, (), f"../generation-{k}") for k in (1, 2, 3))
+    ensemble = Record("ensemble", "mine", members=members)
+    locations = [*(f"ns/mine-gen{k}@{COMMIT}" for k in range(3)), "here", "there"]
+    lineage = Lineage("mine", generations, ensemble, locations)
     expected = """
 mine
 generation 0 of theirs           labels    error 5.85 %   ns/mine-gen0@0123456
@@ -474,7 +476,7 @@ def test_a_reader_that_has_gone_and_a_stop_are_no_tracebacks(
 
 def test_a_metric_that_is_not_finite_is_null_in_json(ban_hf, run):
     record = Record.read(run / "generation-2")
-    record.metrics[0]["value"] = float("nan")
+    record.metrics = (replace(record.metrics[0], value=float("nan")), *record.metrics[1:])
     record.write(run / "generation-2")
     shutil.rmtree(run / "ensemble")
     found = ban_hf("lineage", run, "--json")

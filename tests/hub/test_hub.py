@@ -14,6 +14,7 @@ import tiny
 import torch
 from huggingface_hub import ModelCard, constants
 from loopback_hub.client import environment
+from msgspec.structs import replace
 from transformers import AutoModelForImageClassification, TrainerCallback
 
 from ban_hf import (
@@ -31,9 +32,9 @@ from ban_hf import (
 )
 from ban_hf.errors import RecordError, TamperedFileError, UnverifiableError
 from ban_hf.hub import repository
-from ban_hf.hub.cards import card
+from ban_hf.hub.publishing import card
 from ban_hf.jobs.run import Run
-from ban_hf.lineage.record import Record
+from ban_hf.lineage.record import Architecture, Record, Seed
 from ban_hf.tasks.heads import load_classifier
 
 GENERATIONS = ["ns/fam-gen0", "ns/fam-gen1", "ns/fam-gen2"]
@@ -97,7 +98,8 @@ class TestPush:
         record = Record.read(run / "generation-0")
         record.data["source"] = {"id": "C:\\me\\faces", "config": None, "revision": None}
         record.data["mine"] = "file:///home/me/faces"
-        record.training["arguments"] |= {"deepspeed": "/home/me/zero.json", "seen": ["C:\\me\\x"]}
+        more = {"deepspeed": "/home/me/zero.json", "seen": ["C:\\me\\x"]}
+        record.training = replace(record.training, arguments=record.training.arguments | more)
         record.write(run / "generation-0")
         push_generation(run / "generation-0", "ns/fam-gen0")
         files = hub.repositories["ns/fam-gen0"].files()
@@ -133,7 +135,7 @@ class TestPush:
         assert not written(published)
         assert [str(commit) for commit in commits] == [f"{r}@{h}" for r, h in before.items()]
 
-    def test_a_card_that_somebody_bettered_stays(self, published, never_killed):
+    def test_a_card_that_others_bettered_stays(self, published, never_killed):
         published.commit("ns/fam-gen1", {"README.md": b"# Better words"}, "Better words")
         commits = push_family(never_killed, "ns/fam")
         assert published.repositories["ns/fam-gen1"].files()["README.md"] == b"# Better words"
@@ -152,7 +154,7 @@ class TestPush:
             "v1": before["ns/fam"],
             "v2": after["ns/fam"],
         }
-        assert [m["generation"] for m in verify_lineage("ns/fam").ensemble.members] == [1, 2, 3]
+        assert [m.generation for m in verify_lineage("ns/fam").ensemble.members] == [1, 2, 3]
 
     def test_a_family_without_an_ensemble_is_its_generations(self, hub, run, caplog):
         shutil.rmtree(run / "ensemble")
@@ -163,7 +165,7 @@ class TestPush:
 class TestRefusals:
     """Whatever is in the way stays as it is, and is named."""
 
-    def test_somebodys_model(self, hub, never_killed):
+    def test_others_model(self, hub, never_killed):
         hub.commit("ns/fam-gen0", {"model.bin": b"theirs"}, "A model")
         before = heads(hub)
         with pytest.raises(PublishError, match=r"holds .*, which is none of ours"):
@@ -177,21 +179,21 @@ class TestRefusals:
             push_family(tmp_path / "other", "ns/fam")
         assert heads(published) == before
 
-    def test_weights_that_somebody_replaced(self, published, never_killed):
+    def test_weights_that_others_replaced(self, published, never_killed):
         published.commit("ns/fam-gen1", {"model.safetensors": b"theirs"}, "Better weights")
         before = heads(published)
         with pytest.raises(PublishError, match=r"changed, added or removed model.safetensors"):
             push_family(never_killed, "ns/fam")
         assert heads(published) == before
 
-    def test_a_growing_family_whose_card_somebody_edited_keeps_it(self, published, run):
-        published.commit("ns/fam", {"README.md": b"# Mine"}, "My words", author="somebody")
+    def test_a_growing_family_whose_card_others_edited_keeps_it(self, published, run):
+        published.commit("ns/fam", {"README.md": b"# Mine"}, "My words")
         family.train(run, generations=3)
         push_family(run, "ns/fam")
         assert published.repositories["ns/fam"].files()["README.md"] == b"# Mine"
         assert len(verify_lineage("ns/fam").generations) == 4
 
-    def test_a_growing_family_to_which_somebody_added_weights(self, published, run):
+    def test_a_growing_family_to_which_others_added_weights(self, published, run):
         published.commit("ns/fam", {"theirs.gguf": b"theirs"}, "ban_hf: as if it were ours")
         before = heads(published)["ns/fam"]
         family.train(run, generations=3)
@@ -214,7 +216,7 @@ class TestRefusals:
     def test_somebody_who_writes_between_our_look_and_our_commit(
         self, hub, never_killed, monkeypatch, heeds
     ):
-        look = repository._hold_free
+        look = repository._check_no_conflict
 
         def hold_and_wait(api, repo_id, *rest):
             look(api, repo_id, *rest)
@@ -222,9 +224,9 @@ class TestRefusals:
                 hub.commit(repo_id, {"theirs": b"theirs"}, "In between")
             return set(), set()
 
-        monkeypatch.setattr(repository, "_hold_free", hold_and_wait)
+        monkeypatch.setattr(repository, "_check_no_conflict", hold_and_wait)
         hub.ignores_parent = not heeds
-        with pytest.raises(PublishError, match=r"holds theirs|somebody else wrote"):
+        with pytest.raises(PublishError, match=r"holds theirs|another commit came"):
             push_family(never_killed, "ns/fam")
         assert hub.repositories["ns/fam-gen0"].files()["theirs"] == b"theirs"
         assert "ns/fam" not in hub.repositories
@@ -260,7 +262,7 @@ class TestRefusals:
         assert not hub.repositories
 
     @pytest.mark.parametrize("token", ["hf_theirs", "hf_unknown"])
-    def test_somebody_elses_name(self, hub, never_killed, token, caplog):
+    def test_another_users_name(self, hub, never_killed, token, caplog):
         with pytest.raises(HubError, match="hf auth login") as caught:
             push_family(never_killed, "ns/fam", token=token)
         assert token not in str(caught.value) + caplog.text
@@ -271,18 +273,18 @@ class TestRefusals:
         with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
             push_family(never_killed, "ns/fam")
 
-    def test_a_pickle_that_somebody_added(self, published, never_killed):
+    def test_a_pickle_that_others_added(self, published, never_killed):
         published.commit("ns/fam-gen1", {"pytorch_model.bin": b"theirs"}, "For older loaders")
         with pytest.raises(PublishError, match=r"added or removed pytorch_model.bin"):
             push_family(never_killed, "ns/fam")
 
-    def test_a_tag_that_somebody_moved_to_other_weights(self, published, never_killed):
+    def test_a_tag_that_others_moved_to_other_weights(self, published, never_killed):
         repo = published.repositories["ns/fam-gen0"]
         ours = repo.files()
         published.commit("ns/fam-gen0", {"model.safetensors": b"theirs"}, "Theirs")
         repo.tags["v1"] = repo.head
         published.commit("ns/fam-gen0", ours, "Ours again")
-        with pytest.raises(PublishError, match=r"ns/fam-gen0@v1 is published, but somebody"):
+        with pytest.raises(PublishError, match=r"ns/fam-gen0@v1 is published, but others"):
             push_family(never_killed, "ns/fam")
 
     def test_an_ensemble_of_a_generation_that_is_gone_is_found_before_anything_is_sent(
@@ -410,7 +412,7 @@ class TestLoad:
         code = f"open({str(tmp_path / 'ran')!r}, 'w')"
         auto_map = {"AutoConfig": "evil.Config", "AutoModelForImageClassification": "evil.Model"}
         config = {"model_type": "evil", "auto_map": auto_map, "architectures": ["Model"]}
-        record = Record("generation", "evil", 0, seed={"seed": 0}).__dict__
+        record = Record("generation", "evil", 0, seed=Seed(0)).to_dict()
         record["architecture"] = {"class": "Model", "model_type": "evil", "num_parameters": 1}
         files = {"config.json": config, "lineage.json": record}
         contents = {name: json.dumps(data).encode() for name, data in files.items()}
@@ -445,9 +447,8 @@ class TestLoad:
         )
         folder = tmp_path / "generation-0"
         model.save_pretrained(folder)
-        record = Record("generation", "ours", 0, seed={"seed": 0, "family_seed": 0})
-        record.architecture = {"model_type": "m", "class": type(model).__name__}
-        record.architecture["num_parameters"] = model.num_parameters()
+        record = Record("generation", "ours", 0, seed=Seed(0, 0))
+        record.architecture = Architecture("m", type(model).__name__, model.num_parameters())
         record.write(folder)
         push_generation(folder, "ns/ours-gen0")
         program = f"""
@@ -565,7 +566,7 @@ class TestTraining:
 
 
 class TestGoingOn:
-    """A second family, from somebody's generation."""
+    """A second family, which continues a published generation."""
 
     @pytest.fixture
     def teacher(self, published) -> str:
@@ -576,10 +577,10 @@ class TestGoingOn:
         lineage = family.train(out, generations=2, teacher=teacher, seed=5)
         assert [record.generation for record in lineage.generations] == [2, 3, 4]
         assert lineage.family == "second"
-        named = Record.read(out / "generation-3").teacher
-        assert f"{named['repo_id']}@{named['revision']}" == teacher
-        assert Record.read(out / "generation-4").teacher["path"] == "../generation-3"
-        assert [m["generation"] for m in lineage.ensemble.members] == [3, 4]
+        (named,) = Record.read(out / "generation-3").teachers
+        assert f"{named.repo_id}@{named.revision}" == teacher
+        assert Record.read(out / "generation-4").teachers[0].path == "../generation-3"
+        assert [m.generation for m in lineage.ensemble.members] == [3, 4]
         push_family(out, "ns/second")
         assert not {"ns/second-gen2", "ns/second-gen0"} & set(published.repositories)
         walked = verify_lineage("ns/second")
@@ -592,7 +593,7 @@ class TestGoingOn:
 
     def test_one_student_is_joined_by_its_teacher(self, published, teacher, tmp_path):
         lineage = family.train(tmp_path, generations=1, teacher=teacher)
-        assert [m["generation"] for m in lineage.ensemble.members] == [2, 3]
+        assert [m.generation for m in lineage.ensemble.members] == [2, 3]
         push_family(tmp_path, "ns/second")
         verify_lineage("ns/second")
 
@@ -610,7 +611,7 @@ class TestGoingOn:
         commit = published.repositories["ns/fam-gen2"].head
         published.commit("ns/fam-gen2", {"README.md": b"# New words"}, "New words")
         family.train(tmp_path, generations=2, teacher="ns/fam-gen2")
-        assert Record.read(tmp_path / "generation-3").teacher["revision"] == commit
+        assert Record.read(tmp_path / "generation-3").teachers[0].revision == commit
 
     def test_a_teacher_of_an_earlier_attempt_is_not_taken_for_a_student(self, published, tmp_path):
         with pytest.raises(ValueError, match="classes"):
@@ -651,7 +652,7 @@ class TestGoingOn:
         monkeypatch.setenv("HF_TOKEN", "")
         shutil.rmtree(tmp_path / "cache")
         family.train(tmp_path / "a", generations=1, teacher="ns/fam-gen2", hub_token="hf_ours")
-        assert Record.read(tmp_path / "a" / "generation-3").teacher["repo_id"] == "ns/fam-gen2"
+        assert Record.read(tmp_path / "a" / "generation-3").teachers[0].repo_id == "ns/fam-gen2"
 
     def test_another_teacher_or_none_is_another_run(self, published, teacher, tmp_path):
         family.train(tmp_path, generations=1, teacher=teacher)

@@ -9,7 +9,8 @@ from family import KillAt, Killed, final_weights, listing, train, views
 from ban_hf import PublishError, load_lineage, pull, push_family, push_generation, verify_lineage
 from ban_hf.errors import TamperedFileError
 from ban_hf.jobs.evaluation import measure_family
-from ban_hf.lineage.record import RECORD, Record, read_json
+from ban_hf.lineage.files import read_json
+from ban_hf.lineage.record import RECORD, Record
 
 WEIGHTS = "model.safetensors"
 
@@ -48,10 +49,9 @@ def test_the_students_are_those_that_its_own_family_would_have_had(never_killed,
 
 
 def test_the_student_names_the_copy_beside_it_and_nothing_names_a_path(student, moved, tmp_path):
-    teacher = Record.read(student / "generation-1").teacher
-    assert (teacher["path"], teacher["generation"]) == ("../generation-0", 0)
-    assert teacher["lineage_sha256"] == listing(moved)[RECORD]
-    assert "repo_id" not in teacher
+    (teacher,) = Record.read(student / "generation-1").teachers
+    assert (teacher.path, teacher.generation, teacher.repo_id) == ("../generation-0", 0, None)
+    assert teacher.lineage_sha256 == listing(moved)[RECORD]
     note = read_json(student / RECORD)["run"]["teacher"]
     assert note["teacher"] == f"generation-0@{listing(moved)[RECORD]}"
     for path in (str(tmp_path), "my teacher", "home"):
@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_though_the_original_moved_away(never_killed, moved
     moved.rename(tmp_path / "elsewhere")
     lineage = train(tmp_path / "b", 2, teacher=str(moved))
     assert final_weights(tmp_path / "b") == final_weights(never_killed)
-    assert lineage.generations[2].training["resumed_from"] == "checkpoint-2"
+    assert lineage.generations[2].training.resumed_from == "checkpoint-2"
 
 
 @pytest.mark.parametrize("where", ["home/my teacher", "elsewhere", "student/generation-0"])
@@ -86,7 +86,7 @@ def test_it_is_the_same_teacher_wherever_it_stands(student, moved, tmp_path, whe
 
 def test_other_words_for_what_is_gone_are_not_taken_for_it(student, moved, tmp_path):
     shutil.rmtree(moved)
-    with pytest.raises(ValueError, match="neither a folder that is there"):
+    with pytest.raises(ValueError, match="neither an existing folder"):
         train(student, 2, teacher=str(tmp_path / "home" / "mistyped"))
 
 
@@ -131,7 +131,7 @@ def test_a_copy_that_was_changed_is_not_learnt_from(student, moved):
 def test_a_later_generation_is_copied_with_those_before_it(run, never_killed, tmp_path):
     lineage = train(tmp_path / "b", 2, teacher=str(never_killed / "generation-2"))
     assert [record.generation for record in lineage.generations] == [0, 1, 2, 3, 4]
-    assert [member["generation"] for member in lineage.ensemble.members] == [3, 4]
+    assert [member.generation for member in lineage.ensemble.members] == [3, 4]
     assert len(verify_lineage(tmp_path / "b").generations) == 5
     train(run, 3)
     name = f"generation-3/{WEIGHTS}"
@@ -155,11 +155,11 @@ def test_killed_while_it_is_copied(run, tmp_path, monkeypatch):
             train(tmp_path / "b", 1, teacher=teacher)
     assert [path.name for path in tmp_path.glob("b/generation-*")] == ["generation-0"]
     run.rename(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="neither a folder that is there"):
+    with pytest.raises(ValueError, match="neither an existing folder"):
         train(tmp_path / "b", 1, teacher=teacher)  # generation 0 is not the teacher
     (tmp_path / "elsewhere").rename(run)
     lineage = train(tmp_path / "b", 1, teacher=teacher)
-    assert [member["generation"] for member in lineage.ensemble.members] == [2, 3]
+    assert [member.generation for member in lineage.ensemble.members] == [2, 3]
 
 
 def test_what_was_copied_is_nothing_to_lose(never_killed, tmp_path):
@@ -167,7 +167,7 @@ def test_what_was_copied_is_nothing_to_lose(never_killed, tmp_path):
     with pytest.raises(Killed):
         train(tmp_path / "b", 1, teacher=teacher, callbacks=[KillAt(3, 0)])
     lineage = train(tmp_path / "b", 1, teacher=teacher, learning_rate=0.05)
-    assert lineage.generations[3].training["arguments"]["learning_rate"] == 0.05
+    assert lineage.generations[3].training.arguments["learning_rate"] == 0.05
 
 
 # Publishing what came of it
@@ -179,11 +179,11 @@ def test_its_generations_are_published_as_ones_own(hub, student):
     assert len(verify_lineage("ns/mine").generations) == 2
 
 
-def test_what_somebody_published_is_not_published_again(published, tmp_path):
+def test_what_others_published_is_not_published_again(published, tmp_path):
     pull("ns/fam-gen0", tmp_path / "pulled")
     train(tmp_path / "b", 1, teacher=str(tmp_path / "pulled" / "generation-0"))
     before = set(published.repositories)
-    with pytest.raises(PublishError, match="was pulled from where somebody published it"):
+    with pytest.raises(PublishError, match="was pulled, so it is published"):
         push_family(tmp_path / "b", "ns/mine")
     assert set(published.repositories) == before
     commit = load_lineage("ns/fam-gen0").places[0]
@@ -192,7 +192,7 @@ def test_what_somebody_published_is_not_published_again(published, tmp_path):
 
 
 def test_publishing_while_it_trains_is_refused_before_anything_is_trained(hub, moved, tmp_path):
-    with pytest.raises(PublishError, match=r"stands in a folder: leave it out, .* ban-hf push"):
+    with pytest.raises(PublishError, match=r"is in a folder: leave it out, .* ban-hf push"):
         train(tmp_path / "b", 1, teacher=str(moved), push_to_hub=True, hub_model_id="ns/mine")
     assert not (tmp_path / "b" / "generation-1").exists()
     assert not hub.repositories

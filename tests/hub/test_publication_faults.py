@@ -13,8 +13,8 @@ import pytest
 from loopback_hub import LoopbackHub
 
 from ban_hf import HubError, LineageError, PublishError, push_family, verify_lineage
-from ban_hf.hub import cards
 from ban_hf.hub import client as network
+from ban_hf.reports import plotting
 
 FAMILY = ["ns/fam-gen0", "ns/fam-gen1", "ns/fam"]
 
@@ -30,7 +30,7 @@ def pair(tmp_path_factory) -> Path:
 @pytest.fixture
 def hub(hub, monkeypatch) -> LoopbackHub:
     """Pictures take the time here, and none of the network's: they are a few bytes."""
-    monkeypatch.setattr(cards, "plot_generations", lambda results, path: path.write_bytes(b"PNG"))
+    monkeypatch.setattr(plotting, "plot_generations", lambda _, path: path.write_bytes(b"PNG"))
     return hub
 
 
@@ -83,7 +83,7 @@ def test_a_server_that_is_slow_once_is_asked_again(hub, pair, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["error", "drop_after"])
 def test_a_hub_that_goes_away_leaves_nothing_that_looks_complete(hub, pair, kind, monkeypatch):
-    monkeypatch.setattr(network, "WAITS", ())
+    monkeypatch.setattr(network, "ATTEMPTS", 1)
     for _ in faults(hub, kind, times=1_000_000):
         try:
             push(pair)

@@ -17,7 +17,8 @@ from transformers import (
 from ban_hf import BornAgainEnsemble, TokenWindows, create_language_model
 from ban_hf.jobs.evaluation import measure_family
 from ban_hf.jobs.measurement import ImageTest, TextTest
-from ban_hf.lineage.record import RECORD, read_json, write_json
+from ban_hf.lineage.files import read_json, write_json
+from ban_hf.lineage.record import RECORD
 from ban_hf.tasks.heads import load_classifier
 
 TEST = views(33, seed=2, augment=False)

@@ -31,7 +31,7 @@ def test_two_students_make_three_networks_and_an_ensemble(never_killed):
         "generation-2",
         "lineage.json",
     ]
-    assert [m["generation"] for m in Record.read(never_killed / "ensemble").members] == [1, 2]
+    assert [m.generation for m in Record.read(never_killed / "ensemble").members] == [1, 2]
 
 
 def test_every_folder_loads_through_the_auto_classes(never_killed):
@@ -48,9 +48,9 @@ def test_the_returned_lineage_is_what_lies_on_disk(run):
 
 def test_every_generation_starts_from_fresh_weights(never_killed):
     seeds = [Record.read(never_killed / f"generation-{k}").seed for k in range(3)]
-    assert len({seed["seed"] for seed in seeds}) == 3
-    assert len({seed["init_sha256"] for seed in seeds}) == 3
-    assert {seed["family_seed"] for seed in seeds} == {3}
+    assert len({seed.seed for seed in seeds}) == 3
+    assert len({seed.init_sha256 for seed in seeds}) == 3
+    assert {seed.family_seed for seed in seeds} == {3}
 
 
 def test_seeds_differ_between_generations_and_between_families():
@@ -125,7 +125,7 @@ def test_one_student_is_averaged_with_its_teacher_and_none_with_nothing(tmp_path
     assert train(tmp_path, 0).ensemble is None
     ensemble = train(tmp_path, 1).ensemble
     assert ensemble is not None
-    assert [member["generation"] for member in ensemble.members] == [0, 1]
+    assert [member.generation for member in ensemble.members] == [0, 1]
 
 
 def test_no_ensemble_is_written_where_none_is_wanted(tmp_path):

@@ -57,10 +57,10 @@ def trained(tmp_path_factory):
 
 def test_language_models_learn_with_labels_unless_told_otherwise(trained, tmp_path):
     _, lineage = trained
-    assert lineage.generations[1].objective["label_weight"] == 1.0
-    assert lineage.generations[1].training["arguments"]["label_weight"] == 1.0
+    assert lineage.generations[1].objective.label_weight == 1.0
+    assert lineage.generations[1].training.arguments["label_weight"] == 1.0
     ban = family(tmp_path / "BAN", label_weight=0.0)
-    assert ban.generations[1].objective["label_weight"] == 0.0
+    assert ban.generations[1].objective.label_weight == 0.0
 
 
 def test_the_arguments_of_the_caller_stay_as_they_are(tmp_path):
@@ -75,10 +75,10 @@ def test_the_arguments_of_the_caller_stay_as_they_are(tmp_path):
 def test_a_record_names_perplexity_over_the_words_of_the_test(trained):
     _, lineage = trained
     for record in (*lineage.generations, lineage.ensemble):
-        metrics = {m["name"]: m for m in record.metrics}
-        assert metrics["perplexity"]["n"] == 149
-        assert not metrics["perplexity"]["higher_is_better"]
-        assert metrics["perplexity"]["value"] < 1.2 * VOCABULARY
+        metrics = {m.name: m for m in record.metrics}
+        assert metrics["perplexity"].n == 149
+        assert not metrics["perplexity"].higher_is_better
+        assert metrics["perplexity"].value < 1.2 * VOCABULARY
     assert lineage.generations[0].data["train"]["items"] == 4 * 99
 
 
@@ -120,7 +120,7 @@ def test_a_family_that_was_killed_in_mid_epoch_ends_the_same(trained, tmp_path, 
     with pytest.raises(Killed):
         family(tmp_path / "family", callbacks=[KillAt(generation, step)])
     lineage = family(tmp_path / "family")
-    resumed = lineage.generations[generation].training["resumed_from"]
+    resumed = lineage.generations[generation].training.resumed_from
     assert resumed == f"checkpoint-{step - step % 4}"
     assert final_weights(tmp_path / "family") == final_weights(folder)
 

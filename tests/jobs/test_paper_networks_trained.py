@@ -101,8 +101,8 @@ def test_teacher_and_student_are_generations_0_and_1_of_a_family(
     lineage = family_of(job, tmp_path, 5, **training)
     for generation, mine in zip(lineage.generations, (job.teachers[0], job), strict=True):
         ours = record(home, mine)
-        assert ours.seed["init_sha256"] == generation.seed["init_sha256"]
-        assert ours.seed["trained_sha256"] == generation.seed["trained_sha256"]
+        assert ours.seed.init_sha256 == generation.seed.init_sha256
+        assert ours.seed.trained_sha256 == generation.seed.trained_sha256
         assert ours.generation == generation.generation
         metric = "error" if table is not TEXTS else "perplexity"
         expected = generation.metric(metric, "test")
@@ -113,9 +113,9 @@ def test_a_student_s_record_names_its_teacher(home):
     job = IMAGES.job("densenet-90-60", "ban", 1)
     made(home, job)
     teacher, student = record(home, job.teachers[0]), record(home, job)
-    assert teacher.teacher is None
-    assert student.teacher["weights_sha256"] == teacher.weights_sha256
-    assert student.objective["name"] == "kd"
+    assert teacher.teachers == ()
+    assert student.teachers[0].weights_sha256 == teacher.weights_sha256
+    assert student.objective.name == "kd"
     assert results(home, job)["teachers"] == [job.teachers[0].name]
 
 
@@ -137,7 +137,7 @@ def test_shared_ends_are_the_teacher_s_and_are_not_trained(home):
     assert whole["all"] == whole["trainable"] == ours["all"] == ours["trainable"] + shared
     moved = distance(student, alone)  # the rest has been trained, from another seed
     assert moved > 0
-    assert record(home, job).seed["trained_sha256"] != record(home, job).seed["init_sha256"]
+    assert record(home, job).seed.trained_sha256 != record(home, job).seed.init_sha256
 
 
 def test_two_teachers_teach_what_their_saved_ensemble_does(home, tmp_path):
@@ -162,8 +162,8 @@ def test_two_teachers_teach_what_their_saved_ensemble_does(home, tmp_path):
     assert one == other
     of_one = Job(arguments, (first,))
     make(of_one, tmp_path)
-    assert record(tmp_path, of_one).seed["trained_sha256"] != one["trained_sha256"]
-    assert record(tmp_path, of_one).seed["init_sha256"] == one["init_sha256"]
+    assert record(tmp_path, of_one).seed.trained_sha256 != one.trained_sha256
+    assert record(tmp_path, of_one).seed.init_sha256 == one.init_sha256
 
 
 def test_an_ensemble_has_the_figures_of_the_mean_of_its_members(home):
@@ -265,7 +265,7 @@ def test_a_job_killed_again_and_again_gives_the_same_results(
     """In each of its epochs: it goes on from its last checkpoint, of which it keeps one."""
     job = epochs(table, 4).job(row, column, 1)
     made(tmp_path / "whole", job)
-    steps = record(tmp_path / "whole", job).training["steps"]
+    steps = record(tmp_path / "whole", job).training.steps
     assert steps % 4 == 0
     made(tmp_path / "killed", *job.teachers)
     for step in (1, steps // 2 + 1, steps - 1):
@@ -279,7 +279,7 @@ def test_a_job_killed_again_and_again_gives_the_same_results(
     assert written(tmp_path / "killed", [job]) == written(tmp_path / "whole", [job])
     one, other = (record(tmp_path / name, job) for name in ("killed", "whole"))
     assert one.seed == other.seed
-    assert one.training["resumed_from"] == f"checkpoint-{steps * 3 // 4}"
+    assert one.training.resumed_from == f"checkpoint-{steps * 3 // 4}"
     assert not (tmp_path / "killed" / job.name / "checkpoints").exists()
 
 
@@ -323,7 +323,7 @@ def test_a_job_killed_while_it_is_measured_goes_on_from_its_last_checkpoint(
     assert not (tmp_path / job.name / "network").exists()
     made(tmp_path, job)
     training = record(tmp_path, job).training
-    assert training["resumed_from"] == f"checkpoint-{training['steps']}"
+    assert training.resumed_from == f"checkpoint-{training.steps}"
     assert written(tmp_path, [job]) == written(home, [job])
 
 

@@ -22,7 +22,7 @@ from filelock import FileLock
 from ban_hf.cli.main import main
 from ban_hf.jobs.executor import JobsFailed, do_all
 from ban_hf.jobs.reproduction import Reproduction
-from ban_hf.lineage.record import read_json
+from ban_hf.lineage.files import read_json
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "paper"
 COMMAND = "reproduce own.yaml --budget tiny --columns all --output_dir out".split()

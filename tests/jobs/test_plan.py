@@ -306,7 +306,7 @@ def test_a_training_is_as_long_as_it_turned_out_to_be(run, capsys):
     (run / "generation-2" / RECORD).unlink()
     training = Record.read(run / "generation-1").training
     out = planned(run, capsys)
-    assert f"{training['epochs']:g} epochs, {training['steps']} steps" in out
+    assert f"{training.epochs:g} epochs, {training.steps} steps" in out
 
 
 def test_the_cache_is_a_number_for_each_class_of_each_view(tmp_path, capsys):

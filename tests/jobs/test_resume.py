@@ -11,7 +11,8 @@ from family import STEPS, KillAt, Killed, final_weights, identities, listing, tr
 from transformers import TrainerCallback
 
 from ban_hf import BornAgainEnsemble
-from ban_hf.lineage.record import RECORD, Record, read_json
+from ban_hf.lineage.files import read_json
+from ban_hf.lineage.record import RECORD, Record
 
 
 @pytest.mark.parametrize(("generation", "step"), [(0, 1), (1, 0), (1, 3), (1, 4), (2, STEPS - 1)])
@@ -23,7 +24,7 @@ def test_a_killed_run_ends_as_if_it_had_never_been(never_killed, tmp_path, gener
     assert final_weights(tmp_path) == final_weights(never_killed)
     assert before == [identities(tmp_path / f"generation-{k}") for k in range(generation)]
     last = f"checkpoint-{step - step % 2}" if step > 1 else None
-    assert lineage.generations[generation].training["resumed_from"] == last
+    assert lineage.generations[generation].training.resumed_from == last
 
 
 def test_one_that_is_killed_again_and_again_still_ends_the_same(never_killed, tmp_path):
@@ -41,7 +42,7 @@ def test_a_checkpoint_that_was_half_written_is_passed_over(never_killed, tmp_pat
     (checkpoints / "checkpoint-4" / "optimizer.pt").unlink()
     (checkpoints / "checkpoint-4" / "trainer_state.json").write_text('{"epoch": 1.3')
     lineage = train(tmp_path)
-    assert lineage.generations[1].training["resumed_from"] == "checkpoint-2"
+    assert lineage.generations[1].training.resumed_from == "checkpoint-2"
     assert final_weights(tmp_path) == final_weights(never_killed)
 
 
@@ -132,7 +133,7 @@ def test_more_generations_may_be_asked_for_later(never_killed, run, tmp_path):
     finished = [identities(run / f"generation-{k}") for k in range(3)]
     lineage = train(run, 3)
     assert finished == [identities(run / f"generation-{k}") for k in range(3)]
-    assert [member["generation"] for member in lineage.ensemble.members] == [1, 2, 3]
+    assert [member.generation for member in lineage.ensemble.members] == [1, 2, 3]
     assert final_weights(run) == final_weights(tmp_path / "whole")
 
 

@@ -109,13 +109,13 @@ def test_all_learn_from_the_teacher_that_was_trained_once(together):
 def test_the_students_of_a_number_begin_alike_and_end_otherwise(together):
     for generation in (1, 2):
         seeds = [Record.read(together / n / f"generation-{generation}").seed for n in FOLDERS]
-        assert len({(seed["seed"], seed["init_sha256"]) for seed in seeds}) == 1
-        assert len({seed["trained_sha256"] for seed in seeds}) == 4
+        assert len({(seed.seed, seed.init_sha256) for seed in seeds}) == 1
+        assert len({seed.trained_sha256 for seed in seeds}) == 4
 
 
 def test_each_record_says_its_objective(together):
     objectives = [Record.read(together / name / "generation-2").objective for name in FOLDERS]
-    found = [(objective["name"], objective["label_weight"]) for objective in objectives]
+    found = [(objective.name, objective.label_weight) for objective in objectives]
     assert found == [("kd", 0), ("kd", 1), ("cwtm", 0), ("dkpp", 0)]
 
 
@@ -405,4 +405,4 @@ def test_two_processes_write_one_report(tmp_path):
     assert printed.count("# cifar_wrn_10_1 on digits\n") == 1
     rows = results_of(tmp_path)["generations"]
     assert [row["name"] for row in rows] == ["labels", "BAN-1", "CWTM-1"]
-    assert verify_lineage(tmp_path / "cwtm").generations[1].training["world_size"] == 2
+    assert verify_lineage(tmp_path / "cwtm").generations[1].training.world_size == 2

@@ -13,16 +13,9 @@ from transformers import AutoModelForImageClassification
 
 from ban_hf import BornAgainEnsemble, Lineage, load_family
 from ban_hf.lineage.environment import architecture, describe_data, weights_digest
-from ban_hf.lineage.record import (
-    RECORD,
-    SCHEMA,
-    Record,
-    check_folders,
-    finished_generations,
-    reference,
-    sha256_of_json,
-    write_json,
-)
+from ban_hf.lineage.family import check_folders, finished_generations
+from ban_hf.lineage.files import sha256_of_json, write_json
+from ban_hf.lineage.record import RECORD, SCHEMA, Objective, Record, Reference, reference
 
 HEX = set("0123456789abcdef")
 
@@ -57,31 +50,27 @@ def test_a_record_says_what_was_trained_and_how(family):
     for k, record in enumerate(family.generations):
         assert (record.schema, record.kind) == (SCHEMA, "generation")
         assert (record.family, record.generation) == ("été", k)
-        assert record.architecture["model_type"] == "vit"
-        assert record.architecture["class"] == "ViTForImageClassification"
-        assert record.architecture["num_parameters"] == tiny.vit().num_parameters()
-        assert (record.training["steps"], record.training["epochs"]) == (6, 2)
-        assert (record.training["world_size"], record.training["resumed_from"]) == (1, None)
-        assert record.training["seconds"] > 0
-        assert record.training["hardware"]
-        arguments = record.training["arguments"]
+        assert record.architecture.model_type == "vit"
+        assert record.architecture.class_name == "ViTForImageClassification"
+        assert record.architecture.num_parameters == tiny.vit().num_parameters()
+        assert (record.training.steps, record.training.epochs) == (6, 2)
+        assert (record.training.world_size, record.training.resumed_from) == (1, None)
+        assert record.training.seconds > 0
+        assert record.training.hardware
+        arguments = record.training.arguments
         assert (arguments["learning_rate"], arguments["label_weight"]) == (0.1, 0.5)
-        assert record.training["arguments_sha256"] == sha256_of_json(arguments)
+        assert record.training.arguments_sha256 == sha256_of_json(arguments)
         assert record.code.keys() >= {"python", "torch", "transformers", "ban-hf"}
         assert datetime.fromisoformat(record.created).utcoffset() == timedelta(0)
 
 
 def test_only_students_have_an_objective_and_a_teacher(family):
     first, *students = family.generations
-    assert (first.objective, first.teacher) == (None, None)
+    assert (first.objective, first.teachers, first.method) == (None, (), "labels")
     for student in students:
-        assert student.objective == {
-            "name": "cwtm",
-            "temperature": 1.0,
-            "teacher_weight": 1.0,
-            "label_weight": 0.5,
-        }
-        assert student.members == []
+        assert student.objective == Objective("cwtm", 1.0, 1.0, 0.5)
+        assert student.method == "CWTM+L"
+        assert student.members == ()
 
 
 def test_the_data_are_named_by_their_content(family):
@@ -95,33 +84,34 @@ def test_the_data_are_named_by_their_content(family):
 
 def test_the_test_metrics_say_which_way_is_better(family):
     for k, record in enumerate(family.generations):
-        metrics = {metric["name"]: metric for metric in record.metrics}
+        metrics = {metric.name: metric for metric in record.metrics}
         of_a_student = {"teacher_agreement", "teacher_kl"} if k else set()
         assert metrics.keys() == {"loss", "error", "nll", "ece"} | of_a_student
-        assert all((m["split"], m["n"]) == ("test", 10) for m in metrics.values())
-        better = {name for name, metric in metrics.items() if metric["higher_is_better"]}
+        assert all((m.split, m.n) == ("test", 10) for m in metrics.values())
+        better = {name for name, metric in metrics.items() if metric.higher_is_better}
         assert better == of_a_student - {"teacher_kl"}
-        assert metrics["nll"]["value"] == pytest.approx(metrics["loss"]["value"], rel=1e-5)
-        assert record.metric("error", "test") == metrics["error"]["value"]
+        assert metrics["nll"].value == pytest.approx(metrics["loss"].value, rel=1e-5)
+        assert record.metric("error", "test") == metrics["error"].value
     assert family.generations[0].metric("error", "validation") is None
 
 
 def test_each_student_names_its_teacher_by_hash(folder, family):
     for k, student in enumerate(family.generations[1:], start=1):
-        teacher = folder / f"generation-{k}" / student.teacher["path"]
+        (named,) = student.teachers
+        teacher = folder / f"generation-{k}" / named.path
         assert teacher.resolve() == (folder / f"generation-{k - 1}").resolve()
-        assert student.teacher["generation"] == k - 1
-        assert student.teacher["lineage_sha256"] == sha256(teacher / RECORD)
-        assert student.teacher["weights_sha256"] == [sha256(teacher / "model.safetensors")]
+        assert named.generation == k - 1
+        assert named.lineage_sha256 == sha256(teacher / RECORD)
+        assert named.weights_sha256 == (sha256(teacher / "model.safetensors"),)
 
 
 def test_the_ensemble_names_its_members_by_hash(folder, family):
     assert (family.ensemble.kind, family.ensemble.generation) == ("ensemble", None)
     for member, k in zip(family.ensemble.members, (1, 2), strict=True):
-        path = folder / "ensemble" / member["path"]
+        path = folder / "ensemble" / member.path
         assert path.resolve() == (folder / f"generation-{k}").resolve()
-        assert member["lineage_sha256"] == sha256(path / RECORD)
-        assert member["weights_sha256"] == [sha256(path / "model.safetensors")]
+        assert member.lineage_sha256 == sha256(path / RECORD)
+        assert member.weights_sha256 == (sha256(path / "model.safetensors"),)
 
 
 def test_the_family_names_all_its_folders_by_hash(folder):
@@ -136,7 +126,7 @@ def test_the_family_names_all_its_folders_by_hash(folder):
 
 
 def test_the_ensemble_is_measured_as_the_generations_are(family):
-    metrics = {metric["name"]: metric["value"] for metric in family.ensemble.metrics}
+    metrics = {metric.name: metric.value for metric in family.ensemble.metrics}
     assert metrics.keys() == {"loss", "error", "nll", "ece"}
     assert metrics["nll"] == pytest.approx(metrics["loss"], rel=1e-5)
 
@@ -145,17 +135,17 @@ def test_the_files_are_those_on_disk(folder):
     for name in ("generation-0", "generation-1", "generation-2", "ensemble"):
         files = Record.read(folder / name).files
         on_disk = {p: sha for p, sha in listing(folder / name).items() if p != RECORD}
-        assert {file["path"]: file["sha256"] for file in files} == on_disk
+        assert {file.path: file.sha256 for file in files} == on_disk
         assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= on_disk.keys()
-        assert all((folder / name / f["path"]).stat().st_size == f["size"] for f in files)
-        assert [file["path"] for file in files] == sorted(on_disk)
+        assert all((folder / name / f.path).stat().st_size == f.size for f in files)
+        assert [file.path for file in files] == sorted(on_disk)
 
 
 def test_the_readme_and_the_record_are_no_files_of_a_record(tmp_path):
     for name in ("README.md", RECORD, "config.json"):
         (tmp_path / name).write_text("{}")
     Record("generation", "family", 0).write(tmp_path)
-    assert [file["path"] for file in Record.read(tmp_path).files] == ["config.json"]
+    assert [file.path for file in Record.read(tmp_path).files] == ["config.json"]
 
 
 def test_nothing_is_pickled(folder):
@@ -244,10 +234,14 @@ def test_the_digest_of_weights_tells_any_change_of_them():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"schema": "ban_hf.lineage/2", "kind": "generation"}', "ban_hf.lineage/2"),
+        (
+            '{"schema": "ban_hf.lineage/3", "kind": "generation"}',
+            r"later ban_hf \(schema ban_hf.lineage/3\): update with pip install -U ban-hf",
+        ),
         ('{"kind": "generation", "family": "a"}', "schema None"),
         (f'{{"schema": "{SCHEMA}", "kind": "family", "family": "a"}}', "kind 'family'"),
-        (f'{{"schema": "{SCHEMA}", "kind": "ensemble", "colour": 1}}', "unknown fields: colour"),
+        (f'{{"schema": "{SCHEMA}", "kind": "ensemble", "family": "a", "x": 1}}', "field `x`"),
+        (f'{{"schema": "{SCHEMA}", "kind": "ensemble"}}', "field `family`"),
         ("[]", "no mapping"),
         ("{", "not JSON"),
     ],
@@ -265,13 +259,12 @@ def test_a_directory_without_generations_has_no_lineage(tmp_path):
 
 
 def test_a_pulled_generation_9_is_the_lowest_beside_a_10(tmp_path):
-    elsewhere = {"repo_id": "ns/family-gen8", "revision": "0" * 40, "generation": 8}
-    hashes = {"lineage_sha256": "1" * 64, "weights_sha256": []}
+    elsewhere = Reference(8, "1" * 64, (), repo_id="ns/family-gen8", revision="0" * 40)
     for number in (9, 10):
         (tmp_path / f"generation-{number}").mkdir()
-    Record("generation", "family", 9, elsewhere | hashes).write(tmp_path / "generation-9")
+    Record("generation", "family", 9, (elsewhere,)).write(tmp_path / "generation-9")
     taught = reference(tmp_path / "generation-9", tmp_path / "generation-10")
-    Record("generation", "family", 10, taught).write(tmp_path / "generation-10")
+    Record("generation", "family", 10, (taught,)).write(tmp_path / "generation-10")
     check_folders(tmp_path, is_ours=True)
     assert [folder.name for folder in finished_generations(tmp_path)] == [
         "generation-9",

@@ -1,12 +1,11 @@
 """A Hugging Face Hub on the loopback, for the real clients to talk to.
 
-Nothing is mocked: `huggingface_hub` and `transformers` send real HTTP to a real socket, and what
-they commit is stored as git would store it, under git's own ids. What can go wrong with a Hub far
-away (`LoopbackHub.fail`, `LoopbackHub.tamper`) can be made to go wrong at any request.
+Nothing is mocked: `huggingface_hub` and `transformers` send real HTTP to a real socket. The Hub has
+what push, pull and verify use. Any request can be made to go wrong (`LoopbackHub.fail`), and any
+file can be tampered with (`LoopbackHub.tamper`).
 """
 
-from .faults import KINDS
-from .server import LoopbackHub, Request
+from .server import KINDS, LoopbackHub, Request
 from .store import Commit, File, Repository
 
 __all__ = ["KINDS", "Commit", "File", "LoopbackHub", "Repository", "Request"]

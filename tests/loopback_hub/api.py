@@ -3,7 +3,6 @@
 import base64
 import functools
 import hashlib
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import quote, unquote
 
 import yaml
 
@@ -202,20 +201,6 @@ def model(repository: Repository, commit: Commit) -> dict[str, Any]:
     }
 
 
-@route("GET", "/api/models")
-def list_models(call: Call) -> Answer:
-    author, search = (call.query.get(name, [""])[0] for name in ("author", "search"))
-    return answer(
-        [
-            model(repository, repository.find())
-            for repository in call.repositories.values()
-            if (not repository.private or call.user == repository.owner)
-            and (not author or author == repository.owner)
-            and search.lower() in repository.id.lower()
-        ]
-    )
-
-
 @route("GET", "/api/models/{repo}")
 @route("GET", "/api/models/{repo}/revision/{revision}")
 def model_info(call: Call) -> Answer:
@@ -224,51 +209,18 @@ def model_info(call: Call) -> Answer:
     return answer(model(call.repository, commit) | {"siblings": siblings})
 
 
-def last_commit(repository: Repository, commit: Commit, path: str) -> dict[str, str]:
-    """The commit that made a file, or something in a folder, what it is in another commit."""
-
-    def content(at: Commit) -> str | None:
-        return at.files[path].oid if path in at.files else at.trees.get(path)
-
-    history = repository.commits_of(commit.id)
-    changes = (c for c, p in itertools.pairwise(history) if content(c) != content(p))
-    made = next(changes, history[-1])
-    return {"id": made.id, "title": made.title, "date": time(made.date)}
-
-
-def entry(call: Call, path: str, expand: bool) -> dict[str, Any]:
-    """A file or a folder of a tree."""
-    repository, commit = call.repository, call.commit
-    file = commit.files.get(path)
-    if file is None:
-        item = {"type": "directory", "oid": commit.trees[path], "size": 0, "path": path}
-    else:
-        item = {"type": "file", "oid": file.oid, "size": file.size, "path": path}
-        if file.sha256:
-            pointer = {"pointerSize": len(file.blob)}
-            item["lfs"] = {"oid": file.sha256, "size": file.size} | pointer
-    return item | ({"lastCommit": last_commit(repository, commit, path)} if expand else {})
-
-
 @route("GET", "/api/models/{repo}/tree/{revision}")
 @route("GET", "/api/models/{repo}/tree/{revision}/{path}")
 def tree(call: Call) -> Answer:
+    """All files below a folder, as `recursive` lists them."""
     commit, folder = call.commit, call.names.get("path", "").strip("/")
-    if folder not in commit.trees:
-        raise Refusal(404, f"{folder} does not exist on {commit.id!r}", "EntryNotFound")
     prefix = f"{folder}/" if folder else ""
-    paths = sorted(p for p in (*commit.trees, *commit.files) if p and p.startswith(prefix))
-    if not call.asks("recursive"):
-        paths = [path for path in paths if "/" not in path.removeprefix(prefix)]
-    return answer([entry(call, path, call.asks("expand")) for path in paths])
-
-
-@route("POST", "/api/models/{repo}/paths-info/{revision}")
-def paths_info(call: Call) -> Answer:
-    form, commit = parse_qs(call.body.decode()), call.commit
-    known = [p for p in form.get("paths", []) if p in commit.files or (p and p in commit.trees)]
-    expand = form.get("expand", ["false"])[0].lower() == "true"
-    return answer([entry(call, path, expand) for path in known])
+    found = {p: file for p, file in sorted(commit.files.items()) if p.startswith(prefix)}
+    if folder and not found:
+        raise Refusal(404, f"{folder} does not exist on {commit.id!r}", "EntryNotFound")
+    return answer(
+        [{"type": "file", "oid": f.oid, "size": f.size, "path": p} for p, f in found.items()]
+    )
 
 
 @route("GET", "/api/models/{repo}/refs")
@@ -300,7 +252,7 @@ def list_commits(call: Call) -> Answer:
     )
 
 
-# Repositories, branches and tags --------------------------------------------------------------
+# Repositories and tags -------------------------------------------------------------------------
 
 
 def named(call: Call) -> str:
@@ -323,23 +275,6 @@ def create(call: Call) -> Answer:
     return answer(url)
 
 
-@route("DELETE", "/api/repos/delete")
-def delete(call: Call) -> Answer:
-    repo_id = named(call)
-    call.visible(repo_id)
-    with call.hub.store.change():
-        del call.hub.repositories[repo_id]
-    return answer("OK")
-
-
-@route("PUT", "/api/models/{repo}/settings")
-def settings(call: Call) -> Answer:
-    with call.change() as repository:
-        if "visibility" in call.data:
-            repository.private = call.data["visibility"] == "private"
-        return answer({"private": repository.private})
-
-
 @route("POST", "/api/models/{repo}/tag/{revision}")
 def create_tag(call: Call) -> Answer:
     with call.change() as repository:
@@ -347,36 +282,6 @@ def create_tag(call: Call) -> Answer:
         if tag in repository.tags:
             raise Refusal(409, f"Tag reference exists already: {tag}")
         repository.tags[tag] = commit.id
-    return answer({"success": True})
-
-
-@route("POST", "/api/models/{repo}/branch/{branch}")
-def create_branch(call: Call) -> Answer:
-    with call.change() as repository:
-        branch = call.names["branch"]
-        if branch in repository.branches:
-            raise Refusal(409, f"Reference already exists: refs/heads/{branch}")
-        repository.branches[branch] = repository.find(call.data.get("startingPoint", "main")).id
-    return answer({"success": True})
-
-
-@route("DELETE", "/api/models/{repo}/tag/{tag}")
-@route("DELETE", "/api/models/{repo}/branch/{branch}")
-def delete_reference(call: Call) -> Answer:
-    with call.change() as repository:
-        ((kind, name),) = ((k, v) for k, v in call.names.items() if k != "repo")
-        references = {"tag": repository.tags, "branch": repository.branches}[kind]
-        if references.pop(name, None) is None:
-            raise Refusal(404, f"Invalid rev id: {name}", "RevisionNotFound")
-    return answer({"success": True})
-
-
-@route("POST", "/api/models/{repo}/super-squash/{revision}")
-def super_squash(call: Call) -> Answer:
-    with call.change() as repository:
-        files, branch = call.commit.files, call.names["revision"]
-        arguments = (call.data["message"], call.user, call.hub.store.now, branch)
-        repository.commit(files, *arguments, orphan=True)
     return answer({"success": True})
 
 
@@ -389,7 +294,7 @@ def preupload(call: Call) -> Answer:
     held, files = call.commit.files, []
     for file in call.data["files"]:
         path = file["path"]
-        mode = "lfs" if goes_to_lfs(path, file["size"]) else "regular"
+        mode = "lfs" if goes_to_lfs(path) else "regular"
         oid = held[path].etag if path in held else None
         files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
     return answer({"files": files})
@@ -404,11 +309,7 @@ def lfs_batch(call: Call) -> Answer:
         entry = {"oid": item["oid"], "size": item["size"], "authenticated": True}
         if item["oid"] not in repository.objects:
             upload = hub.sign(f"/lfs/{repository.id}/{item['oid']}/{item['size']}")
-            verify = f"{hub.endpoint}/{repository.id}.git/info/lfs/objects/verify"
-            entry["actions"] = {
-                "upload": {"href": hub.endpoint + upload},
-                "verify": {"href": verify},
-            }
+            entry["actions"] = {"upload": {"href": hub.endpoint + upload}}
         objects.append(entry)
     return answer({"transfer": "basic", "objects": objects})
 
@@ -422,15 +323,6 @@ def lfs_upload(call: Call) -> Answer:
     return Answer(headers={"ETag": f'"{hashlib.md5(call.body).hexdigest()}"'})
 
 
-@route("POST", "/{repo}.git/info/lfs/objects/verify")
-def lfs_verify(call: Call) -> Answer:
-    call.require_owner(call.repository.owner)
-    stored = call.repository.objects.get(call.data["oid"])
-    if stored is None or len(stored) != call.data["size"]:
-        raise Refusal(404, "Object does not exist")
-    return answer({})
-
-
 def added(repository: Repository, kind: str, value: dict[str, Any]) -> File:
     """The file that a line of a commit adds."""
     if kind == "file":
@@ -442,29 +334,18 @@ def added(repository: Repository, kind: str, value: dict[str, Any]) -> File:
     return File.lfs(value["oid"], len(stored))
 
 
-def removed(files: dict[str, File], kind: str, path: str) -> set[str]:
-    """The files that a line of a commit deletes."""
-    gone = {p for p in files if p == path or p.startswith(path.rstrip("/") + "/")}
-    if not gone or (kind == "deletedFile" and path not in files):
-        raise Refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
-    return gone
-
-
 @route("POST", "/api/models/{repo}/commit/{branch}")
 def create_commit(call: Call) -> Answer:
     hub, branch = call.hub, call.names["branch"]
     (_, header), *lines = [json.loads(line).values() for line in call.body.splitlines()]
     with call.change() as repository:
-        head = repository.branches.get(branch)
-        if head is None or call.asks("create_pr"):
-            raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
+        head = repository.branches[branch]
         if not hub.ignores_parent and not head.startswith(header.get("parentCommit", "")):
             raise Refusal(412, "A commit has happened since. Please refresh and try again.")
         files = dict(repository.find(head).files)
         for kind, value in lines:
-            if kind in ("deletedFile", "deletedFolder"):
-                for path in removed(files, kind, value["path"]):
-                    del files[path]
+            if kind == "deletedFile":
+                del files[value["path"]]
             else:
                 files[value["path"]] = added(repository, kind, value)
         message = "\n\n".join(filter(None, (header["summary"], header.get("description"))))

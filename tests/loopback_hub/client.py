@@ -51,7 +51,7 @@ def connect(hub: LoopbackHub, monkeypatch, cache: Path, token: str | None = "hf_
     monkeypatch.setattr(_detect_agent, "_registry", NO_AGENTS)
     transformers_hub = sys.modules.get("transformers.utils.hub")
     if transformers_hub is not None:
-        monkeypatch.setattr(transformers_hub, "_hf_api", None)  # made anew, with this endpoint
+        monkeypatch.setattr(transformers_hub, "_hf_api", None)  # made again, with this endpoint
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     for name, value in {
         "HF_TOKEN": token or "",

@@ -7,17 +7,51 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import responses
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from .api import Answer, Call, dispatch, refused
-from .faults import Faults
 from .store import Commit, Refusal, Repository, Store
 
 OUT_OF_ORDER = Refusal(503, "Service Unavailable")
+KINDS = {
+    "error": "503, and nothing is done",
+    "error_after": "the request is carried out, then answered with 503",
+    "drop": "the connection is closed while the body is being read, and nothing is done",
+    "drop_after": "the request is carried out, then the connection is closed without an answer",
+    "cut": "carried out, then the connection is closed in the middle of the answer's body",
+    "slow": "carried out, but answered only after some seconds",
+    "stale": "a GET or HEAD is answered from before the last write; a write is carried out",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of failure, at the requests `first` to `last`."""
+
+    kind: str
+    first: int
+    last: int
+    seconds: float
+
+
+@dataclass
+class Faults:
+    """The faults to come; where several meet at a request, the one that was asked for last."""
+
+    to_come: list[Fault] = field(default_factory=list)
+
+    def add(self, kind: str, first: int, times: int, seconds: float) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"no such fault: {kind!r}; there are {', '.join(KINDS)}")
+        self.to_come.append(Fault(kind, first, first + times - 1, seconds))
+
+    def at(self, number: int) -> Fault | None:
+        hits = [fault for fault in self.to_come if fault.first <= number <= fault.last]
+        return hits[-1] if hits else None
 
 
 @dataclass
@@ -34,19 +68,11 @@ class Request:
 class LoopbackHub:
     """A Hub at 127.0.0.1, for as long as the context lasts.
 
-    Args:
-        port: Where to listen; 0 for any free port.
-        tokens: Who each token belongs to; the users are their namespaces.
-        listener: A listening socket to use instead of a new one at `port`.
+    Each token belongs to a user, whose namespace has the user's name.
     """
 
-    def __init__(
-        self,
-        port: int = 0,
-        tokens: Mapping[str, str] | None = None,
-        listener: socket.socket | None = None,
-    ) -> None:
-        self.tokens = dict({"hf_ours": "ns", "hf_theirs": "somebody"} if tokens is None else tokens)
+    def __init__(self) -> None:
+        self.tokens = {"hf_ours": "ns", "hf_theirs": "another"}
         self.ignores_private = False  # creates repositories as public, whatever is asked
         self.ignores_parent = False  # accepts a commit whose parent is not the head
         self.requests: list[Request] = []
@@ -56,7 +82,7 @@ class LoopbackHub:
         self.crashes: list[BaseException] = []
         self._faults = Faults()
         self._secret = secrets.token_hex(8)
-        self._server = Server(listener or socket.create_server(("127.0.0.1", port)), self)
+        self._server = Server(self)
         self.port = self._server.socket.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.cdn = f"http://localhost:{self.port}"  # another host: clients do not send tokens there
@@ -92,7 +118,7 @@ class LoopbackHub:
         repo_id: str,
         files: Mapping[str, bytes],
         message: str = "a commit",
-        author: str = "somebody",
+        author: str = "another",
         delete: Iterable[str] = (),
         branch: str = "main",
     ) -> Commit:
@@ -154,12 +180,11 @@ class LoopbackHub:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a socket that listens already, and knows its open connections."""
+    """Listens at a free port, and knows its open connections."""
 
-    def __init__(self, listener: socket.socket, hub: LoopbackHub) -> None:
-        super().__init__(listener.getsockname(), Handler, bind_and_activate=False)
-        self.socket.close()
-        self.socket, self.hub = listener, hub
+    def __init__(self, hub: LoopbackHub) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.hub = hub
         self.connections: set[socket.socket] = set()
 
     def hang_up(self) -> None:
@@ -199,10 +224,10 @@ class Handler(BaseHTTPRequestHandler):
         request, fault = hub.arrive(self.command, path, token if kind == "Bearer" else None)
         what = fault.kind if fault else None
         if what == "drop":
-            if "Transfer-Encoding" in self.headers or int(self.headers.get("Content-Length", 0)):
+            if int(self.headers.get("Content-Length", 0)):
                 self.rfile.peek(1)  # the body is on its way
             return self.drop()
-        body = self.read_body()
+        body = self.read(int(self.headers.get("Content-Length", 0)))
         if what == "error":
             return self.send(request, refused(OUT_OF_ORDER))
         answer = hub.carry_out(request, self.path, self.headers, body, what == "stale")
@@ -212,16 +237,7 @@ class Handler(BaseHTTPRequestHandler):
             hub.closing.wait(fault.seconds)
         self.send(request, refused(OUT_OF_ORDER) if what == "error_after" else answer, what)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = respond
-
-    def read_body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.read(int(self.headers.get("Content-Length", 0)))
-        chunks = []
-        while size := int(self.rfile.readline().partition(b";")[0] or b"0", 16):
-            chunks.append(self.read(size + 2)[:-2])
-        self.read(2)
-        return b"".join(chunks)
+    do_GET = do_HEAD = do_POST = do_PUT = respond
 
     def read(self, size: int) -> bytes:
         """All that was announced: of half a request, its sender killed, nothing is done."""

@@ -1,4 +1,4 @@
-"""Repositories as git sees them: blobs, trees and commits under git's own ids."""
+"""Repositories: commits of files, whose blobs have git's own ids."""
 
 import copy
 import hashlib
@@ -10,7 +10,6 @@ from fnmatch import fnmatch
 from functools import cached_property
 
 LFS_PATTERNS = ("*.safetensors", "*.bin", "*.png")
-LFS_SIZE = 10 * 2**20  # a larger file goes to LFS, whatever its name
 GITATTRIBUTES = "".join(f"{p} filter=lfs diff=lfs merge=lfs -text\n" for p in LFS_PATTERNS).encode()
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)  # a clock of our own: the same story has the same ids
 
@@ -28,30 +27,9 @@ def git_id(kind: str, body: bytes) -> str:
     return hashlib.sha1(f"{kind} {len(body)}\0".encode() + body).hexdigest()
 
 
-def tree_ids(blobs: Mapping[str, str], folder: str = "") -> dict[str, str]:
-    """Git's ids of a folder and of all below it, by path; the path of the root is empty."""
-    children: dict[str, dict[str, str]] = {}
-    for path, blob in blobs.items():
-        name, _, rest = path.partition("/")
-        children.setdefault(name, {})[rest] = blob
-    ids, entries = {}, []
-    for name, inside in children.items():
-        if "" in inside:
-            entries.append((name.encode(), b"100644", inside[""]))
-            continue
-        path = f"{folder}/{name}" if folder else name
-        ids |= tree_ids(inside, path)
-        entries.append((f"{name}/".encode(), b"40000", ids[path]))  # sorted as if it ended in "/"
-    body = b"".join(
-        b"%s %s\0%s" % (mode, name.rstrip(b"/"), bytes.fromhex(oid))
-        for name, mode, oid in sorted(entries)
-    )
-    return ids | {folder: git_id("tree", body)}
-
-
-def goes_to_lfs(path: str, size: int) -> bool:
+def goes_to_lfs(path: str) -> bool:
     """Whether git holds a mere pointer to this file."""
-    return size > LFS_SIZE or any(fnmatch(path, pattern) for pattern in LFS_PATTERNS)
+    return any(fnmatch(path, pattern) for pattern in LFS_PATTERNS)
 
 
 @dataclass(frozen=True)
@@ -92,16 +70,10 @@ class Commit:
     parent: str | None
 
     @cached_property
-    def trees(self) -> dict[str, str]:
-        return tree_ids({path: file.oid for path, file in self.files.items()})
-
-    @cached_property
     def id(self) -> str:
-        who = f"{self.author} <{self.author}@users.noreply.huggingface.co>"
-        when = f"{int(self.date.timestamp())} +0000"
-        parent = f"parent {self.parent}\n" if self.parent else ""
-        head = f"tree {self.trees['']}\n{parent}author {who} {when}\ncommitter {who} {when}\n"
-        return git_id("commit", f"{head}\n{self.message}".encode())
+        files = {path: file.oid for path, file in sorted(self.files.items())}
+        story = [files, self.message, self.author, self.date.isoformat(), self.parent]
+        return git_id("commit", repr(story).encode())
 
     @property
     def title(self) -> str:
@@ -155,7 +127,7 @@ class Repository:
 
     def store(self, path: str, content: bytes) -> File:
         """A file ready to be committed, its content uploaded where that goes to LFS."""
-        if not goes_to_lfs(path, len(content)):
+        if not goes_to_lfs(path):
             return File.regular(content)
         sha256 = hashlib.sha256(content).hexdigest()
         self.objects[sha256] = content
@@ -168,10 +140,9 @@ class Repository:
         author: str,
         date: datetime,
         branch: str = "main",
-        orphan: bool = False,
     ) -> Commit:
-        """Commit a whole tree on top of a branch, or as a new beginning of it."""
-        parent = None if orphan else self.branches.get(branch)
+        """Commit a whole tree on top of a branch."""
+        parent = self.branches.get(branch)
         commit = Commit(dict(files), message, author, date, parent)
         self.commits[commit.id] = commit
         self.branches[branch] = commit.id

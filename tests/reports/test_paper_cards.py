@@ -6,7 +6,7 @@ import re
 from huggingface_hub import ModelCard
 
 from ban_hf.cli.main import main
-from ban_hf.hub import cards
+from ban_hf.hub import publishing as cards
 
 
 def reproduce(folder, table: str, *more: str) -> dict[tuple[str, str], dict]:

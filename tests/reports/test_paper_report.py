@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from table_results import IMAGES, entry, image_entry, labels, table, text_entry
 
-from ban_hf.lineage.record import write_json
+from ban_hf.lineage.files import write_json
 from ban_hf.reports import table_report as table_report
 from ban_hf.reports.claims import verdicts
 from ban_hf.reports.merging import read_results

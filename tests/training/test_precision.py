@@ -138,7 +138,7 @@ def family(folder, **changes):
 def test_every_generation_of_a_sequence_is_fast_and_its_record_says_so(bfloat16, tmp_path):
     family(tmp_path)
     for generation in range(2):
-        arguments = Record.read(tmp_path / f"generation-{generation}").training["arguments"]
+        arguments = Record.read(tmp_path / f"generation-{generation}").training.arguments
         assert (arguments["fast"], arguments["bf16"]) == (True, True)
     with pytest.raises(ValueError, match="bf16: True there, False here; fast: True there, False"):
         family(tmp_path, fast=False)

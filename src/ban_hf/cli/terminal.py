@@ -4,12 +4,12 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ban_hf.lineage.record import Lineage, Record
-from ban_hf.lineage.results import counted, entries_of, mean_of, measure_of, method_of, results_of
+from ban_hf.lineage.family import Lineage
+from ban_hf.lineage.record import Record
+from ban_hf.lineage.results import counted, entries_of, mean_of, measure_of, results_of
 
 BRANCH, ASCII_BRANCH = "└─ ", "`- "
 MISSING = "-"
@@ -40,11 +40,12 @@ def branch() -> str:
 def draw_tree(lineage: Lineage, branch: str = BRANCH) -> str:
     """A family as a tree: each generation below its teacher, then the ensemble."""
     records = lineage.records
-    ensemble = asdict(lineage.ensemble) if lineage.ensemble else None
-    results = results_of([asdict(record) for record in lineage.generations], ensemble)
+    ensemble = lineage.ensemble.to_dict() if lineage.ensemble else None
+    results = results_of([record.to_dict() for record in lineage.generations], ensemble)
     measure = measure_of(results)
     rows = []
-    for depth, (record, entry) in enumerate(zip(records, entries_of(results), strict=True)):
+    rows_of = zip(records, entries_of(results), lineage.locations, strict=True)
+    for depth, (record, entry, location) in enumerate(rows_of):
         value = mean_of(entry["test"].get(measure.leading.name))
         unit = f" {measure.unit}" if measure.unit else ""
         figure = MISSING if value is None else f"{value:.{measure.leading.digits}f}{unit}"
@@ -54,7 +55,7 @@ def draw_tree(lineage: Lineage, branch: str = BRANCH) -> str:
                 indent + _name(record, lineage.family),
                 _objective(record),
                 f"{measure.title} {figure}",
-                short_place(lineage.places.get(record.generation, "")),
+                short_place(location),
             ]
         )
     return f"{lineage.family}\n{table(rows)}"
@@ -98,7 +99,7 @@ def measurement_table(measured: dict[str, Any]) -> str:
 
 def _name(record: Record, family: str) -> str:
     if record.kind == "ensemble":
-        return f"ensemble of {counted([member['generation'] for member in record.members])}"
+        return f"ensemble of {counted([member.generation for member in record.members])}"
     own = f" of {record.family}" if record.family != family else ""
     return f"generation {record.generation}{own}"
 
@@ -107,5 +108,5 @@ def _objective(record: Record) -> str:
     """How a generation learnt: `labels`, `BAN`, `BAN+L, T=4`, `CWTM`, ..."""
     if record.kind == "ensemble":
         return "mean"
-    temperature = (record.objective or {}).get("temperature", 1)
-    return method_of(record.objective) + (f", T={temperature:g}" if temperature != 1 else "")
+    temperature = record.objective.temperature if record.objective else 1
+    return record.method + (f", T={temperature:g}" if temperature != 1 else "")

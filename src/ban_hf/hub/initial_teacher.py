@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.errors import BANError
-from ban_hf.hub.download import bring
-from ban_hf.hub.location import LOCAL_GENERATION, LocalFolder, locate
+from ban_hf.hub.download import download
+from ban_hf.hub.location import LOCAL_GENERATION, LocalPath, resolve
 from ban_hf.hub.verification import Entry, ancestry, check_files
-from ban_hf.lineage.record import RECORD, Record, finished_generations
+from ban_hf.lineage.family import finished_generations
+from ban_hf.lineage.record import RECORD, Record
 
 logger = logging.getLogger(__name__)
 
@@ -74,18 +75,18 @@ def find_teacher(
         if (generation := _copied(noted, output_dir)) is not None:
             return FirstTeacher(noted, generation)
         asked = noted["teacher"] if asked in noted.values() else asked
-    place = locate(asked, token=token)
-    if isinstance(place, LocalFolder) and finished_generations(place.path):
+    place = resolve(asked, token=token)
+    if isinstance(place, LocalPath) and finished_generations(place.path):
         raise BANError(f"teacher={asked!r} is a family: name one of its generations.")
     chain = ancestry(place)
     last = chain[-1]
     if last.record.kind != "generation":
         raise BANError(f"teacher={asked!r} is an ensemble: name one of its generations.")
     note, entries = {"teacher": str(place), "asked": asked}, chain[-1:]
-    if isinstance(place, LocalFolder):
+    if isinstance(place, LocalPath):
         name = f"generation-{last.record.generation}@{last.lineage_sha256}"
         note = {"teacher": name, "asked": _digest(asked)}
-        entries = [entry for entry in chain if isinstance(entry.place, LocalFolder)]
+        entries = [entry for entry in chain if isinstance(entry.place, LocalPath)]
     if noted.get("teacher") == note["teacher"]:
         note = noted
     return FirstTeacher(note, int(last.record.generation or 0), tuple(entries))
@@ -128,10 +129,10 @@ def place_teacher(teacher: FirstTeacher, folder: Path, data: dict[str, Any]) -> 
         LineageError: if it is not what its record says.
     """
     if (folder / RECORD).is_file():
-        check_files(Entry.at(LocalFolder(folder)))
+        check_files(Entry.at(LocalPath(folder)))
     else:
-        bring(teacher.entries, folder.parent)
-        ancestry(LocalFolder(folder))  # what its record names is there, too
+        download(teacher.entries, folder.parent)
+        ancestry(LocalPath(folder))  # what its record names is there, too
     theirs, ours = _normalisation(Record.read(folder).data), _normalisation(data)
     if theirs and ours and theirs != ours:
         logger.warning(

@@ -1,64 +1,69 @@
-"""Where a record and its files stand: in a local folder, or in a commit of a Hub repository.
+"""Where a record and its files are: in a local folder, or in a commit of a Hub repository.
 
-A commit, never a branch: what is behind it cannot change. Both kinds of place have `fetch` (a file
-of it, as a local path), `names` (of all its files) and `named` (the place of a teacher or member).
+A commit, never a branch: its content cannot change. Both kinds of location have `fetch` (the local
+path of a file), `names` (of all files) and `resolve_reference` (the location of a teacher or
+member).
 """
 
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi, ModelInfo
 
 from ban_hf.errors import BANError, HubError, RecordError, UnpinnedTeacherError, UnverifiableError
-from ban_hf.hub.client import persistently
-from ban_hf.lineage.record import RECORD, sha256_of_file
+from ban_hf.hub.client import with_retries
+from ban_hf.lineage.files import sha256_of_file
+from ban_hf.lineage.record import RECORD, Reference
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-#: A generation of a folder, by the sha256 of its record: a name that tells no path.
+#: A generation in a folder, by the sha256 of its record: a name that shows no path.
 LOCAL_GENERATION = re.compile(r"generation-(\d+)@[0-9a-f]{64}")
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
-class LocalFolder:
-    """A folder of a generation or an ensemble."""
+class LocalPath:
+    """The folder of a generation or an ensemble."""
 
     path: Path
 
     def __str__(self) -> str:
         return str(self.path)
 
+    def absolute(self) -> "LocalPath":
+        """The same folder by its absolute path; links stay, since one may be to another disk."""
+        return LocalPath(Path(os.path.abspath(self.path)))
+
     def fetch(self, name: str) -> Path:
         """The path of a file.
 
         Raises:
-            UnverifiableError: if it is not there.
+            UnverifiableError: if it does not exist.
         """
         if not (self.path / name).is_file():
             raise UnverifiableError(f"{self.path} has no {name}.")
         return self.path / name
 
     def names(self) -> list[str]:
-        """All files, those in folders with their path."""
+        """The paths of all files, relative to the folder."""
         files = (p for p in self.path.rglob("*") if p.is_file() or p.is_symlink())
         return sorted(path.relative_to(self.path).as_posix() for path in files)
 
-    def named(self, reference: dict[str, Any]) -> "Place":
+    def resolve_reference(self, reference: Reference) -> "Location":
         """Where a teacher or member is: at its path, or beside this folder, or on the Hub."""
-        if "path" in reference:
-            return LocalFolder(_absolute(self.path / reference["path"]))
-        beside = _absolute(self.path).parent / f"generation-{reference['generation']}"
+        if reference.path is not None:
+            return LocalPath(self.path / reference.path).absolute()
+        beside = self.absolute().path.parent / f"generation-{reference.generation}"
         record = beside / RECORD
-        if record.is_file() and sha256_of_file(record) == reference["lineage_sha256"]:
-            return LocalFolder(beside)  # pulled together with this one
-        return HubCommit(reference["repo_id"], reference["revision"])
+        if record.is_file() and sha256_of_file(record) == reference.lineage_sha256:
+            return LocalPath(beside)  # pulled together with this one
+        return HubRevision(str(reference.repo_id), str(reference.revision))
 
 
 @dataclass(frozen=True)
-class HubCommit:
+class HubRevision:
     """A commit of a model repository on the Hub."""
 
     repo_id: str
@@ -69,7 +74,7 @@ class HubCommit:
         if not COMMIT.fullmatch(self.revision):
             raise UnpinnedTeacherError(
                 f"{self.repo_id} is named by revision {self.revision!r}, which can move: only a "
-                "full commit of 40 hex digits says what it was."
+                "full commit of 40 hex digits names what it was."
             )
 
     def __str__(self) -> str:
@@ -79,7 +84,7 @@ class HubCommit:
         """The path of a file, downloaded unless it is in the cache.
 
         Raises:
-            UnverifiableError: if it cannot be had.
+            UnverifiableError: if it cannot be downloaded.
         """
         api = HfApi(token=self.token)
 
@@ -87,71 +92,66 @@ class HubCommit:
             return api.hf_hub_download(self.repo_id, name, revision=self.revision)
 
         try:
-            return Path(persistently(f"{name} of {self}", download))
+            return Path(with_retries(f"{name} of {self}", download))
         except HubError as error:
             raise UnverifiableError(str(error)) from error
 
     def names(self) -> list[str]:
-        """All files, those in folders with their path."""
-        info = look(self.repo_id, self.revision, self.token)
+        """The paths of all files."""
+        info = repo_info(self.repo_id, self.revision, self.token)
         if info.sha != self.revision:
             raise UnpinnedTeacherError(f"{self} is the name of a branch or tag, not a commit.")
         return sorted(sibling.rfilename for sibling in info.siblings or [])
 
-    def named(self, reference: dict[str, Any]) -> "HubCommit":
+    def resolve_reference(self, reference: Reference) -> "HubRevision":
         """Where a teacher or member is.
 
         Raises:
-            RecordError: if it is in a folder: what is published must not name anybody's machine.
+            RecordError: if it is in a folder: a published record names no path.
         """
-        if "path" in reference or "repo_id" not in reference:
+        if reference.path is not None or reference.repo_id is None or reference.revision is None:
             raise RecordError(f"{self} names a folder for a teacher or member, not a repository.")
-        return HubCommit(reference["repo_id"], reference["revision"], self.token)
+        return HubRevision(reference.repo_id, reference.revision, self.token)
 
 
-Place = LocalFolder | HubCommit
+Location = LocalPath | HubRevision
 
 
-def _absolute(path: Path) -> Path:
-    """By its name alone: a generation may be a link to another disk."""
-    return Path(os.path.abspath(path))
-
-
-def look(repo_id: str, revision: str | None = None, token: str | None = None) -> ModelInfo:
-    """What the Hub says of a repository at a revision (by default `main`), with all its files.
+def repo_info(repo_id: str, revision: str | None = None, token: str | None = None) -> ModelInfo:
+    """The Hub's facts of a repository at a revision (by default `main`), with all its files.
 
     Raises:
-        UnverifiableError: if it cannot be had.
+        UnverifiableError: if they cannot be read.
     """
     api, what = HfApi(token=token), f"{repo_id}@{revision}" if revision else repo_id
     try:
-        return persistently(
+        return with_retries(
             what, lambda: api.model_info(repo_id, revision=revision, files_metadata=True)
         )
     except HubError as error:
         raise UnverifiableError(str(error)) from error
 
 
-def locate(where: str | Path, revision: str | None = None, token: str | None = None) -> Place:
-    """The place of a folder, or of `"ns/name"` or `"ns/name@revision"`, at the commit it is now.
+def resolve(where: str | Path, revision: str | None = None, token: str | None = None) -> Location:
+    """The location of a folder, or of `"ns/name"` or `"ns/name@revision"` at its current commit.
 
     Raises:
-        ValueError: if two revisions are given.
+        BANError: if two revisions are given.
         UnverifiableError: if there is neither such a folder nor such a repository.
     """
     if Path(where).is_dir():
         if revision is not None:
             raise BANError(f"revision={revision!r}: {where} is a local folder, which has none.")
-        return LocalFolder(Path(where))
+        return LocalPath(Path(where))
     repo_id, _, named = str(where).partition("@")
     if not REPOSITORY.fullmatch(repo_id):
         raise UnverifiableError(
-            f"{str(where)!r} is neither a folder that is there nor a repository, 'ns/name' or "
+            f"{str(where)!r} is neither an existing folder nor a repository, 'ns/name' or "
             "'ns/name@revision'."
         )
     if named and revision not in (None, named):
         raise BANError(f"revision={revision!r} and {where!r} name two revisions: give one.")
     revision = revision or named or "main"
     if not COMMIT.fullmatch(revision):
-        revision = str(look(repo_id, revision, token).sha)
-    return HubCommit(repo_id, revision, token)
+        revision = str(repo_info(repo_id, revision, token).sha)
+    return HubRevision(repo_id, revision, token)

@@ -1,21 +1,22 @@
-"""What a record says of a run: arguments, network, data, versions and machine, as plain JSON."""
+"""What a record says of a run: its arguments, network, versions and machine.
+
+torch is imported only by the functions that read a network or ask for the device.
+"""
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, TrainingArguments
+from ban_hf.lineage.files import plain_json, sha256_of_json
+from ban_hf.lineage.record import Architecture
 
-from ban_hf.data import ImageViews, TokenWindows
-from ban_hf.lineage.record import sha256_of_json
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, TrainingArguments
 
-#: Arguments that do not change what is learnt: a run may be continued with others.
+#: Arguments that do not change what is learned: a run may be continued with others.
 INCIDENTAL = frozenset(
     "output_dir run_name project report_to disable_tqdm do_train do_eval do_predict use_cpu "
     "resume_from_checkpoint eval_on_start per_device_eval_batch_size "
@@ -31,7 +32,7 @@ INCIDENTAL_PREFIXES = (
     "dataloader_",
     "trackio_",
 )
-#: What these prefixes cover, and yet decides: which samples are seen, and which checkpoint is best.
+#: Exceptions from these prefixes: they decide which samples are seen and which checkpoint is best.
 DECIDING = frozenset({"dataloader_drop_last"})
 DECIDING_THE_BEST = frozenset({"save_strategy", "save_steps"})
 #: Fields of a config that a forward, a save or another release of transformers may change.
@@ -42,13 +43,8 @@ TRANSIENT = frozenset(
 PACKAGES = ("ban-hf", "torch", "transformers", "accelerate", "datasets", "timm", "huggingface-hub")
 
 
-def plain_json(data: Any) -> Any:
-    """Data as it reads back from a JSON file."""
-    return json.loads(json.dumps(data, default=str))
-
-
-def canonical_arguments(args: TrainingArguments) -> dict[str, Any]:
-    """The arguments that decide what is learnt, and the number of processes."""
+def canonical_arguments(args: "TrainingArguments") -> dict[str, Any]:
+    """The arguments that decide what is learned, and the number of processes."""
     deciding = DECIDING | (DECIDING_THE_BEST if args.load_best_model_at_end else frozenset())
     kept = {
         name: value
@@ -58,14 +54,14 @@ def canonical_arguments(args: TrainingArguments) -> dict[str, Any]:
     return plain_json(kept | {"world_size": args.world_size})
 
 
-def architecture(model: PreTrainedModel) -> dict[str, Any]:
+def architecture(model: "PreTrainedModel") -> Architecture:
     """Type, class, canonical config and size of a network."""
-    return {
-        "model_type": model.config.model_type,
-        "class": type(model).__name__,
-        "config_sha256": sha256_of_json(_canonical(model.config.to_dict())),
-        "num_parameters": sum(p.numel() for p in model.parameters()),
-    }
+    return Architecture(
+        model_type=model.config.model_type,
+        class_name=type(model).__name__,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        config_sha256=sha256_of_json(_canonical(model.config.to_dict())),
+    )
 
 
 def _canonical(config: Any) -> Any:
@@ -75,8 +71,10 @@ def _canonical(config: Any) -> Any:
     return [_canonical(v) for v in config] if isinstance(config, list) else config
 
 
-def weights_digest(model: nn.Module) -> str:
+def weights_digest(model: "nn.Module") -> str:
     """sha256 of a network's parameters and buffers."""
+    import torch
+
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -84,12 +82,14 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def describe_data(dataset: Dataset) -> dict[str, Any]:
+def describe_data(dataset: Any) -> dict[str, Any]:
     """The size of a split and, where it is known what it holds, its fingerprint and how it is read.
 
     Of a text the size is in words that are predicted. The columns do not matter: of a training they
     are the batch size, which is an argument, and an evaluation does not depend on them.
     """
+    from ban_hf.data import ImageViews, TokenWindows
+
     known: dict[str, Any] = {"items": count_items(dataset)}
     if isinstance(dataset, ImageViews):
         views = {k: v for k, v in dataset.views_definition.items() if k != "seed"}
@@ -99,11 +99,13 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     return known
 
 
-def count_items(dataset: Dataset) -> int:
+def count_items(dataset: Any) -> int:
     """Images, sentences, or words that are predicted."""
+    from ban_hf.data import TokenWindows
+
     if isinstance(dataset, TokenWindows):
         return dataset.num_targets
-    return len(dataset)  # type: ignore[arg-type]
+    return len(dataset)
 
 
 def versions() -> dict[str, str]:
@@ -114,6 +116,8 @@ def versions() -> dict[str, str]:
 
 def hardware() -> str:
     """The machine in words."""
+    import torch
+
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return f"CPU, {os.cpu_count()} cores ({platform.machine()})"

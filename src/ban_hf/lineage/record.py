@@ -1,338 +1,528 @@
-"""Who taught whom: the record of a generation, and the chain of records of a family.
+"""The record of a network: what it is, which networks taught it, what it measured.
 
-Plain data, no network. A record is written as `lineage.json` (UTF-8, sorted keys) into the folder
-of its generation, and into the ensemble's. It names the sha256 of every file beside it, and a
-student's record names the sha256 of its teacher's record and weights: a hash chain. Hashes prove
-integrity, not authorship.
+`Record` is the content of `lineage.json` (UTF-8, sorted keys) in the folder of a generation or an
+ensemble. It lists the sha256 of every file beside it, and a student's record lists the sha256 of
+each teacher's record and weights: a hash chain. Hashes prove integrity, not authorship.
+
+Schemas: `ban_hf.lineage/2` is written. Version 1, in which a network has one teacher at most, is
+read; a record of version 1 keeps its schema when it is published, so that its bytes do not change.
 """
 
-import hashlib
-import itertools
-import json
-import math
 import os
-from dataclasses import asdict, dataclass, field
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec.structs import replace
 
 from ban_hf.errors import BANError
+from ban_hf.lineage.files import read_json, sha256_of_file, sha256_of_json, write_json
 
-SCHEMA = "ban_hf.lineage/1"
+SCHEMAS = ("ban_hf.lineage/1", "ban_hf.lineage/2")
+SCHEMA = SCHEMAS[-1]
 RECORD = "lineage.json"
-LOG = "training_log.json"  # beside the record, while it is at home
-#: What a model, its processor or tokenizer is loaded from; a pickle is not among it.
-LOADED = ".safetensors .json .txt .model .jinja .py .bpe .codes .spm .tiktoken .tokenizer".split()
-SHOWN = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp")  # cards and their pictures
-CHECKPOINTS = "checkpoints"  # beside the generations, while one is in training
+LOG = "training_log.json"  # beside the record; it is not published
+CARD, PICTURE = "README.md", "results.png"
+#: What a name cannot contain, because it is shown in one line of Markdown.
+MARKUP = "`|<>[]*\\"
+
+Count = Annotated[int, Meta(ge=0)]
+#: A finite number: JSON has no infinity, but 1e999 reads as one.
+Number = (
+    Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+    | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+)
 
 
-@dataclass
-class Record:
-    """One generation or ensemble. The fields of `lineage.json`.
+class Reference(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a record names a teacher or a member.
+
+    Attributes:
+        generation: its number.
+        lineage_sha256: of its record.
+        weights_sha256: of its weight files.
+        path: of its folder, relative to the folder of the record that names it; in local records.
+        repo_id: its repository on the Hub, `"ns/name"`.
+        revision: its commit there, 40 hex digits.
+    """
+
+    generation: Count
+    lineage_sha256: str
+    weights_sha256: tuple[str, ...]
+    path: str | None = None
+    repo_id: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is None and (self.repo_id is None or self.revision is None):
+            raise BANError("a teacher or member has repo_id and revision, or, locally, a path.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as in `lineage.json`."""
+        return _plain(self)
+
+    def on_hub(self, repo_id: str, revision: str) -> "Reference":
+        """The same network, named by its commit on the Hub."""
+        return replace(self, path=None, repo_id=repo_id, revision=revision)
+
+
+class Objective(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a student minimized: `teacher_weight` * objective + `label_weight` * label loss."""
+
+    name: str
+    temperature: Number
+    teacher_weight: Number
+    label_weight: Number
+
+    def __post_init__(self) -> None:
+        check_name("objective.name", self.name)
+
+    @property
+    def method(self) -> str:
+        """The objective as the paper names it: BAN, BAN+L, CWTM, DKPP, ..."""
+        name = "BAN" if self.name == "kd" else self.name.upper()
+        return f"{name}+L" if self.label_weight else name
+
+
+class Architecture(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Type, class and size of a network, and the digest of its canonical config.
+
+    Attributes:
+        model_type: of its config.
+        class_name: of the model; `class` in the file.
+        num_parameters: their number.
+        config_sha256: of the config, without the fields that a save or a forward changes.
+        shared_ends: whether its first and last layers are its teacher's, frozen.
+    """
+
+    model_type: str | None = None
+    class_name: str | None = field(name="class", default=None)
+    num_parameters: Count | None = None
+    config_sha256: str | None = None
+    shared_ends: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("class", self.class_name), ("model_type", self.model_type)):
+            if value is not None:
+                check_name(f"architecture.{name}", value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as in `lineage.json`."""
+        return _plain(self)
+
+
+class Seed(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where the random numbers came from.
+
+    Attributes:
+        seed: of this network.
+        family_seed: of its family, from which `seed` is drawn.
+        init_sha256: of the fresh weights.
+        trained_sha256: of the trained weights.
+    """
+
+    seed: int | None = None
+    family_seed: int | None = None
+    init_sha256: str | None = None
+    trained_sha256: str | None = None
+
+
+class Training(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a network was trained.
+
+    Attributes:
+        arguments: those that decide what is learned, as `canonical_arguments` gives them.
+        arguments_sha256: their digest.
+        steps: optimizer steps.
+        epochs: passes over the training data.
+        world_size: processes.
+        hardware: in words.
+        seconds: of training, over all resumes.
+        resumed_from: name of the checkpoint that the last resume began from; None if there was
+            none; not set in an ensemble.
+    """
+
+    arguments: dict[str, Any] | None = None
+    arguments_sha256: str | None = None
+    steps: Count | None = None
+    epochs: Number | None = None
+    world_size: Count | None = None
+    hardware: str | None = None
+    seconds: Number | None = None
+    resumed_from: str | UnsetType | None = UNSET
+
+
+class MetricValue(Struct, frozen=True, forbid_unknown_fields=True):
+    """One measurement.
+
+    Attributes:
+        name: of the metric.
+        value: None if it is not finite.
+        split: of the data, such as `test`.
+        n: number of items that were measured.
+        higher_is_better: whether it is.
+    """
+
+    name: str
+    value: Number | None
+    split: str
+    n: Number | None = None
+    higher_is_better: bool = False
+
+    def __post_init__(self) -> None:
+        check_name("metrics.name", self.name)
+        check_name("metrics.split", self.split)
+
+
+class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of a network's folder: its path in it, its size in bytes, its sha256."""
+
+    path: str
+    size: Count
+    sha256: str
+
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.path)
+        if (
+            self.path in ("", ".")
+            or "\\" in self.path
+            or ":" in self.path
+            or parts.is_absolute()
+            or ".." in parts.parts
+        ):
+            raise BANError(f"{self.path!r} is no path within the folder of the record.")
+
+
+class Record(Struct, forbid_unknown_fields=True):
+    """One generation or ensemble: the fields of `lineage.json`.
+
+    Its parts are frozen. The record itself is filled while a network is trained.
 
     Attributes:
         kind: `generation` or `ensemble`.
         family: name of the sequence.
-        generation: 0 for the network trained on labels alone; None for an ensemble.
-        teacher: None for generation 0; else `path` (relative), `generation`, `lineage_sha256`,
-            `weights_sha256`.
-        members: of an ensemble, each as `teacher` is given; else empty.
-        objective: `name`, `temperature`, `teacher_weight`, `label_weight`; None for generation 0.
-        architecture: `model_type`, `class`, `config_sha256`, `num_parameters`.
-        seed: `seed`, from which all else is drawn, `family_seed`, from which it is drawn itself,
-            `init_sha256` of the fresh and `trained_sha256` of the trained weights.
-        data: what is known of the data: name, splits, fingerprints.
-        training: canonical arguments, their sha256, `steps`, `epochs`, `world_size`, `seconds`.
-        metrics: `name`, `value`, `split`, `n`, `higher_is_better` of each.
-        files: `path`, `size`, `sha256` of every file but the record and the README.
-        code: versions.
+        generation: 0 for a network trained on labels alone; 1 + the highest of its teachers' for
+            a student; None for an ensemble.
+        teachers: the networks that taught it; `teacher` in the file, where it is null, one object,
+            or a list of several.
+        members: of an ensemble.
+        objective: of a student.
+        architecture: of the network.
+        seed: where its random numbers came from.
+        data: what is known of the data, any JSON: `source` (`id`, `config`, `revision`), and for
+            each of `train`, `validation` and `test` its `items`, `fingerprint` and so on.
+        training: how it was trained.
+        metrics: what was measured.
+        files: every file of the folder but the record and the README.
+        code: versions of Python and of the packages, and `git_commit` of ban_hf's source tree
+            (None where it is installed without one).
         created: RFC 3339, UTC.
+        schema: of the file.
     """
 
-    kind: str
+    kind: Literal["generation", "ensemble"]
     family: str
-    generation: int | None = None
-    teacher: dict[str, Any] | None = None
-    members: list[dict[str, Any]] = field(default_factory=list)
-    objective: dict[str, Any] | None = None
-    architecture: dict[str, Any] = field(default_factory=dict)
-    seed: dict[str, Any] = field(default_factory=dict)
+    generation: Count | None = None
+    teachers: tuple[Reference, ...] = field(name="teacher", default=())
+    members: tuple[Reference, ...] = ()
+    objective: Objective | None = None
+    architecture: Architecture = field(default_factory=Architecture)
+    seed: Seed = field(default_factory=Seed)
     data: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    files: list[dict[str, Any]] = field(default_factory=list)
-    code: dict[str, Any] = field(default_factory=dict)
+    training: Training = field(default_factory=Training)
+    metrics: tuple[MetricValue, ...] = ()
+    files: tuple[FileEntry, ...] = ()
+    code: Mapping[str, str | None] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     schema: str = SCHEMA
 
-    def write(self, folder: Path) -> None:
-        """Write `lineage.json`, with the files of the folder as they are now."""
-        self.files = describe_files(folder)
-        write_json(folder / RECORD, asdict(self))
+    def __post_init__(self) -> None:
+        check_name("family", self.family)
+        check_data(self.data)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Record":
+        """The record of plain data, as in `lineage.json`.
+
+        Raises:
+            BANError: naming the field that is missing, unknown, or of another type.
+        """
+        check_schema(data)
+        kind, teacher = data.get("kind"), data.get("teacher")
+        if kind not in ("generation", "ensemble"):
+            raise BANError(f"it is not the record of a generation or an ensemble: kind {kind!r}.")
+        if data["schema"] != SCHEMAS[0] and isinstance(teacher, list) and len(teacher) < 2:
+            raise BANError("a list of teachers must have several: write one as an object.")
+        if not isinstance(teacher, list) or data["schema"] == SCHEMAS[0]:
+            teacher = [] if teacher is None else [teacher]
+        try:
+            return msgspec.convert({**data, "teacher": teacher}, cls)
+        except msgspec.ValidationError as error:
+            raise BANError(f"{error}.") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as in `lineage.json`."""
+        data = _plain(self)
+        if len(self.teachers) < 2:
+            data["teacher"] = data["teacher"][0] if self.teachers else None
+        return data
 
     @classmethod
     def read(cls, folder: Path) -> "Record":
         """Read a folder's record.
 
         Raises:
-            ValueError: if it is no record of this schema.
+            BANError: naming the file, and what is wrong with it.
         """
         data = read_json(folder / RECORD)
-        if data.get("schema") != SCHEMA or data.get("kind") not in ("generation", "ensemble"):
-            raise BANError(
-                f"{folder / RECORD} is not a generation's or an ensemble's record of schema "
-                f"{SCHEMA}: it has schema {data.get('schema')!r} and kind {data.get('kind')!r}."
-            )
-        unknown = data.keys() - cls.__dataclass_fields__.keys()
-        if unknown:
-            raise BANError(f"{folder / RECORD} has unknown fields: {', '.join(sorted(unknown))}.")
-        if not isinstance(data.get("family"), str):
-            raise BANError(f"{folder / RECORD} names no family.")
-        return cls(**data)
+        try:
+            return cls.from_dict(data)
+        except BANError as error:
+            raise BANError(f"{folder / RECORD}: {error}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write `lineage.json`, with the files of the folder as they are now."""
+        self.schema, self.files = SCHEMA, describe_files(folder)
+        self.code = {"git_commit": source_commit(), **self.code}
+        write_json(folder / RECORD, self.to_dict())
+
+    def validate(self) -> None:
+        """Check that the record is complete and its parts fit together.
+
+        Raises:
+            BANError: naming what is missing or does not fit.
+        """
+        is_generation = self.kind == "generation"
+        problems = {
+            "its generation must be a number from 0": is_generation and self.generation is None,
+            "generation 0 has no teacher, and every other has one": is_generation
+            and (self.generation == 0) == bool(self.teachers),
+            "a generation has no members": is_generation and bool(self.members),
+            "its seed is missing": is_generation and self.seed.seed is None,
+            "an ensemble has members, and no generation or teacher": not is_generation
+            and not (self.members and self.generation is None and not self.teachers),
+            "its architecture must have class, model_type and num_parameters": None
+            in (
+                self.architecture.class_name,
+                self.architecture.model_type,
+                self.architecture.num_parameters,
+            ),
+        }
+        for problem, is_so in problems.items():
+            if is_so:
+                raise BANError(f"{problem}.")
+
+    def redacted(self, published: Iterable[str]) -> "Record":
+        """The record for others to read: no path of this machine, only files that are published.
+
+        Teachers and members are not changed: whoever publishes names them by their commits.
+
+        Args:
+            published: the files that go with it.
+        """
+        training = _without_paths(_plain(self.training), _is_of_a_machine)
+        if "arguments" in training:
+            training["arguments"] = _without_paths(training["arguments"], _has_separator)
+            training["arguments_sha256"] = sha256_of_json(training["arguments"])
+        data = _without_paths(self.data, _is_of_a_machine)
+        source = data.get("source", data)
+        if source and source.get("id"):
+            source["id"] = data_name({"data": data})
+        names = set(published)
+        files = tuple(file for file in self.files if file.path in names)
+        return replace(self, data=data, training=msgspec.convert(training, Training), files=files)
 
     @property
     def name(self) -> str:
-        """What it is, in words."""
+        """`generation 2`, or `ensemble`."""
         return "ensemble" if self.kind == "ensemble" else f"generation {self.generation}"
 
     @property
-    def weights_sha256(self) -> list[str]:
+    def method(self) -> str:
+        """How it learned, as the paper names it: labels, BAN, BAN+L, CWTM, DKPP, ..."""
+        return self.objective.method if self.objective else "labels"
+
+    @property
+    def weights_sha256(self) -> tuple[str, ...]:
         """The digests of its weight files, by which students and ensembles name it."""
-        return [f["sha256"] for f in self.files if f["path"].endswith(".safetensors")]
+        return tuple(file.sha256 for file in self.files if file.path.endswith(".safetensors"))
 
     def metric(self, name: str, split: str) -> float | None:
         """A metric's value, or None if it was not measured."""
-        found = (m["value"] for m in self.metrics if (m["name"], m["split"]) == (name, split))
+        found = (m.value for m in self.metrics if (m.name, m.split) == (name, split))
         return next(found, None)
 
 
-@dataclass
-class Lineage:
-    """A family: its generations from the lowest upwards, and their ensemble if there is one.
-
-    `places` says where each stands: generation (None for the ensemble) to `"ns/name@commit"` or a
-    local folder.
-    """
-
-    family: str
-    generations: list[Record]
-    ensemble: Record | None = None
-    places: dict[int | None, str] = field(default_factory=dict)
-
-    @property
-    def records(self) -> list[Record]:
-        """Those of the generations, then the ensemble's."""
-        return [*self.generations, *([self.ensemble] if self.ensemble else [])]
-
-
-def reference(folder: Path, base: Path) -> dict[str, Any]:
-    """How a student or an ensemble names another folder of its family."""
-    record = Record.read(folder)
-    return {
-        "path": Path(os.path.relpath(folder, base)).as_posix(),
-        "generation": record.generation,
-        "lineage_sha256": sha256_of_file(folder / RECORD),
-        "weights_sha256": record.weights_sha256,
-    }
-
-
-def load_family(output_dir: str | Path) -> Lineage:
-    """The records of the generations that stand finished under a directory, and of the ensemble.
-
-    Raises:
-        ValueError: if there are none.
-    """
-    folders = finished_generations(Path(output_dir))
-    if not folders:
-        raise BANError(f"{output_dir} holds no finished generation.")
-    ensemble = Path(output_dir) / "ensemble"
-    if (ensemble / RECORD).is_file():
-        folders.append(ensemble)
-    records = [Record.read(folder) for folder in folders]
-    places = {
-        record.generation: str(folder) for record, folder in zip(records, folders, strict=True)
-    }
-    last = records.pop() if folders[-1] == ensemble else None
-    return Lineage(records[-1].family, records, last, places)
-
-
-def generation_folders(output_dir: Path) -> dict[int, Path]:
-    """All folders of generations by their number, finished or not."""
-    folders = output_dir.glob("generation-*")
-    numbers = {folder.name.removeprefix("generation-"): folder for folder in folders}
-    return {int(number): folder for number, folder in numbers.items() if number.isdigit()}
-
-
-def finished_generations(output_dir: Path) -> list[Path]:
-    """The folders of the generations that stand finished, from the lowest upwards.
-
-    The lowest is 0, or the teacher of a sequence that goes on from somebody else's generation.
-    """
-    lowest = min(generation_folders(output_dir), default=0)
-    folders = (output_dir / f"generation-{i}" for i in itertools.count(lowest))
-    return list(itertools.takewhile(lambda folder: (folder / RECORD).is_file(), folders))
-
-
-def note_family(output_dir: Path, family: str, run: dict[str, Any]) -> None:
-    """Write a family's own `lineage.json`: what its run is, and the folders that stand finished.
-
-    Its fields: `schema`, `kind` (family), `family`, `run` (what `refuse_another` compares),
-    `generations` and `ensemble` (null where there is none), each as a record names its teacher.
-    """
-    ensemble = output_dir / "ensemble"
-    has_ensemble = (ensemble / RECORD).is_file()
-    note = {
-        "schema": SCHEMA,
-        "kind": "family",
-        "family": family,
-        "run": run,
-        "generations": [reference(f, output_dir) for f in finished_generations(output_dir)],
-        "ensemble": reference(ensemble, output_dir) if has_ensemble else None,
-    }
-    write_json(output_dir / RECORD, note)
-
-
-def refuse_another(output_dir: Path, standing: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Hold that the run that is noted under a directory is the one that is asked for.
-
-    Raises:
-        ValueError: naming all that differs, with both values.
-    """
-    if (standing.get("schema"), standing.get("kind")) != (SCHEMA, "family"):
-        raise BANError(
-            f"output_dir={output_dir} holds a {RECORD} that is not a run's. Nothing was changed: "
-            "give another output_dir."
-        )
-    differences = []
-    if asked["family"] not in (None, standing["family"]):
-        differences.append(f"family: {standing['family']!r} there, {asked['family']!r} here")
-    for part, now in asked["run"].items():
-        before = standing["run"].get(part, {})
-        # Another release of transformers has other arguments; data and model have the same facts.
-        names = before.keys() & now.keys() if part == "arguments" else before.keys() | now.keys()
-        differences += [
-            f"{name}: {before.get(name)!r} there, {now.get(name)!r} here"
-            for name in sorted(names)
-            if before.get(name) != now.get(name)
-        ]
-    if differences:
-        raise BANError(
-            f"output_dir={output_dir} holds a run of other arguments; it stays as it is. Give "
-            "another output_dir, or the arguments that started it: " + "; ".join(differences)
-        )
-
-
-def check_folders(output_dir: Path, is_ours: bool) -> None:
-    """Hold that the folders of a family were written by its run, each whole and after its teacher.
-
-    Args:
-        output_dir: of the family.
-        is_ours: whether a run is noted there; otherwise nothing may stand in its way.
-
-    Raises:
-        ValueError: naming the folder.
-    """
-    folders = sorted(output_dir.glob("generation-[0-9]*"))
-    found = [f for f in (*folders, output_dir / "ensemble") if f.exists()]
-    strays = [f.name for f in found if not (is_ours and (f / RECORD).is_file())]
-    if not is_ours:
-        others = (CHECKPOINTS, "control", "results.json", "results.md", "results.png")
-        strays += [name for name in others if (output_dir / name).exists()]
-    if strays:
-        raise BANError(
-            f"output_dir={output_dir} holds {', '.join(strays)}, which no run that is noted in its "
-            f"{RECORD} has finished. Nothing was changed: move that away, or give another "
-            "output_dir."
-        )
-    lowest = finished_generations(output_dir)[:1]
-    for folder in folders:
-        teacher = Record.read(folder).teacher
-        was_pulled = teacher is not None and "repo_id" in teacher and folder in lowest
-        if teacher is not None and not was_pulled and not _is_there(teacher, folder):
-            raise BANError(
-                f"{folder} had another teacher than the generation-{teacher['generation']} that "
-                "stands there now, or that is gone. Nothing was changed: put it back, or move "
-                f"{folder.name} and the generations after it away, to train them again."
-            )
-
-
-def _is_there(named: dict[str, Any], base: Path) -> bool:
-    """Whether the folder that a record names is still the one it names.
-
-    A teacher from the Hub stands, as it was pulled, beside its student.
-    """
-    folder = base / named.get("path", f"../generation-{named['generation']}")
-    if not (folder / RECORD).is_file():
-        return False
-    found = reference(folder, base)
-    return all(named[name] == found[name] for name in ("lineage_sha256", "weights_sha256"))
-
-
-def describe_files(folder: Path) -> list[dict[str, Any]]:
-    """Path, size in bytes and sha256 of every file of a folder but its record and README."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return [
-        {
-            "path": p.relative_to(folder).as_posix(),
-            "size": p.stat().st_size,
-            "sha256": sha256_of_file(p),
-        }
-        for p in files
-        if p.name not in (RECORD, "README.md")
-    ]
-
-
-def is_shown(name: str) -> bool:
-    """Whether a file is for people or for git: no loader reads it, and no record need name it."""
-    path = PurePosixPath(name)
-    is_hidden = "/" not in name and name.startswith(".")
-    return is_hidden or name in ("LICENSE", "LICENSE.txt") or path.suffix.lower() in SHOWN
-
-
-def sha256_of_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_of_json(data: Any) -> str:
-    """Hex digest of plain data, whatever the order of its keys."""
-    plain = json.loads(json.dumps(data, default=str))  # keys as strings: 10 sorts before 2
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The mapping of a JSON file.
-
-    Raises:
-        ValueError: naming the file, if it holds none.
-    """
-    try:
-        data = json.loads(path.read_text("utf-8"), parse_constant=lambda name: None)
-    except (ValueError, RecursionError) as error:
-        raise BANError(f"{path} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise BANError(f"{path} holds no mapping, so that it is none of ours.")
+def _plain(part: Struct) -> dict[str, Any]:
+    data: dict[str, Any] = _with_lists(msgspec.to_builtins(part))
     return data
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON with sorted keys, whole or not at all."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_bytes(as_json(data))
-    os.replace(partial, path)
-
-
-def as_json(data: Any) -> bytes:
-    """Plain data as our files hold it: UTF-8, sorted keys, null for a number that is not finite."""
-    text = json.dumps(_finite(data), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
-
-
-def _finite(data: Any) -> Any:
+def _with_lists(data: Any) -> Any:
     if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+        return {key: _with_lists(value) for key, value in data.items()}
+    return [_with_lists(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+class _Source(Struct):
+    """What `data.source` has, as far as it is read."""
+
+    id: str | None = None
+    config: str | None = None
+    revision: str | None = None
+
+
+class _Train(Struct):
+    """What `data.train` has, as far as it is read."""
+
+    views: dict[str, Any] | None = None
+    items: Number | None = None
+    window: Number | None = None
+
+
+class _Data(Struct):
+    """What a record's `data` has, as far as it is read."""
+
+    source: _Source | None = None
+    train: _Train | None = None
+    validation: dict[str, Any] | None = None
+    test: dict[str, Any] | None = None
+
+
+def check_data(data: Any) -> None:
+    """Check that a description of the data has the form of a record's `data`.
+
+    Raises:
+        BANError: naming the field that has another form.
+    """
+    try:
+        msgspec.convert(data, _Data)
+    except msgspec.ValidationError as error:
+        where = re.sub(r"^(.*) - at `\$(.*)`$", r"data\2: \1", str(error))
+        raise BANError(f"{where}.") from error
+
+
+def check_name(what: str, name: str) -> None:
+    """Check that a name can be shown in a card.
+
+    Raises:
+        BANError: naming the characters that it must not have.
+    """
+    if name != as_name(name):
+        raise BANError(
+            f"{what}={name[:200]!r} must have 1 to 200 printable characters, and none of "
+            f"{' '.join(MARKUP)}: give another name."
+        )
+
+
+def check_schema(data: Mapping[str, Any]) -> None:
+    """Check that a lineage file has a schema that this version reads.
+
+    Raises:
+        BANError: with the schema that it has.
+    """
+    schema = data.get("schema")
+    if schema in SCHEMAS:
+        return
+    later = re.fullmatch(r"ban_hf\.lineage/(\d+)", schema) if isinstance(schema, str) else None
+    if later and int(later[1]) > len(SCHEMAS):
+        raise BANError(
+            f"written by a later ban_hf (schema {schema}): update with pip install -U ban-hf."
+        )
+    raise BANError(f"it has schema {schema!r}, not {SCHEMA}, so it is no lineage of ban_hf.")
+
+
+def as_name(text: str) -> str:
+    """A text as a name: `_` for every character that a name cannot have."""
+    kept = "".join("_" if c in MARKUP or not c.isprintable() else c for c in text[:200])
+    return kept or "_"
+
+
+def source_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where the data of a record (plain) came from: `id`, `config`, `revision`, if recorded."""
+    source: Mapping[str, Any] | None = record["data"].get("source", record["data"])
+    return source or {}
+
+
+def data_name(record: Mapping[str, Any]) -> str | None:
+    """The dataset of a record (plain): a Hub id in full, of a local path only the last part."""
+    data_id = source_of(record).get("id")
+    if not data_id:
+        return None
+    local = data_id.startswith(("/", ".", "~")) or data_id.count("/") > 1
+    return as_name(PurePosixPath(data_id).name if local else data_id)
+
+
+def reference(folder: Path, base: Path) -> Reference:
+    """How a record in `base` names the network in another folder."""
+    record = Record.read(folder)
+    return Reference(
+        generation=record.generation or 0,
+        lineage_sha256=sha256_of_file(folder / RECORD),
+        weights_sha256=record.weights_sha256,
+        path=Path(os.path.relpath(folder, base)).as_posix(),
+    )
+
+
+def describe_files(folder: Path) -> tuple[FileEntry, ...]:
+    """Path, size and sha256 of every file of a folder but its record and README."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return tuple(
+        FileEntry(p.relative_to(folder).as_posix(), p.stat().st_size, sha256_of_file(p))
+        for p in files
+        if p.name not in (RECORD, CARD)
+    )
+
+
+def source_commit() -> str | None:
+    """The git commit of the source tree that ban_hf runs from; None where it is installed.
+
+    Read from git's files: a training must not depend on a git command.
+    """
+    root = Path(__file__).resolve().parents[3]  # of src/ban_hf/lineage/record.py
+    git = root / ".git"
+    try:
+        if git.is_file():  # a worktree: "gitdir: PATH"
+            git = root / git.read_text("utf-8").partition("gitdir:")[2].strip()
+        head = (git / "HEAD").read_text("utf-8").strip()
+        if not head.startswith("ref:"):
+            return head
+        ref = head.partition("ref:")[2].strip()
+        common = git / "commondir"  # of a worktree: branches are in the main repository
+        shared = git / common.read_text("utf-8").strip() if common.is_file() else git
+        for file in (git / ref, shared / ref):
+            if file.is_file():
+                return file.read_text("utf-8").strip()
+        packed = (shared / "packed-refs").read_text("utf-8").splitlines()
+        return next((line.partition(" ")[0] for line in packed if line.endswith(f" {ref}")), None)
+    except OSError:
+        return None
+
+
+def _without_paths(value: Any, is_path: Callable[[str], bool]) -> Any:
+    """Plain data with only the last part of every path in it."""
+    if isinstance(value, dict):
+        return {key: _without_paths(part, is_path) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(part, is_path) for part in value]
+    if isinstance(value, str) and is_path(value):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return value
+
+
+def _is_of_a_machine(text: str) -> bool:
+    """Whether a text is a path: absolute, in a home, relative to here, or of an existing file."""
+    absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+    if absolute or text.startswith(("~", "./", "../", "file:")):
+        return True
+    return len(text) < 1000 and "/" in text and Path(text).exists()
+
+
+def _has_separator(text: str) -> bool:
+    """Whether an argument is a path: of the recorded arguments, only paths have a separator."""
+    return "/" in text or "\\" in text

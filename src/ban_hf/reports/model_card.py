@@ -147,12 +147,13 @@ def _metadata(
     lineage: Fields, repo_id: str | None, license: str | None, pipeline_tag: str
 ) -> ModelCardData:
     name, ensemble = data_name(lineage), lineage["kind"] == "ensemble"
-    sources = lineage["members"] if ensemble else [lineage["teacher"]]
-    base_models = [source["repo_id"] for source in sources if source and source.get("repo_id")]
+    sources = lineage["members"] if ensemble else _teachers(lineage)
+    base_models = [source["repo_id"] for source in sources if source.get("repo_id")]
     relation = "merge" if ensemble else "finetune"
     position = "ensemble" if ensemble else f"generation-{lineage['generation']}"
     return ModelCardData(
-        base_model=(base_models if ensemble else "".join(base_models)) or None,
+        base_model=(base_models if ensemble or len(base_models) > 1 else "".join(base_models))
+        or None,
         datasets=[name] if name and "/" in name else None,  # others are local, or built in
         eval_results=_eval_results(lineage, pipeline_tag),
         library_name="transformers",
@@ -279,8 +280,16 @@ def _numbers(lineage: Fields) -> list[int]:
 
 
 def _sources(lineage: Fields) -> list[Fields]:
-    """The teacher, or the members."""
-    return [*lineage["members"], *([lineage["teacher"]] if lineage["teacher"] else [])]
+    """The teachers, or the members."""
+    return [*lineage["members"], *_teachers(lineage)]
+
+
+def _teachers(lineage: Fields) -> list[Fields]:
+    """The teachers: `teacher` is null, one object, or a list of several."""
+    teacher = lineage["teacher"]
+    if isinstance(teacher, list):
+        return teacher
+    return [teacher] if teacher else []
 
 
 def _places(lineage: Fields, family: Sequence[Fields]) -> dict[int, Fields]:
@@ -324,7 +333,8 @@ def _reference(generation: int, place: Fields | None) -> str:
 
 def _training_facts(lineage: Fields, family: Sequence[Fields]) -> dict[str, Any]:
     """What the templates say of how a network was trained and measured."""
-    taught_by = (lineage["teacher"] or {}).get("generation")
+    teachers = _teachers(lineage)
+    taught_by = teachers[0]["generation"] if len(teachers) == 1 else None
     teacher = next((r for r in family if r["generation"] == taught_by), None)
     return {
         "method": method_of(lineage.get("objective")),
@@ -334,6 +344,7 @@ def _training_facts(lineage: Fields, family: Sequence[Fields]) -> dict[str, Any]
         "data_name": data_name(lineage),
         "train": lineage["data"].get("train", {}),
         "teacher": teacher,
+        "teachers": teachers,
         "same_network": teacher is not None and teacher["architecture"] == lineage["architecture"],
         "error": next((m for m in _metrics(lineage) if _has_standard_error(m)), None),
         "same_test": len({str(r["data"].get("test")) for r in (*family, lineage)}) == 1,

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from transformers import PretrainedConfig, TimmWrapperConfig
 
 from ban_hf.errors import BANError
-from ban_hf.hub.location import Place
-from ban_hf.lineage.record import read_json
+from ban_hf.hub.location import Location
+from ban_hf.lineage.files import read_json
 from ban_hf.models import CifarNetConfig
 
 PROCESSOR = "preprocessor_config.json"
@@ -21,7 +21,7 @@ class ImageFormat(NamedTuple):
     std: tuple[float, ...]
 
 
-def image_format(place: Place, config: PretrainedConfig) -> ImageFormat:
+def image_format(place: Location, config: PretrainedConfig) -> ImageFormat:
     """What a classifier reads, by the processor saved beside it, or by its config.
 
     Args:
@@ -52,7 +52,7 @@ def _of_config(config: PretrainedConfig) -> ImageFormat | None:
     return None
 
 
-def _of_processor(place: Place, processor: dict[str, Any]) -> ImageFormat:
+def _of_processor(place: Location, processor: dict[str, Any]) -> ImageFormat:
     size = processor.get("size")
     height, width = (
         (size.get("height"), size.get("width")) if isinstance(size, dict) else [size] * 2

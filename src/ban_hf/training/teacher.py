@@ -19,7 +19,7 @@ from ban_hf.data import ImageViews, collate
 from ban_hf.data.windows import POSITIONS, TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.lineage.environment import architecture, describe_data, weights_digest
-from ban_hf.lineage.record import sha256_of_json
+from ban_hf.lineage.files import sha256_of_json
 from ban_hf.tasks.items import without_labels
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.performance import is_convolutional, lay_out
@@ -215,7 +215,7 @@ class Teaching(TrainerCallback):
             row = (dataset.window, self._head.in_features)
         network = {"class": f"{type(teacher).__module__}.{type(teacher).__qualname__}"}
         if isinstance(teacher, PreTrainedModel):
-            network = architecture(teacher)
+            network = architecture(teacher).to_dict()
         else:
             network["modules_sha256"] = sha256_of_json(repr(teacher))
         key = {

@@ -32,8 +32,7 @@ from torch import Tensor
 
 from ban_hf.errors import BANError
 from ban_hf.jobs.cost import free_bytes, size, standing
-from ban_hf.lineage.environment import plain_json
-from ban_hf.lineage.record import read_json, write_json
+from ban_hf.lineage.files import plain_json, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

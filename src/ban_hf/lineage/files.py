@@ -1,0 +1,83 @@
+"""Files: JSON that is written whole or not at all, and the digests that records name files by."""
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ban_hf.errors import BANError
+
+#: The suffixes of what a model, its processor or its tokenizer is loaded from. No pickles.
+LOADED = ".safetensors .json .txt .model .jinja .py .bpe .codes .spm .tiktoken .tokenizer".split()
+SHOWN = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp")  # cards and their pictures
+
+
+def is_shown(name: str) -> bool:
+    """Whether a file is for people or for git: no loader reads it, so no record lists it."""
+    path = PurePosixPath(name)
+    is_hidden = "/" not in name and name.startswith(".")
+    return is_hidden or name in ("LICENSE", "LICENSE.txt") or path.suffix.lower() in SHOWN
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_json(data: Any) -> str:
+    """Hex digest of plain data; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(plain_json(data), sort_keys=True).encode()).hexdigest()
+
+
+def plain_json(data: Any) -> Any:
+    """Data as it reads back from a JSON file: keys are strings, tuples are lists."""
+    return json.loads(json.dumps(data, default=str))
+
+
+def as_json(data: Any) -> bytes:
+    """Plain data as our files store it: UTF-8, sorted keys, null for NaN and infinities."""
+    text = json.dumps(_finite(data), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the JSON object of a file; NaN and infinities become None.
+
+    Raises:
+        BANError: if the file is not JSON, or is JSON but no object.
+    """
+    try:
+        data = json.loads(path.read_text("utf-8"), parse_constant=lambda name: None)
+    except (ValueError, RecursionError) as error:
+        raise BANError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise BANError(f"{path} holds no mapping, so ban_hf did not write it.")
+    return data
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a kill leaves the old file, or none."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    write_atomically(path, text.encode())
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data as `as_json` formats it, whole or not at all."""
+    write_atomically(path, as_json(data))
