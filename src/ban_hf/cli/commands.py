@@ -28,7 +28,7 @@ from ban_hf.reports.aggregate import pool
 from ban_hf.reports.merging import SCHEMA, read_results
 from ban_hf.reports.report import markdown_table, write_report
 from ban_hf.reports.table_report import markdown, write_table_report
-from ban_hf.training.ensemble import normalised_weights
+from ban_hf.tasks.base import normalised_weights
 
 PROVED = (
     "Verified: the generations fall by one down to 0; each teacher and member is, by the hashes of "

@@ -18,9 +18,9 @@ from ban_hf.jobs.generation import generation_seed
 from ban_hf.jobs.members import NamedDataset
 from ban_hf.lineage.environment import describe_data
 from ban_hf.lineage.record import Record, finished_generations
+from ban_hf.tasks.auto import task_of
 from ban_hf.tasks.heads import load_classifier
 from ban_hf.training.arguments import BANTrainingArguments
-from ban_hf.training.ensemble import is_language_model
 from ban_hf.training.trainer import BANTrainer
 
 #: Arguments of a record that say how a training publishes, or chooses, which none is here.
@@ -123,7 +123,7 @@ def _training_data(
     """
     noted = record.data["train"]
     dataset: Dataset
-    if is_language_model(model):
+    if task_of(model).name == "text-generation":
         text = load_text(
             data.dataset_name,
             config=data.dataset_config,

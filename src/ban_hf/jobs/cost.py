@@ -1,7 +1,6 @@
 """What a training takes of time and disk: arithmetic, and how it is said in words."""
 
 import math
-import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from transformers import TrainingArguments
+
+from ban_hf.lineage.disk import existing_parent, format_bytes, free_bytes
 
 #: What a step with a teacher costs, in steps with labels, where it was not measured: the teacher's
 #: forward pass is a third of a step. On two cores it was 1.27 (Wide-ResNet) to 1.37 (LSTM).
@@ -183,25 +184,14 @@ def shortages(needs: Mapping[Path, int]) -> list[str]:
     on_disk: dict[int, int] = {}
     lines = []
     for folder, number in needs.items():
-        disk = standing(folder).stat().st_dev
+        disk = existing_parent(folder).stat().st_dev
         on_disk[disk] = on_disk.get(disk, 0) + number
         if on_disk[disk] > free_bytes(folder):
             lines.append(
-                f"Warning: the disk does not suffice: {size(on_disk[disk])} are needed and "
-                f"{size(free_bytes(folder))} free at {folder}."
+                f"Warning: the disk does not suffice: {format_bytes(on_disk[disk])} are needed and "
+                f"{format_bytes(free_bytes(folder))} free at {folder}."
             )
     return lines
-
-
-def free_bytes(folder: Path) -> int:
-    """Of the disk that a folder is on, or will be."""
-    return shutil.disk_usage(standing(folder)).free
-
-
-def standing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def duration(seconds: float) -> str:
@@ -214,12 +204,3 @@ def duration(seconds: float) -> str:
 def step_time(seconds: float) -> str:
     """Seconds of a step in words, which may be few."""
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
-def size(number: float) -> str:
-    """Bytes in words."""
-    units = ["B", "kB", "MB", "GB", "TB"]
-    while number >= 999.5 and len(units) > 1:
-        number /= 1000
-        units.pop(0)
-    return f"{number:.3g} {units[0]}"

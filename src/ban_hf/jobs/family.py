@@ -14,8 +14,7 @@ from ban_hf.lineage.environment import architecture, canonical_arguments, descri
 from ban_hf.lineage.record import Lineage, Record
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import train_generations
-from ban_hf.training.arguments import BANTrainingArguments
-from ban_hf.training.performance import sequence_arguments
+from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
 
 CONTROL = "control"  # folder of the label-trained networks
 CONTROL_SEEDS = 1_000_000  # beyond every generation's

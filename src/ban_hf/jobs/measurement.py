@@ -15,13 +15,14 @@ from transformers import PreTrainedModel, default_data_collator
 
 from ban_hf.data import collate
 from ban_hf.data.windows import IGNORED, TokenWindows
+from ban_hf.tasks.base import log_mean_exp, mean_logits, weighted
 from ban_hf.tasks.metrics import (
     agreement,
     error_rate,
     expected_calibration_error,
     negative_log_likelihood,
 )
-from ban_hf.training.ensemble import is_recurrent, log_mean_exp, mean_logits, weighted
+from ban_hf.training.recurrence import is_recurrent
 
 
 class ImageTest:

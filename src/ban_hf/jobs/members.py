@@ -19,14 +19,11 @@ from ban_hf.hub.location import LocalFolder, Place, locate
 from ban_hf.jobs.measurement import ImageTest, TextTest
 from ban_hf.lineage.environment import hardware, versions
 from ban_hf.models import image_processor, vocabulary_digest
+from ban_hf.tasks.auto import task_of
+from ban_hf.tasks.base import normalised_weights
+from ban_hf.tasks.data import ImageFormat, image_format
 from ban_hf.tasks.heads import load_classifier
-from ban_hf.tasks.image_format import ImageFormat, image_format
-from ban_hf.training.ensemble import (
-    BornAgainEnsemble,
-    check_alike,
-    is_language_model,
-    normalised_weights,
-)
+from ban_hf.training.ensemble import BornAgainEnsemble, check_alike
 
 TOKENIZER = "tokenizer_config.json"
 IMAGES_AT_ONCE, COLUMNS = 500, 20  # what the recipes' configurations measure with
@@ -104,7 +101,7 @@ def measure_members(
     shares = normalised_weights(weights, len(members)) or [1 / len(members)] * len(members)
     tests, source = (  # an ImageTest for each, or one TextTest for all
         _text_tests(members, data)
-        if is_language_model(members[0].model)
+        if task_of(members[0].model).name == "text-generation"
         else _image_tests(members, data)
     )
     predictions = [test.predict(m.model) for m, test in zip(members, tests, strict=True)]

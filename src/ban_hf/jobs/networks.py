@@ -21,6 +21,7 @@ from ban_hf.data import ImageSplits, TextSplits, load_images, load_text
 from ban_hf.jobs.generation import train_to_end
 from ban_hf.jobs.job import Job, code_sha256
 from ban_hf.jobs.measurement import ImageTest, TextTest
+from ban_hf.jobs.progress import GenerationProgress
 from ban_hf.lineage.environment import (
     architecture,
     canonical_arguments,
@@ -32,13 +33,12 @@ from ban_hf.lineage.environment import (
 from ban_hf.lineage.record import LOG, RECORD, Record, reference, sha256_of_json, write_json
 from ban_hf.models import share_ends
 from ban_hf.reports.outcomes import block_losses, pack_classes
+from ban_hf.tasks.base import log_mean_exp, mean_logits
 from ban_hf.tasks.data import image_task, language_task, ready_batches, text_arguments
 from ban_hf.tasks.heads import load_classifier
 from ban_hf.tasks.metrics import reliability_sums
-from ban_hf.training.arguments import BANTrainingArguments
-from ban_hf.training.callbacks import GenerationProgress
-from ban_hf.training.ensemble import BornAgainEnsemble, log_mean_exp, mean_logits
-from ban_hf.training.performance import sequence_arguments
+from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
+from ban_hf.training.ensemble import BornAgainEnsemble
 from ban_hf.training.trainer import BANTrainer
 
 RESULTS, NETWORK = "results.json", "network"
@@ -150,6 +150,7 @@ def _train_network(
     model = task["model_init"](0)
     init_sha256 = weights_digest(model)
     args = sequence_arguments(args, model)
+    args.label_weight = args.label_weight or 0.0  # a table names it where it is not 0
     teacher = _teacher(job, home)
     if job.arguments["share_ends"]:
         share_ends(model, teacher)

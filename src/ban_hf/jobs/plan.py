@@ -19,15 +19,14 @@ from ban_hf.jobs.cost import (
     Length,
     Networks,
     duration,
-    free_bytes,
     occasions,
     shortages,
-    size,
     step_time,
 )
 from ban_hf.jobs.family import CONTROL
 from ban_hf.jobs.pace import throw_away, time_training
 from ban_hf.jobs.siblings import CACHE, TEACHER, check_several
+from ban_hf.lineage.disk import format_bytes, free_bytes
 from ban_hf.lineage.record import RECORD, generation_folders
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.performance import describe
@@ -104,11 +103,12 @@ def _estimate(
     steps = [f"{step_time(pace.step)} {kind}" for kind, pace in paces.items()]
     whole = [f"{duration(length.seconds(pace))} {kind}" for kind, pace in paces.items()]
     timed = [f"{pace.steps} steps {kind}" for kind, pace in paces.items()]
+    on = describe(trainer.model, trainer.args, fast=trainer.args.fast)
     return [
         f"An estimate from {' and '.join(timed)}, on this machine as busy as it is now:",
         f"  networks    {_count(networks)}",
         f"  of each     {length.epochs} epochs, {length.steps} steps of {batch} {items}",
-        f"  on          {describe(trainer.model, trainer.args)}; processes: {args.world_size}",
+        f"  on          {on}; processes: {args.world_size}",
         f"  a step      {', '.join(steps)}",
         f"  a network   {', '.join(whole)}; its evaluations are included",
         f"  altogether  {duration(networks.seconds(length, labels, student))}",
@@ -153,9 +153,9 @@ def _disk(
         one = _cache_bytes(args, data, trainer.model, length.epochs)
         needs[Path(args.teacher_cache)] = networks.caches * one
         parts["teacher_cache"] = networks.caches * one
-    named = ", ".join(f"{name} {size(number)}" for name, number in parts.items() if number)
-    free = size(free_bytes(Path(args.output_dir)))
-    disk = f"  disk        {size(sum(parts.values()))} at most: {named}; {free} are free"
+    named = ", ".join(f"{name} {format_bytes(number)}" for name, number in parts.items() if number)
+    free = format_bytes(free_bytes(Path(args.output_dir)))
+    disk = f"  disk        {format_bytes(sum(parts.values()))} at most: {named}; {free} are free"
     return [disk, *shortages(needs)]
 
 

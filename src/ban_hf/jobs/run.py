@@ -26,6 +26,7 @@ from ban_hf.jobs.continuation import (
     place_teacher,
 )
 from ban_hf.jobs.generation import generation_seed, last_checkpoint, train_to_end
+from ban_hf.jobs.progress import GenerationProgress
 from ban_hf.lineage.environment import (
     architecture,
     canonical_arguments,
@@ -50,11 +51,11 @@ from ban_hf.lineage.record import (
 )
 from ban_hf.lineage.results import as_name
 from ban_hf.lineage.validation import check_data, check_name
+from ban_hf.tasks.auto import task_of
+from ban_hf.tasks.catalog import LOWER_IS_BETTER
 from ban_hf.tasks.heads import check_loadable, load_classifier
-from ban_hf.training.arguments import LOWER_IS_BETTER, BANTrainingArguments
-from ban_hf.training.callbacks import GenerationProgress
-from ban_hf.training.ensemble import BornAgainEnsemble, is_language_model
-from ban_hf.training.performance import sequence_arguments
+from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
+from ban_hf.training.ensemble import BornAgainEnsemble
 from ban_hf.training.teacher_cache import check_folder
 from ban_hf.training.trainer import BANTrainer
 
@@ -109,8 +110,8 @@ class Run:
         set_seed(generation_seed(self.args.seed, 0))
         model = self.model_init(0)
         check_loadable(model)
-        if self.args.label_weight_is_default and is_language_model(model):
-            self.args.label_weight = 1.0
+        if self.args.label_weight is None:
+            self.args.label_weight = task_of(model).default_label_weight
         self.args = sequence_arguments(self.args, model)
         if self.args.teacher_cache is not None:
             check_folder(Path(self.args.teacher_cache), self.output_dir, WRITTEN)

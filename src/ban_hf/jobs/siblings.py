@@ -146,7 +146,7 @@ def check_several(args: BANTrainingArguments, generations: int, *, has_controls:
 def _train_teacher(family: dict[str, Any], args: BANTrainingArguments) -> str:
     """Train generation 0, whatever its students' objectives; its folder."""
     own = copy.copy(args)
-    own.objective, own.label_weight, own.label_weight_is_default = "kd", 0.0, True
+    own.objective, own.label_weight = "kd", None
     base = Path(args.output_dir)
     own.output_dir = str(base / TEACHER)
     train_generations(args=own, generations=0, **family | {"family": _family_name(base, TEACHER)})
