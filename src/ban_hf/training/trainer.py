@@ -96,6 +96,7 @@ class BANTrainer(Trainer):
     """
 
     lr_scheduler: LRScheduler | None
+    train_dataset: Any
 
     def __init__(
         self,
@@ -164,7 +165,7 @@ class BANTrainer(Trainer):
         if self.frozen_teacher is None or self.args.teacher_cache is None:
             yield
             return
-        given: Any = self.train_dataset
+        given = self.train_dataset
         try:
             epochs, *_ = self.set_initial_training_values(self.args, self.get_train_dataloader())
             self.train_dataset = self.frozen_teacher.open_cache(given, self.data_collator, epochs)
