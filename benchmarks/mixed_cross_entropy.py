@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ban_hf.objectives import kd
-from ban_hf.training.comparison import mixed_cross_entropy
+from ban_hf.tasks.base import Items
+from ban_hf.training.loss import mixed_cross_entropy
 from benchmarks import report
 from benchmarks.timing import PeakMemory, Times, in_fresh_process, interleave, median, ratio, timed
 
@@ -30,7 +31,8 @@ def separate(z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
 
 def one_pass(z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
     """What `BANTrainer` computes for BAN+L."""
-    return mixed_cross_entropy(z, t, labels, teacher_weight=1.0, label_weight=1.0)[0]
+    items = Items(t, labels, torch.ones(len(t), device=t.device), rows=len(t))
+    return mixed_cross_entropy(z, items, teacher_weight=1.0, label_weight=1.0)[0]
 
 
 def labels_alone(z: Tensor, t: Tensor, labels: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from benchmarks.trainers import NaiveDistiller, arguments, as_form
 from benchmarks.workloads import CLASSES, Tiny, images
 
 BATCH = 128
+TASK = "image-classification"  # of a class that no Auto class knows
 LABELS, LABELS_OURS = "Trainer, labels", "BANTrainer, labels"
 NAIVE, OURS = "Trainer with a teacher", "BANTrainer"
 OURS_BOTH, CACHED = "BANTrainer, labels and teacher", "BANTrainer, cached teacher"
@@ -38,7 +39,7 @@ def trainers(steps: int, folder: str) -> dict[str, Trainer]:
 
     made = {
         LABELS: Trainer(Tiny(), arguments(BATCH, TrainingArguments), **given()),
-        LABELS_OURS: BANTrainer(Tiny(), arguments(BATCH), **given()),
+        LABELS_OURS: BANTrainer(Tiny(), arguments(BATCH), task=TASK, **given()),
         NAIVE: NaiveDistiller(
             Tiny(),
             arguments(BATCH, TrainingArguments),
@@ -46,12 +47,12 @@ def trainers(steps: int, folder: str) -> dict[str, Trainer]:
             label_weight=0.0,
             **given(),
         ),
-        OURS: BANTrainer(Tiny(), arguments(BATCH), teacher=Tiny(), **given()),
+        OURS: BANTrainer(Tiny(), arguments(BATCH), teacher=Tiny(), task=TASK, **given()),
         OURS_BOTH: BANTrainer(
-            Tiny(), arguments(BATCH, label_weight=1.0), teacher=Tiny(), **given()
+            Tiny(), arguments(BATCH, label_weight=1.0), teacher=Tiny(), task=TASK, **given()
         ),
         CACHED: BANTrainer(
-            Tiny(), arguments(BATCH, teacher_cache=folder), teacher=Tiny(), **given()
+            Tiny(), arguments(BATCH, teacher_cache=folder), teacher=Tiny(), task=TASK, **given()
         ),
     }
     made[CACHED].fill_teacher_cache()

@@ -14,7 +14,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ban_hf import create_classifier
-from ban_hf.training.ensemble import mean_logits
+from ban_hf.tasks.base import mean_logits
 from benchmarks import report
 from benchmarks.timing import Times, interleave, median, ratio, timed
 from benchmarks.workloads import CLASSES

@@ -79,7 +79,7 @@ def cached(world_size: int, folder: Path, make) -> dict:
     for name in ("completed", "replayed"):
         found[name] = trainer(name, **cache)
         if name == "replayed":
-            found[name].teaching.plain.forward = None  # it is not asked
+            found[name].frozen_teacher.plain.forward = None  # it is not asked
         found[name].train()
     return {name: weights(trainer.model) for name, trainer in found.items()}
 

@@ -153,7 +153,7 @@ def test_every_config_runs_from_end_to_end(recipe, tmp_path, name, capsys):
 )
 def test_the_papers_schedule_falls_on_a_plateau(recipe, tmp_path, name, factor, mode, threshold):
     *_, args = parse(recipe, str(CONFIGS / f"{name}.yaml"), "--output_dir", str(tmp_path))
-    trainer = BANTrainer(torch.nn.Linear(2, 2), args, eval_dataset=[{}])
+    trainer = BANTrainer(torch.nn.Linear(2, 2), args, task="text-generation", eval_dataset=[{}])
     optimizer = torch.optim.SGD(trainer.model.parameters(), args.learning_rate)
     schedule = trainer.create_scheduler(100, optimizer)
     assert isinstance(schedule, ReduceLROnPlateau)

@@ -15,10 +15,11 @@ from transformers import TrainerControl, TrainerState
 
 from ban_hf import collate
 from ban_hf.jobs import cost, pace, plan
-from ban_hf.jobs.cost import Footprint, Length, Networks, Pace, duration, occasions, shortages, size
+from ban_hf.jobs import progress as progress_module
+from ban_hf.jobs.cost import Footprint, Length, Networks, Pace, duration, occasions, shortages
+from ban_hf.jobs.progress import GenerationProgress
+from ban_hf.lineage.disk import format_bytes as size
 from ban_hf.lineage.record import RECORD, Record
-from ban_hf.training import callbacks
-from ban_hf.training.callbacks import GenerationProgress
 
 ROOT = Path(__file__).parents[2]
 
@@ -182,7 +183,7 @@ def announced(captured: str) -> list[str]:
 
 
 def test_a_long_run_says_once_what_is_to_come(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(callbacks, "seconds_now", Clock(20 * 100.0))  # 100 s a step
+    monkeypatch.setattr(progress_module, "seconds_now", Clock(20 * 100.0))  # 100 s a step
     train(tmp_path, 1, max_steps=40, save_strategy="no", eval_strategy="no")
     first, second = announced(capsys.readouterr().out)
     # 15 of 40 steps are left, and 40 of the student, which cost 1.3.
@@ -193,14 +194,14 @@ def test_a_long_run_says_once_what_is_to_come(tmp_path, monkeypatch, capsys):
 
 
 def test_a_short_run_says_nothing_more(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(callbacks, "seconds_now", Clock(20 * 4.0))  # 15 steps of 4 s are left
+    monkeypatch.setattr(progress_module, "seconds_now", Clock(20 * 4.0))  # 15 steps of 4 s are left
     train(tmp_path, 1, max_steps=40, save_strategy="no", eval_strategy="no")
     assert announced(capsys.readouterr().out) == []
 
 
 @pytest.mark.parametrize("is_main", [True, False])
 def test_only_the_main_process_says_it(tmp_path, monkeypatch, capsys, is_main):
-    monkeypatch.setattr(callbacks, "seconds_now", Clock(20 * 100.0))
+    monkeypatch.setattr(progress_module, "seconds_now", Clock(20 * 100.0))
     args, model = tiny.arguments(tmp_path), tiny.vit()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     state = TrainerState(max_steps=1000, num_train_epochs=1, is_world_process_zero=is_main)

@@ -288,13 +288,13 @@ def test_objectives_and_their_label_weights(given, expected):
 
 def test_one_with_labels_is_that_objective_with_a_label_weight_of_1():
     args = arguments(objective="kd+label")
-    assert (args.objective, args.label_weight, args.label_weight_is_default) == ("kd", 1, False)
+    assert (args.objective, args.label_weight) == ("kd", 1)
 
 
 def test_without_labels_beside_one_with_labels_holds_for_language_models_too():
     each = arguments(objective="kd,kd+label").each_objective()
-    assert not each["kd"].label_weight_is_default  # else a language model would learn with labels
-    assert arguments(objective="kd,cwtm").each_objective()["kd"].label_weight_is_default
+    assert each["kd"].label_weight == 0  # else a language model would learn with labels
+    assert arguments(objective="kd,cwtm").each_objective()["kd"].label_weight is None
 
 
 @pytest.mark.parametrize(

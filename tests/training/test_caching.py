@@ -13,7 +13,7 @@ from ban_hf.cli.main import main
 from ban_hf.jobs.caching import _arguments
 from ban_hf.lineage.record import Record
 from ban_hf.tasks.heads import load_classifier
-from ban_hf.training.teacher import Teaching
+from ban_hf.training.teacher import FrozenTeacher
 
 DATA = dict(image_size=8, train_samples=24, validation=0.5)
 
@@ -69,7 +69,7 @@ def test_a_student_reads_all_that_it_would_ask(train, data, tmp_path, monkeypatc
     def ask(*args, **kwargs):
         raise AssertionError("the teacher was asked")
 
-    monkeypatch.setattr(Teaching, "_outputs", ask)
+    monkeypatch.setattr(FrozenTeacher, "forward", ask)
     train(tmp_path / "again", teacher=str(teacher), teacher_cache=str(cache))
     one, other = (final_weights(tmp_path / name) for name in ("whole", "again"))
     assert one["generation-1/model.safetensors"] == other["generation-1/model.safetensors"]

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from ban_hf import BANTrainer, BornAgainEnsemble, image_processor
+from ban_hf.tasks.base import mean_logits
 from ban_hf.tasks.heads import auto_class, load_classifier
-from ban_hf.training.ensemble import mean_logits
 
 IMAGES = {"pixel_values": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
 WORDS = {"input_ids": torch.arange(24).reshape(4, 6), "attention_mask": torch.ones(4, 6).tril(2)}

@@ -65,7 +65,7 @@ def test_a_layer_of_patches_does_not_make_a_network_convolutional(network, convo
 
 def test_student_and_teacher_run_in_bfloat16_where_it_is_computed(bfloat16, tmp_path, caplog):
     caplog.set_level(logging.INFO, "ban_hf")
-    precision.tell_once.cache_clear()
+    precision.log_once.cache_clear()
     trained = trainer(tmp_path, max_steps=1)
     seen = []
     for model in (trained.model, trained.teacher):
@@ -204,15 +204,15 @@ def test_asking_and_replaying_a_teacher_read_nothing_either(tmp_path):
     for _ in ("asked", "replayed"):
         options = dict(max_steps=3, logging_steps=100)  # an epoch
         taught = trainer(tmp_path, teacher_cache=str(tmp_path / "cache"), **options)
-        answers, found = taught.teaching.answers, []
+        outputs_of, found = taught.frozen_teacher.outputs, []
 
-        def watched(*args, answers=answers, found=found):
+        def watched(*args, outputs_of=outputs_of, found=found):
             with Reads() as mode:
-                outputs = answers(*args)
+                outputs = outputs_of(*args)
             found.extend(mode.found)
             return outputs
 
-        taught.teaching.answers = watched
+        taught.frozen_teacher.outputs = watched
         taught.train()
         assert found == []
 

@@ -12,7 +12,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ban_hf import BornAgainEnsemble, CharCNNLSTMForCausalLM, create_language_model
 from ban_hf.data import word_tokenizer
-from ban_hf.training.teacher_checks import check_teacher
+from ban_hf.tasks.auto import TASKS
+from ban_hf.training.teacher import check_teacher
 
 
 def by_hand(student, teacher, data, *, epochs=2, teacher_weight=1.0, label_weight=1.0):
@@ -293,7 +294,7 @@ def test_a_fresh_teacher_is_not_taken_for_the_working_directory(tmp_path, monkey
     word_tokenizer(["<eos>", "another"]).save_pretrained(tmp_path)
     monkeypatch.chdir(tmp_path)
     ours = word_tokenizer(["<eos>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 2))])
-    check_teacher(lstm(1), lstm(2), ours)
+    check_teacher(lstm(1), lstm(2), TASKS["text-generation"], ours)
 
 
 def test_columns_that_a_batch_does_not_hold_are_refused(tmp_path):

@@ -34,7 +34,7 @@ def forbid(trainer, monkeypatch):
     def forward(*args, **kwargs):
         raise AssertionError("the teacher was asked")
 
-    monkeypatch.setattr(trainer.teaching.plain, "forward", forward)
+    monkeypatch.setattr(trainer.frozen_teacher.plain, "forward", forward)
     return trainer
 
 
@@ -183,13 +183,13 @@ class TestTexts:
 
     def test_a_teacher_is_asked_in_the_first_epoch_alone(self, tmp_path):
         trainer = reader(tmp_path, teacher_cache=str(tmp_path / "cache"), num_train_epochs=3)
-        asked, forward = [], trainer.teaching.plain.forward
+        asked, forward = [], trainer.frozen_teacher.plain.forward
 
         def note(*args, **kwargs):
             asked.append(trainer.state.epoch or 0)
             return forward(*args, **kwargs)
 
-        trainer.teaching.plain.forward = note
+        trainer.frozen_teacher.plain.forward = note
         trainer.train()
         assert asked
         assert max(asked) < 1

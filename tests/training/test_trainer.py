@@ -1,5 +1,7 @@
 """The trainer: the loss of an optimizer step is exact, and nothing else differs from `Trainer`."""
 
+import copy
+import dataclasses
 from functools import cache
 
 import pytest
@@ -12,7 +14,9 @@ from tiny import (
     cifar,
     confident,
     distance,
+    gpt2,
     history,
+    text,
     timm_model,
     trained,
     vit,
@@ -20,7 +24,15 @@ from tiny import (
 )
 from transformers import Trainer, TrainerCallback
 
-from ban_hf import OBJECTIVES, BANTrainer, ImageViews, collate
+from ban_hf import (
+    OBJECTIVES,
+    BANTrainer,
+    BANTrainingArguments,
+    ImageViews,
+    Record,
+    collate,
+    train_generations,
+)
 
 LOSSES = {
     "BAN": dict(objective="kd", temperature=2.0),
@@ -31,6 +43,7 @@ LOSSES = {
 }
 SEQUENCE = dict(optim_args="momentum=0.9,nesterov=True", lr_milestones=[0.3, 0.6])
 
+SENTENCES = [{"input_ids": row, "labels": row} for row in text(64).view(8, 8)]
 
 # The loss of an optimizer step
 
@@ -295,6 +308,65 @@ def test_bfloat16_reaches_teacher_and_student_also_in_an_evaluation_before_train
     trainer.train()
     trainer.evaluate()
     assert {dtype for _, dtype in seen} == {torch.bfloat16}
-    assert [name for name, _ in seen].count("student") == 5
+    assert [name for name, _ in seen].count("student") == 6  # the first of them checks the labels
     assert distance(student, before) > 0
     assert all(p.dtype == torch.float32 for p in student.parameters())
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda args: dataclasses.replace(args, output_dir="elsewhere"),
+        lambda args: BANTrainingArguments(
+            **{field.name: getattr(args, field.name) for field in dataclasses.fields(args)
+               if field.init}
+        ),
+        copy.copy,
+    ],
+    ids=["replace", "fields", "copy"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "weight"),
+    [
+        ({}, None),
+        (dict(label_weight=0.0), 0.0),
+        (dict(label_weight=1.0), 1.0),
+        (dict(objective="cwtm+label"), 1.0),
+        (dict(objective="kd,kd+label"), None),
+    ],
+)
+def test_a_copy_of_arguments_has_the_label_weight_that_was_given(copied, given, weight, tmp_path):
+    args = arguments(tmp_path, **given)
+    again = copied(args)
+    assert (again.objective, again.label_weight) == (args.objective, args.label_weight)
+    assert again.label_weight == weight
+    if "," in again.objective:
+        assert [each.label_weight for each in again.each_objective().values()] == [0.0, 1.0]
+
+
+def test_a_trainer_takes_no_label_weight_as_none_of_it(tmp_path):
+    students = [
+        trained(vit(1), tmp_path, vit(2), **given).model for given in ({}, dict(label_weight=0.0))
+    ]
+    assert distance(*students) == 0
+
+
+def test_a_sequence_of_copied_arguments_learns_with_labels_where_the_task_does(tmp_path):
+    weights_of = {}
+    for name, build, data in (("texts", gpt2, SENTENCES), ("images", vit, Images(16))):
+        args = dataclasses.replace(
+            arguments(tmp_path, max_steps=1), output_dir=str(tmp_path / name)
+        )
+        train_generations(
+            lambda generation, build=build: build(torch.initial_seed() % 1000),
+            args,
+            generations=1,
+            train_dataset=data,
+            ensemble=False,
+        )
+        weights_of[name] = Record.read(tmp_path / name / "generation-1").objective["label_weight"]
+    assert weights_of == {"texts": 1.0, "images": 0.0}
+    assert args.label_weight is None

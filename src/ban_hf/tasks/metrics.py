@@ -113,18 +113,6 @@ def _check(logits: Tensor, labels: Tensor) -> None:
         )
 
 
-def compute_classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """``compute_metrics`` for ``Trainer``: ``error`` (%), ``nll`` (nats) and ``ece`` (%)."""
-    outputs = prediction.predictions  # a model with further outputs gives a tuple, logits first
-    logits = torch.as_tensor(outputs[0] if isinstance(outputs, tuple) else outputs)  # (N, C)
-    labels = torch.as_tensor(prediction.label_ids)  # (N,)
-    return {
-        "error": error_rate(logits, labels).item(),
-        "nll": negative_log_likelihood(logits, labels).item(),
-        "ece": expected_calibration_error(logits, labels).item(),
-    }
-
-
 class _LogitsMetric(evaluate.Metric):
     """An ``evaluate.Metric`` of predictions (logits, ``(N, C)``) and references (labels)."""
 
@@ -164,3 +152,22 @@ class CalibrationError(_LogitsMetric):
     def _compute(self, predictions, references) -> dict[str, float]:  # type: ignore[no-untyped-def]
         logits, labels = torch.as_tensor(predictions), torch.as_tensor(references)
         return {"ece": expected_calibration_error(logits, labels).item()}
+
+
+class Perplexity(_LogitsMetric):
+    """``{"perplexity": ...}``, the exponential of :func:`negative_log_likelihood`."""
+
+    def _compute(self, predictions, references) -> dict[str, float]:  # type: ignore[no-untyped-def]
+        logits, labels = torch.as_tensor(predictions), torch.as_tensor(references)
+        return {"perplexity": negative_log_likelihood(logits, labels).exp().item()}
+
+
+def compute_classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """``compute_metrics`` for ``Trainer``: ``error`` (%), ``nll`` (nats) and ``ece`` (%)."""
+    outputs = prediction.predictions  # a model with further outputs gives a tuple, logits first
+    logits = torch.as_tensor(outputs[0] if isinstance(outputs, tuple) else outputs)  # (N, C)
+    labels = torch.as_tensor(prediction.label_ids)  # (N,)
+    found: dict[str, float] = {}
+    for metric in (ErrorRate(), NegativeLogLikelihood(), CalibrationError()):
+        found |= metric._compute(predictions=logits, references=labels)
+    return found

@@ -4,13 +4,13 @@ import copy
 import math
 from dataclasses import dataclass, field
 
+from torch import nn
 from transformers import SchedulerType, TrainingArguments
 
 from ban_hf.errors import BANError, did_you_mean
 from ban_hf.objectives import OBJECTIVES
-
-#: Metrics whose best value is the lowest.
-LOWER_IS_BETTER = ("loss", "error", "nll", "ece", "teacher_kl", "perplexity")
+from ban_hf.tasks.catalog import LOWER_IS_BETTER
+from ban_hf.training.performance import fast_arguments
 
 #: Number formats that a teacher's outputs may be kept in.
 CACHE_DTYPES = ("float32", "float16")
@@ -25,10 +25,11 @@ class BANTrainingArguments(TrainingArguments):
 
     The loss is `teacher_weight * objective + label_weight * label cross-entropy`: BAN is
     (kd, 1, 0), the defaults; BAN+L is (kd, 1, 1), the default of `train_generations` for language
-    models. Without a teacher none of the first four matters.
+    models. `label_weight` stays None until the task is known: `BANTrainer` takes it as 0, a
+    sequence as the task's `default_label_weight`. Without a teacher none of the first four matters.
 
     Raises:
-        ValueError: for an unknown objective, a temperature that is not above 0, a negative weight,
+        BANError: for an unknown objective, a temperature that is not above 0, a negative weight,
             both weights 0, or milestones that are not rising fractions of the training.
     """
 
@@ -130,93 +131,26 @@ class BANTrainingArguments(TrainingArguments):
         if self.greater_is_better is None and metric in LOWER_IS_BETTER:
             self.greater_is_better = False  # Trainer knows it of a loss only
         super().__post_init__()
-        self.label_weight_is_default = self.label_weight is None
-        self.label_weight: float = 0.0 if self.label_weight is None else self.label_weight
         self._read_objectives()
         if not 0 < self.temperature < math.inf:
             raise BANError(
                 f"temperature={self.temperature} must be above 0 and finite; the paper uses 1."
             )
-        if not (0 <= self.teacher_weight < math.inf and 0 <= self.label_weight < math.inf):
+        label_weight = self.label_weight or 0.0
+        if not (0 <= self.teacher_weight < math.inf and 0 <= label_weight < math.inf):
             raise BANError(
-                f"teacher_weight={self.teacher_weight} and label_weight={self.label_weight} "
+                f"teacher_weight={self.teacher_weight} and label_weight={label_weight} "
                 "must not be negative, and finite."
             )
         if self.seed < 0:
             raise BANError(f"seed={self.seed} must not be negative.")
-        if self.teacher_weight == self.label_weight == 0:
+        if self.teacher_weight == label_weight == 0:
             raise BANError(
                 "teacher_weight and label_weight are both 0: there is nothing to learn from. "
                 "BAN is teacher_weight=1, label_weight=0; BAN+L is both 1."
             )
         self._check_milestones()
         self._check_teacher_arguments()
-
-    def each_objective(self) -> dict[str, "BANTrainingArguments"]:
-        """These arguments with one objective each, by the names that the objectives were given.
-
-        Of several, `label_weight` is that of those without `+label`. Where it is not given, and one
-        has it, that is 0: `kd,kd+label` is BAN and BAN+L, of a language model, too.
-        """
-        return {name: self._of_objective(name) for name in self.objective.split(",")}
-
-    def check_one_objective(self) -> None:
-        """Hold that there is one objective.
-
-        Raises:
-            ValueError: if there are several, which only a recipe trains.
-        """
-        if "," in self.objective:
-            raise BANError(
-                f"objective={self.objective!r} names several, which a recipe, run_image_family or "
-                "run_language_family trains one after another: give one of them here."
-            )
-
-    def _of_objective(self, name: str) -> "BANTrainingArguments":
-        args, is_mixed = copy.copy(self), WITH_LABELS in self.objective
-        args.objective = name.removesuffix(WITH_LABELS)
-        args.label_weight_is_default = self.label_weight_is_default and not is_mixed
-        if args.objective != name:
-            args.label_weight = 1.0
-        return args
-
-    def _read_objectives(self) -> None:
-        """Check each name, and resolve `+label` where there is but one."""
-        names = [name.strip() for name in self.objective.split(",")]
-        for name in names:
-            if name.removesuffix(WITH_LABELS) not in OBJECTIVES:
-                known = [*OBJECTIVES, *(known + WITH_LABELS for known in OBJECTIVES)]
-                raise BANError(
-                    f"objective={name!r} is unknown.{did_you_mean(name, known)} "
-                    f"There is {', '.join(OBJECTIVES)}."
-                )
-        self.objective = ",".join(names)
-        self._check_labels(names)
-        if len(names) == 1:
-            alone = self._of_objective(names[0])
-            self.objective, self.label_weight = alone.objective, alone.label_weight
-            self.label_weight_is_default = alone.label_weight_is_default
-
-    def _check_labels(self, names: list[str]) -> None:
-        """Hold that `+label` and `label_weight` agree, and that no two objectives are the same."""
-        marked = [name for name in names if name.endswith(WITH_LABELS)]
-        possible = (1,) if len(marked) == len(names) else (0, 1)
-        if marked and not self.label_weight_is_default and self.label_weight not in possible:
-            raise BANError(
-                f"label_weight={self.label_weight:g} contradicts objective={marked[0]!r}, which is "
-                "label_weight=1: leave one of them out."
-            )
-        seen: dict[tuple[str, float | None], str] = {}
-        for name in names:
-            args = self._of_objective(name)
-            same = seen.setdefault((args.objective, args.label_weight), name)
-            if same != name:
-                raise BANError(
-                    f"objective={self.objective!r}: {same!r} and {name!r} are the same with "
-                    "label_weight=1: leave one of them out, or give label_weight=0."
-                )
-        if len(seen) < len(names):
-            raise BANError(f"objective={self.objective!r} names one twice: leave it out.")
 
     def _check_teacher_arguments(self) -> None:
         if self.teacher_batch_size is not None and self.teacher_batch_size < 1:
@@ -241,3 +175,74 @@ class BANTrainingArguments(TrainingArguments):
                 "lr_milestones is a schedule of its own, without warm-up: leave out warmup_steps "
                 "and lr_scheduler_type, or take lr_milestones out of the configuration."
             )
+
+    # Lists of objectives and `+label`. To be removed: they belong to the recipe.
+
+    def each_objective(self) -> dict[str, "BANTrainingArguments"]:
+        """These arguments with one objective each, by the names that the objectives were given.
+
+        Of several, `label_weight` is that of those without `+label`. Where it is not given, and one
+        has it, that is 0: `kd,kd+label` is BAN and BAN+L, of a language model, too.
+        """
+        return {name: self._of_objective(name) for name in self.objective.split(",")}
+
+    def check_one_objective(self) -> None:
+        """Raise if there are several objectives, which only a recipe trains."""
+        if "," in self.objective:
+            raise BANError(
+                f"objective={self.objective!r} names several, which a recipe, run_image_family or "
+                "run_language_family trains one after another: give one of them here."
+            )
+
+    def _of_objective(self, name: str) -> "BANTrainingArguments":
+        args = copy.copy(self)
+        args.objective = name.removesuffix(WITH_LABELS)
+        if args.objective != name:
+            args.label_weight = 1.0
+        elif args.label_weight is None and WITH_LABELS in self.objective:
+            args.label_weight = 0.0
+        return args
+
+    def _read_objectives(self) -> None:
+        """Check each name, and resolve `+label` where there is but one."""
+        names = [name.strip() for name in self.objective.split(",")]
+        for name in names:
+            if name.removesuffix(WITH_LABELS) not in OBJECTIVES:
+                known = [*OBJECTIVES, *(known + WITH_LABELS for known in OBJECTIVES)]
+                raise BANError(
+                    f"objective={name!r} is unknown.{did_you_mean(name, known)} "
+                    f"There is {', '.join(OBJECTIVES)}."
+                )
+        self.objective = ",".join(names)
+        self._check_labels(names)
+        if len(names) == 1:
+            alone = self._of_objective(names[0])
+            self.objective, self.label_weight = alone.objective, alone.label_weight
+
+    def _check_labels(self, names: list[str]) -> None:
+        """Raise unless `+label` and `label_weight` agree and no two objectives are the same."""
+        marked = [name for name in names if name.endswith(WITH_LABELS)]
+        possible = (1,) if len(marked) == len(names) else (0, 1)
+        if marked and self.label_weight is not None and self.label_weight not in possible:
+            raise BANError(
+                f"label_weight={self.label_weight:g} contradicts objective={marked[0]!r}, which is "
+                "label_weight=1: leave one of them out."
+            )
+        seen: dict[tuple[str, float], str] = {}
+        for name in names:
+            args = self._of_objective(name)
+            same = seen.setdefault((args.objective, args.label_weight or 0.0), name)
+            if same != name:
+                raise BANError(
+                    f"objective={self.objective!r}: {same!r} and {name!r} are the same with "
+                    "label_weight=1: leave one of them out, or give label_weight=0."
+                )
+        if len(seen) < len(names):
+            raise BANError(f"objective={self.objective!r} names one twice: leave it out.")
+
+
+def sequence_arguments(args: BANTrainingArguments, model: nn.Module) -> BANTrainingArguments:
+    """The arguments of a sequence of such networks: fast, unless they say otherwise."""
+    args = copy.copy(args)
+    args.fast = args.fast is not False
+    return fast_arguments(args, model) if args.fast else args

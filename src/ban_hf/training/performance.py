@@ -2,19 +2,27 @@
 
 A convolutional network runs in bfloat16 (autocast; weights and optimizer stay float32) where the
 hardware computes that, and in channels-last order everywhere. Both change results by rounding only.
+
+All that relies on private parts of transformers, accelerate and torch is here, each in a function
+whose docstring names the part. Look here first when a new release of them breaks something.
 """
 
 import copy
 import functools
 import logging
+from pathlib import Path
+from typing import TypeVar
 
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors import safe_open
 from torch import nn
 from torch._dynamo.utils import counters
-from transformers.utils import is_torch_tf32_available
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.utils import SAFE_WEIGHTS_NAME, is_torch_tf32_available
 
-from ban_hf.training.arguments import BANTrainingArguments
+Args = TypeVar("Args", bound=TrainingArguments)
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +42,11 @@ def computes_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def fast_arguments(args: BANTrainingArguments, model: nn.Module) -> BANTrainingArguments:
+def fast_arguments(args: Args, model: nn.Module) -> Args:
     """The arguments with the fastest number format for a network; a precision that is given stays.
+
+    Private part: `AcceleratorState._shared_state`. accelerate remembers the precision of the last
+    trainer, and refuses another.
 
     Returns:
         A copy, or `args` itself where nothing is to be changed.
@@ -44,28 +55,20 @@ def fast_arguments(args: BANTrainingArguments, model: nn.Module) -> BANTrainingA
     if is_convolutional(model) and not is_given and computes_bfloat16(args.device):
         args = copy.copy(args)
         args.bf16, args.mixed_precision = True, "bf16"
-    # accelerate remembers the precision of the trainer made last, and refuses another.
     state = AcceleratorState._shared_state
     if state.get("_mixed_precision", args.mixed_precision) != args.mixed_precision:
         AcceleratorState._reset_state()
     return args
 
 
-def sequence_arguments(args: BANTrainingArguments, model: nn.Module) -> BANTrainingArguments:
-    """The arguments of a sequence of such networks: fast, unless they say otherwise."""
-    args = copy.copy(args)
-    args.fast = args.fast is not False
-    return fast_arguments(args, model) if args.fast else args
-
-
-def allow_fast_products(args: BANTrainingArguments) -> None:
+def allow_fast_products(args: TrainingArguments) -> None:
     """Let a GPU multiply float32 matrices as TF32, unless `tf32` says otherwise."""
     if args.device.type == "cuda" and args.tf32 is None and is_torch_tf32_available():
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
 
 
-def lay_out(model: nn.Module) -> nn.Module:
+def to_channels_last(model: nn.Module) -> nn.Module:
     """Put a convolutional network's weights into channels-last order, in place.
 
     Its activations follow: (N, C, H, W) in memory as (N, H, W, C).
@@ -76,20 +79,51 @@ def lay_out(model: nn.Module) -> nn.Module:
 
 
 @functools.cache
-def tell_once(line: str) -> None:
-    """Log a line, but not again for each generation."""
+def log_once(line: str) -> None:
+    """Log a line once in a process, not for each generation."""
     logger.info(line)
 
 
-def describe(model: nn.Module, args: BANTrainingArguments) -> str:
+def describe(model: nn.Module, args: TrainingArguments, *, fast: bool | None) -> str:
     """How a network is trained here, in words."""
     number = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
-    layout = ", channels-last" if args.fast and is_convolutional(model) else ""
+    layout = ", channels-last" if fast and is_convolutional(model) else ""
     return f"{type(model).__name__} on {args.device.type}: {number}{layout}"
 
 
 def describe_compilation() -> str:
-    """What `torch.compile` made of the networks of this process so far, in words."""
+    """What `torch.compile` made of the networks of this process so far, in words.
+
+    Private part: `torch._dynamo.utils.counters`.
+    """
     graphs, breaks = counters["stats"]["unique_graphs"], counters["graph_break"]
     reasons = "".join(f"; {count} x {reason}" for reason, count in breaks.items())
     return f"torch.compile: {graphs} graphs, {sum(breaks.values())} graph breaks{reasons}"
+
+
+def prepare_frozen(accelerator: Accelerator, model: nn.Module) -> nn.Module:
+    """Prepare a model that is not trained, such as a teacher.
+
+    Private part: `Accelerator._models`. If it stayed in that list it would be taken for the
+    prepared student in an evaluation before training, which then runs without autocast.
+    """
+    prepared: nn.Module = accelerator.prepare_model(model, evaluation_mode=True)
+    accelerator._models.pop()
+    return prepared
+
+
+def load_renamed_weights(model: nn.Module, checkpoint: str | Path) -> bool:
+    """Load a checkpoint whose weights have other names than the model's; False if it is not one.
+
+    `save_pretrained` writes some architectures (ViT is one) under the names of their first release.
+    `Trainer` resumes without the way back, with a warning and random weights in their place
+    (https://github.com/huggingface/transformers/issues/43701).
+    """
+    file = Path(checkpoint) / SAFE_WEIGHTS_NAME
+    if not isinstance(model, PreTrainedModel) or not file.is_file():
+        return False
+    with safe_open(file, "pt") as weights:
+        if set(weights.keys()) <= model.state_dict().keys():
+            return False
+    model.load_state_dict(type(model).from_pretrained(checkpoint).state_dict())
+    return True

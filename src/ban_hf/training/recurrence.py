@@ -1,4 +1,4 @@
-"""Hidden states that go on from window to window, for student and teacher.
+"""Hidden states that are carried from window to window, for student and teacher.
 
 In truncated back-propagation through time a text is read in order, a window at a time. The state
 after a window is where the next one starts; gradients stop there. It starts from nothing at each
@@ -6,24 +6,31 @@ epoch and each evaluation.
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.training.arguments import BANTrainingArguments
-from ban_hf.training.ensemble import is_recurrent
+from ban_hf.tasks.catalog import ENSEMBLE
 
 State = Any  # a tensor, None, or a tuple of states
 
 
-def check_windows(name: str, dataset: Any, batch_size: int, args: BANTrainingArguments) -> None:
-    """Hold that a text is read as it was laid out: a batch is one window of every column.
+def is_recurrent(model: nn.Module) -> bool:
+    """Whether a model takes a `state` and gives one, or an ensemble has such a member."""
+    if isinstance(model, PreTrainedModel) and model.config.model_type == ENSEMBLE:
+        return any(map(is_recurrent, model.get_submodule("members").children()))
+    return "state" in inspect.signature(model.forward).parameters
+
+
+def check_windows(name: str, dataset: Any, batch_size: int, args: TrainingArguments) -> None:
+    """Raise unless a text is read as it was laid out: a batch is one window of every column.
 
     Args:
         name: of the dataset among the arguments.
@@ -32,7 +39,7 @@ def check_windows(name: str, dataset: Any, batch_size: int, args: BANTrainingArg
         args: of the training.
 
     Raises:
-        ValueError: naming the argument that would read it otherwise.
+        BANError: naming the argument that would read it in another order.
     """
     for key, part in dataset.items() if isinstance(dataset, dict) else ():
         check_windows(f"{name}[{key!r}]", part, batch_size, args)
@@ -50,8 +57,8 @@ def check_windows(name: str, dataset: Any, batch_size: int, args: BANTrainingArg
         )
 
 
-def _check_order(args: BANTrainingArguments) -> None:
-    """Hold that batches come in reading order and each process keeps its columns."""
+def _check_order(args: TrainingArguments) -> None:
+    """Raise unless batches come in reading order and each process keeps its columns."""
     if args.n_gpu > 1:
         raise BANError(
             "TokenWindows cannot be read by several GPUs of one process, which would cut the "
@@ -70,11 +77,11 @@ def _check_order(args: BANTrainingArguments) -> None:
             )
 
 
-def check_accumulation(args: BANTrainingArguments) -> None:
-    """Hold that a recurrent model updates after each window.
+def check_accumulation(args: TrainingArguments) -> None:
+    """Raise unless a recurrent model updates after each window.
 
     Raises:
-        ValueError: under gradient accumulation.
+        BANError: under gradient accumulation.
     """
     if args.gradient_accumulation_steps > 1:
         raise BANError(
@@ -86,10 +93,10 @@ def check_accumulation(args: BANTrainingArguments) -> None:
 
 
 class CarriedState(TrainerCallback):
-    """The hidden states of a text that is being read, by who reads it (student or teacher).
+    """The hidden states of student and teacher in a text that is read in order.
 
-    A callback, so that they are dropped where an epoch begins. Saved with a checkpoint they let a
-    training go on in the middle of an epoch.
+    It is a callback, so that an epoch begins without states. Saved with a checkpoint they let a
+    training resume in the middle of an epoch.
     """
 
     def __init__(self) -> None:
@@ -99,38 +106,38 @@ class CarriedState(TrainerCallback):
         self._resumed: dict[str, State] = {}
 
     def add(self, role: str, model: nn.Module) -> None:
-        """Say who will read."""
+        """Add a model, by its role: student or teacher."""
         if is_recurrent(model):
             self.recurrent.add(role)
 
     def give(self, role: str) -> dict[str, State]:
-        """What a model is to be called with beside its batch."""
+        """What a model is called with besides its batch."""
         return {"state": self._states.get(role)} if self.carries(role) else {}
 
     def carries(self, role: str) -> bool:
-        """Whether a model goes on from the state after the window before."""
+        """Whether a model continues from the state after the last window."""
         return self.reads_in_order and role in self.recurrent
 
     def holds(self, role: str) -> bool:
-        """Whether there is a state to go on from."""
+        """Whether there is a state to continue from."""
         return role in self._states
 
     def keep(self, role: str, outputs: Any) -> None:
         """Keep the state that a model gave, without its graph, for the next window."""
         if self.carries(role):
             if outputs.state is None:
-                raise BANError(f"{role} takes a state but gives none to go on from.")
+                raise BANError(f"{role} takes a state but returns none to continue from.")
             self._states[role] = _detach(outputs.state)
 
     @contextlib.contextmanager
     def another_text(self, reads_in_order: bool) -> Iterator[None]:
-        """Read another text from its beginning, and then go on with this one."""
-        standing = self.reads_in_order, self._states
+        """Read another text from its beginning, then continue with this one."""
+        before = self.reads_in_order, self._states
         self.reads_in_order, self._states = reads_in_order, {}
         try:
             yield
         finally:
-            self.reads_in_order, self._states = standing
+            self.reads_in_order, self._states = before
 
     def save(self, checkpoint: str | Path, rank: int) -> None:
         """Write the states into a checkpoint, each process its own columns'."""
@@ -138,10 +145,10 @@ class CarriedState(TrainerCallback):
             torch.save(self._states, _file(checkpoint, rank))
 
     def load(self, checkpoint: str | Path, rank: int, device: torch.device) -> None:
-        """Read what `save` wrote; taken up where the epoch that it belongs to goes on.
+        """Read what `save` wrote; it is used when the epoch that it belongs to resumes.
 
         Raises:
-            ValueError: if there is none, so that the training could not go on as it was.
+            BANError: if there is none, so that the training could not resume exactly.
         """
         if not self.reads_in_order:
             return
@@ -156,7 +163,7 @@ class CarriedState(TrainerCallback):
         self._resumed = torch.load(file, map_location=where, weights_only=True)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Resumed half-way, state.epoch is a fraction above the epoch that goes on.
+        # Resumed within an epoch, state.epoch is a fraction above that epoch.
         half_way = not float(state.epoch or 0).is_integer()
         self._states = self._resumed if half_way else {}
         self._resumed = {}

@@ -1,7 +1,10 @@
-"""A frozen teacher at work in a training: asked once for each step, or replayed from its cache."""
+"""A frozen teacher in a training: run once for each step, or replayed from its cache."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,117 +18,169 @@ from transformers import (
     default_data_collator,
 )
 
-from ban_hf.data import ImageViews, collate
+from ban_hf.data.views import ImageViews, collate
 from ban_hf.data.windows import POSITIONS, TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.lineage.environment import architecture, describe_data, weights_digest
-from ban_hf.lineage.files import sha256_of_json
-from ban_hf.tasks.items import without_labels
+from ban_hf.lineage.record import sha256_of_json
+from ban_hf.tasks.base import Output, Task
 from ban_hf.training.arguments import BANTrainingArguments
-from ban_hf.training.performance import is_convolutional, lay_out
+from ban_hf.training.performance import is_convolutional, prepare_frozen, to_channels_last
 from ban_hf.training.recurrence import CarriedState
 from ban_hf.training.teacher_cache import CacheContents, TeacherCache
-from ban_hf.training.teacher_checks import ask_teacher, freeze
 
 Inputs = dict[str, Any]  # a batch without labels, on the device
 CPU_BATCH = 32  # images whose activations stay in a CPU's cache: a fifth faster than 128
 
 
-class Teaching(TrainerCallback):
+def freeze(teacher: nn.Module) -> nn.Module:
+    """Put a teacher into evaluation mode and take its parameters out of every gradient."""
+    return teacher.eval().requires_grad_(False)
+
+
+def check_teacher(
+    teacher: nn.Module,
+    student: nn.Module,
+    task: Task,
+    processor: Any = None,
+    name: str | Path | None = None,
+) -> None:
+    """Raise unless a teacher can teach a student.
+
+    Args:
+        teacher: a model.
+        student: a model.
+        task: of the student.
+        processor: of the student, such as its tokenizer, if it has one.
+        name: the folder or Hub id that the teacher was loaded from, if it was.
+
+    Raises:
+        BANError: if they are the same object or share weights that are trained; and see
+            `Task.check_pair`.
+    """
+    trained = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
+    if teacher is student or any(id(parameter) in trained for parameter in teacher.parameters()):
+        raise BANError(
+            "teacher and model are the same object or share trainable weights, so that nothing "
+            "would be learnt: give the student fresh weights, such as type(model)(config)."
+        )
+    task.check_pair(teacher, student, processor, name)
+
+
+class FrozenTeacher(TrainerCallback):
     """A teacher, frozen and prepared, with its hidden states and its cache.
 
-    `model` is the teacher as it is asked. Without a cache every question is answered by it; with
-    one only those that were never asked before. Of an image the cache holds the logits, of a text
-    the hidden states before the output layer, which is applied again.
+    Without a cache it runs on every batch, with one only on batches that are not stored yet. Of an
+    image the cache stores the logits, of a text the hidden states before the output layer, which is
+    applied again.
+
+    Attributes:
+        plain: the teacher as it was given.
+        model: the teacher as it is run.
+        task: of the student.
     """
 
     def __init__(
         self,
         teacher: nn.Module,
+        task: Task,
         carried: CarriedState,
         accelerator: Accelerator,
         args: BANTrainingArguments,
     ) -> None:
-        self.carried, self.accelerator, self.args = carried, accelerator, args
-        self.plain = freeze(lay_out(teacher) if args.fast else teacher)
+        self.task, self.carried, self.accelerator, self.args = task, carried, accelerator, args
+        self.plain = freeze(to_channels_last(teacher) if args.fast else teacher)
         carried.add("teacher", teacher)
-        self.model: nn.Module = accelerator.prepare_model(teacher, evaluation_mode=True)
-        # Left in the accelerator's list, it would pass for the prepared student in an evaluation
-        # before training, which then runs without autocast.
-        accelerator._models.pop()
+        self.model = prepare_frozen(accelerator, teacher)
         fits_a_cache = args.fast and args.device.type == "cpu" and is_convolutional(teacher)
         self._batch_size = args.teacher_batch_size or (CPU_BATCH if fits_a_cache else None)
         self.cache: TeacherCache | None = None
-        self._dataset: Any = None
+        self._dataset: Any = None  # the copy that is trained on
+        self._given_dataset: Any = None
         self._checked: set[torch.Size] = set()
 
-    # Asking
+    # Forward passes
 
-    def ask(self, inputs: Inputs) -> Tensor:
-        """The teacher's logits of a batch, `(N, C)` or `(B, T, V)`."""
-        return self._outputs(inputs).logits
+    def forward(self, inputs: Inputs, **options: Any) -> Any:
+        """The teacher's outputs for a batch, in evaluation mode and without a graph.
 
-    def answers(self, batches: Sequence[Inputs], positions: Sequence[Any]) -> list[Tensor]:
-        """The logits of each micro-batch of a step.
+        Raises:
+            BANError: if they have no logits.
+        """
+        if self.model.training:  # a callback or an evaluation switched it: BatchNorm would move
+            self.model.eval()
+        with torch.inference_mode():
+            outputs = self.model(**inputs, **self.carried.give("teacher"), **options)
+        for output in self.task.outputs:
+            if getattr(outputs, output.name, None) is None:
+                raise BANError(
+                    f"teacher gives no {output.name}, but {type(outputs).__name__}: it must have a "
+                    f"head, as {self.task.facts.auto_class} gives it."
+                )
+        self.carried.keep("teacher", outputs)
+        return outputs
+
+    def outputs(self, batches: Sequence[Inputs], positions: Sequence[Any]) -> list[Any]:
+        """The outputs for each micro-batch of a step, or those that are stored.
 
         Args:
             batches: of the step.
             positions: `(B,)` of each batch's items in the training set; None without a cache.
         """
         if self.cache is None:
-            return self._ask_together(batches)
-        if any(at is None for at in positions):
-            raise BANError(
-                "teacher_cache: a batch does not say where its items stand in train_dataset, which "
-                "another training on the same dataset may have told it: give each its own."
-            )
-        found = [self._replayed(x, at) for x, at in zip(batches, positions, strict=True)]
-        missing = [i for i, logits in enumerate(found) if logits is None]
-        asked = iter(
-            self._ask_and_keep([batches[i] for i in missing], [positions[i] for i in missing])
+            return self._forward_together(batches)
+        found = [self._replay(x, at) for x, at in zip(batches, positions, strict=True)]
+        missing = [i for i, outputs in enumerate(found) if outputs is None]
+        new = iter(
+            self._forward_and_store([batches[i] for i in missing], [positions[i] for i in missing])
         )
-        return [next(asked) if logits is None else logits for logits in found]
+        return [next(new) if outputs is None else outputs for outputs in found]
 
-    def _outputs(self, inputs: Inputs, **options: Any) -> Any:
-        outputs = ask_teacher(self.model, inputs | self.carried.give("teacher") | options)
-        self.carried.keep("teacher", outputs)
-        return outputs
-
-    def _ask_together(self, batches: Sequence[Inputs]) -> list[Tensor]:
-        """The logits of each batch, asked in batches of the teacher's own size."""
+    def _forward_together(self, batches: Sequence[Inputs]) -> list[Any]:
+        """The outputs for each batch, run in batches of the teacher's own size."""
         size = self._batch_size
         if size is None or not batches or self.carried.carries("teacher"):
-            return [self.ask(inputs) for inputs in batches]
+            return [self.forward(inputs) for inputs in batches]
         if len({_shapes(inputs) for inputs in batches}) > 1:  # texts, padded to other lengths
-            return [logits for inputs in batches for logits in self._ask_together([inputs])]
+            return [found for inputs in batches for found in self._forward_together([inputs])]
         lengths = [len(next(iter(inputs.values()))) for inputs in batches]
         parts = {
             name: torch.cat([inputs[name] for inputs in batches]).split(size) for name in batches[0]
         }
-        asked = [
-            self.ask(dict(zip(parts, tensors, strict=True)))
+        found = [
+            self.forward(dict(zip(parts, tensors, strict=True)))
             for tensors in zip(*parts.values(), strict=True)
         ]
-        return list(torch.cat(asked).split(lengths))
+        split = {
+            name: torch.cat([getattr(outputs, name) for outputs in found]).split(lengths)
+            for name, _ in self.task.outputs
+        }
+        return [
+            SimpleNamespace(**dict(zip(split, tensors, strict=True)))
+            for tensors in zip(*split.values(), strict=True)
+        ]
 
     # The cache
 
-    def open_cache(self, dataset: Any, collator: Any, epochs: int) -> None:
+    def open_cache(self, dataset: Any, collator: Any, epochs: int) -> Any:
         """Open `args.teacher_cache` for a training.
 
         Args:
-            dataset: what is trained on; its batches say where their items stand until it is closed.
+            dataset: of the training; it stays as it is.
             collator: what makes batches of it.
-            epochs: how many there will be.
+            epochs: of the training.
+
+        Returns:
+            A copy of the dataset whose batches hold the positions of their items.
 
         Raises:
-            ValueError: if such a dataset or teacher cannot be cached; if the folder holds something
+            BANError: if such a dataset or teacher cannot be cached; if the folder holds something
                 else, or its disk has no room.
         """
         if type(dataset) not in (ImageViews, TokenWindows):  # a subclass may show something else
             raise BANError(
-                f"teacher_cache={self.args.teacher_cache!r} needs to know what the teacher is "
-                "asked in each epoch: train_dataset must be ImageViews (load_images) or "
+                f"teacher_cache={self.args.teacher_cache!r} needs to know what the teacher reads "
+                "in each epoch: train_dataset must be ImageViews (load_images) or "
                 f"TokenWindows, not {type(dataset).__name__}. Or leave teacher_cache out."
             )
         known = collate if isinstance(dataset, ImageViews) else default_data_collator
@@ -134,71 +189,79 @@ class Teaching(TrainerCallback):
                 f"teacher_cache cannot tell what data_collator={collator!r} makes of a batch: use "
                 f"{known.__name__}, or leave teacher_cache out."
             )
+        if self.task.outputs != (Output(),):
+            raise BANError(
+                f"teacher_cache stores one tensor of logits, and task {self.task.name!r} has "
+                f"{len(self.task.outputs)}: leave teacher_cache out."
+            )
+        self._given_dataset, dataset = dataset, copy.copy(dataset)
+        vars(dataset).pop("fingerprint", None)  # tensors may have been changed since it was read
         self._is_text, self._is_read = isinstance(dataset, TokenWindows), _reading(dataset)
         contents = self._contents(dataset)
         self._is_augmented = isinstance(dataset, ImageViews) and dataset.augment
         cache = TeacherCache(str(self.args.teacher_cache), contents, self.accelerator)
         self.cache_epochs = epochs if self._is_augmented else 1
         cache.open(range(self.cache_epochs))
-        self.cache, self._checked = cache, set()
-        self._dataset, self._gave_positions = dataset, dataset.gives_positions
+        self.cache, self._checked, self._dataset = cache, set(), dataset
         dataset.gives_positions = True
+        return dataset
 
     def close_cache(self) -> None:
         """Let another training fill it."""
         if self.cache is not None:
             self.cache.close()
-            self.cache, self._dataset.gives_positions = None, self._gave_positions
+            self.cache = self._dataset = self._given_dataset = None
 
     @property
-    def must_ask(self) -> bool:
-        """Whether the teacher is needed in this epoch."""
+    def needs_forward(self) -> bool:
+        """Whether the teacher must run in this epoch."""
         return self.cache is None or not self.cache.is_whole
 
     def begin_epoch(self, epoch: int) -> None:
-        """Take up what is kept of an epoch."""
+        """Read what is stored of an epoch."""
         if self.cache is not None:
-            if _reading(self._dataset) != self._is_read:
+            if _reading(self._given_dataset) != self._is_read:
                 raise BANError("teacher_cache: train_dataset was changed during the training.")
             self.cache.begin(epoch if self._is_augmented else 0)
 
     def end_epoch(self) -> None:
-        """Put what was learnt in this epoch in place."""
+        """Put what was stored in this epoch in place."""
         if self.cache is not None:
             self.cache.end()
 
     def fill_cache(self, loader: Any, prepare: Callable[[Inputs], Inputs]) -> None:
-        """Ask all that a training will ask, in the order in which the teacher reads.
+        """Store all that a training will need, in the order in which the teacher reads.
 
         Args:
-            loader: the training's.
+            loader: of the training.
             prepare: puts a batch where the model is.
         """
         with torch.random.fork_rng(devices=[]):  # loading draws from what students draw from
             for epoch in trange(self.cache_epochs, disable=self.args.disable_tqdm, unit="epoch"):
                 self.begin_epoch(epoch)
-                if self.must_ask:
-                    self._ask_about(loader, epoch, prepare)
+                if self.needs_forward:
+                    self._fill_epoch(loader, epoch, prepare)
                 self.end_epoch()
 
-    def _ask_about(self, loader: Any, epoch: int, prepare: Callable[[Inputs], Inputs]) -> None:
+    def _fill_epoch(self, loader: Any, epoch: int, prepare: Callable[[Inputs], Inputs]) -> None:
         loader.set_epoch(epoch)  # handed on to the dataset, but not on several processes
         if isinstance(self._dataset, ImageViews):
             self._dataset.set_epoch(epoch)
         with self.carried.another_text(self.carried.reads_in_order):
             for batch in loader:
                 positions = batch.pop(POSITIONS)
-                self.answers([without_labels(prepare(batch))], [positions])
+                inputs = self.task.forward_inputs(self.plain, prepare(batch))
+                self.outputs([inputs], [positions])
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.begin_epoch(math.floor(state.epoch or 0))
         half_way = not float(state.epoch or 0).is_integer()
-        must_read = self.must_ask and self.carried.carries("teacher")
+        must_read = self.needs_forward and self.carried.carries("teacher")
         if half_way and must_read and not self.carried.holds("teacher"):
             raise BANError(
                 "This checkpoint was saved while the teacher was replayed from a teacher_cache "
                 "that is not there now: without the words that it read before, the teacher would "
-                "say something else. Give the same teacher_cache, or start anew."
+                "give other logits. Give the same teacher_cache, or start from the beginning."
             )
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -207,7 +270,6 @@ class Teaching(TrainerCallback):
     def _contents(self, dataset: ImageViews | TokenWindows) -> CacheContents:
         """What the cache of this teacher on these data holds."""
         teacher = self.plain
-        vars(dataset).pop("fingerprint", None)  # tensors may have been changed since it was read
         if isinstance(dataset, ImageViews):
             row: tuple[int, ...] = (len(dataset.label_names),)
         else:
@@ -215,7 +277,7 @@ class Teaching(TrainerCallback):
             row = (dataset.window, self._head.in_features)
         network = {"class": f"{type(teacher).__module__}.{type(teacher).__qualname__}"}
         if isinstance(teacher, PreTrainedModel):
-            network = architecture(teacher).to_dict()
+            network = architecture(teacher)
         else:
             network["modules_sha256"] = sha256_of_json(repr(teacher))
         key = {
@@ -234,42 +296,48 @@ class Teaching(TrainerCallback):
         return CacheContents(key, len(dataset), row, self.args.teacher_cache_dtype, in_order)
 
     def _output_layer(self) -> nn.Linear:
-        """What gives the teacher's logits, and whose input is kept.
+        """The layer that gives the teacher's logits, and whose input is stored.
 
         Raises:
-            ValueError: if it has none.
+            BANError: if there is none.
         """
-        plain: Any = self.plain
+        plain = self.plain
         head = plain.get_output_embeddings() if isinstance(plain, PreTrainedModel) else None
         if not isinstance(head, nn.Linear):
             raise BANError(
-                f"teacher_cache: {type(self.plain).__name__} has no linear output layer, whose "
-                "input could be kept: leave teacher_cache out."
+                f"teacher_cache: {type(plain).__name__} has no linear output layer, whose "
+                "input could be stored: leave teacher_cache out."
             )
         return head
 
-    def _replayed(self, inputs: Inputs, positions: Tensor) -> Tensor | None:
-        """The logits of a batch that are kept."""
+    def _replay(self, inputs: Inputs, positions: Tensor) -> Any:
+        """The outputs of a batch that are stored; None if one is missing."""
         assert self.cache is not None
         rows = self.cache.replay(positions)
-        if rows is None or not self._is_text:
-            return rows
-        # Laid out as they were asked for: products of a slice are rounded otherwise.
-        return self._decode(rows[:, : inputs["input_ids"].shape[1]].contiguous())
+        if rows is None:
+            return None
+        if self._is_text:
+            # Laid out as in the first run: products of a slice are rounded otherwise.
+            rows = self._decode(rows[:, : inputs["input_ids"].shape[1]].contiguous())
+        return SimpleNamespace(logits=rows)
 
-    def _ask_and_keep(self, batches: Sequence[Inputs], positions: Sequence[Tensor]) -> list[Tensor]:
-        """The logits of each batch, as they will be replayed."""
+    def _forward_and_store(
+        self, batches: Sequence[Inputs], positions: Sequence[Tensor]
+    ) -> list[Any]:
+        """The outputs for each batch, as they will be replayed."""
         assert self.cache is not None
+        stored = []
         if not self._is_text:
-            asked = self._ask_together(batches)
-            return [self.cache.keep(at, x) for at, x in zip(positions, asked, strict=True)]
-        answers = []
+            found = self._forward_together(batches)
+            for at, outputs in zip(positions, found, strict=True):
+                stored.append(SimpleNamespace(logits=self.cache.keep(at, outputs.logits)))
+            return stored
         for inputs, at in zip(batches, positions, strict=True):
-            outputs = self._outputs(inputs, output_hidden_states=True)
+            outputs = self.forward(inputs, output_hidden_states=True)
             hidden = outputs.hidden_states[-1]  # (B, T, H)
             self._check_decoding(hidden, outputs.logits)
-            answers.append(self._decode(self.cache.keep(at, hidden)))
-        return answers
+            stored.append(SimpleNamespace(logits=self._decode(self.cache.keep(at, hidden))))
+        return stored
 
     @torch.inference_mode()
     def _decode(self, hidden: Tensor) -> Tensor:
@@ -279,14 +347,14 @@ class Teaching(TrainerCallback):
         return logits.float()
 
     def _check_decoding(self, hidden: Tensor, logits: Tensor) -> None:
-        """Hold, once for each shape, that the logits are those of the output layer alone."""
+        """Raise, once for each shape, unless the logits are those of the output layer alone."""
         if hidden.shape in self._checked:
             return
         self._checked.add(hidden.shape)
         if not torch.equal(self._decode(hidden.float().contiguous()), logits.float()):
             raise BANError(
                 f"teacher_cache: the logits of {type(self.plain).__name__} are not its output "
-                "layer's of the last hidden states, which are kept: leave teacher_cache out."
+                "layer's of the last hidden states, which are stored: leave teacher_cache out."
             )
 
 

@@ -1,16 +1,16 @@
-"""A teacher's outputs on disk, from which every further student learns as if it had been asked.
+"""A teacher's outputs on disk, from which every further student learns as from the teacher itself.
 
-The view that an item has in an epoch is a pure function of (seed, epoch, item), and so is what a
-frozen teacher says of it. A cache is a folder:
+The view that an item has in an epoch is a pure function of (seed, epoch, item), and so are the
+outputs of a frozen teacher for it. A cache is a folder:
 
     cache.json           all that decides the outputs: teacher, data, views, precision
     epoch-0.DIGEST.npy   a row for each item of the training set, by the sha256 of the file
     epoch-1.DIGEST.npy   ... (one alone, where items are the same in every epoch)
     cache.lock           held by the run that fills it; others meanwhile only read
 
-A file is filled under another name, by all processes together, and takes its own when its epoch is
-over: a kill loses what was learnt in one epoch, and spoils nothing. One of an epoch that was broken
-off ends in `.part.npy`, with NaN where the teacher was not asked.
+All processes fill a file together, under another name; it takes its own at the end of its epoch. So
+a kill loses the outputs of one epoch, and spoils nothing. The file of an epoch that was broken off
+ends in `.part.npy`, with NaN for items that the teacher has not seen.
 """
 
 import hashlib
@@ -31,8 +31,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ban_hf.errors import BANError
-from ban_hf.jobs.cost import free_bytes, size, standing
-from ban_hf.lineage.files import plain_json, read_json, write_json
+from ban_hf.lineage.disk import existing_parent, format_bytes, free_bytes
+from ban_hf.lineage.environment import plain_json
+from ban_hf.lineage.record import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +48,11 @@ class CacheContents:
     """What a cache holds.
 
     Args:
-        key: plain JSON, all that decides what the teacher says, by name.
+        key: plain JSON, all that decides the teacher's outputs, by name.
         items: of the training set.
-        row: shape of what is kept of an item.
+        row: shape of what is stored of an item.
         dtype: `"float32"` or `"float16"`.
-        in_order: whether the teacher reads the items in order, so that a part of them is no use.
+        in_order: whether the teacher reads the items in order, so that a part of them is useless.
     """
 
     key: Mapping[str, Any]
@@ -69,18 +70,18 @@ class TeacherCache:
     """A folder of a teacher's outputs, opened for one training.
 
     Args:
-        folder: made where there is none.
-        contents: what it is to hold.
-        accelerator: of the training, whose processes all see the folder.
+        folder: created if it does not exist.
+        contents: what it will hold.
+        accelerator: of the training; all its processes see the folder.
 
     Raises:
-        ValueError: if the folder holds something else, naming all that differs.
+        BANError: if the folder holds something else, naming all that differs.
     """
 
     def __init__(self, folder: str | Path, contents: CacheContents, accelerator: Accelerator):
         self.folder, self.contents, self.accelerator = Path(folder), contents, accelerator
         self.fills = False
-        self.is_whole = False  # whether the teacher need not be asked in this epoch
+        self.is_whole = False  # whether the teacher is not needed in this epoch
         self._lock = FileLock(self.folder / LOCK, timeout=0)
         self._rows: Tensor | None = None  # (items, *row), of the epoch
         self._partial: np.memmap | None = None  # (items, *row)
@@ -89,22 +90,23 @@ class TeacherCache:
         self._check_key()
 
     def open(self, epochs: range) -> None:
-        """Say how much room these epochs take, and become the run that fills them.
+        """Log the room that these epochs take, and become the run that fills them.
 
         Raises:
-            ValueError: if the disk has less, or the folder cannot be made.
+            BANError: if the disk has less, or the folder cannot be made.
         """
         whole = (path.name for path in self.folder.glob("epoch-*.npy") if not _is_part(path))
         there = {int(name.split(".")[0].removeprefix("epoch-")) for name in whole}
         missing = len(epochs) - sum(epoch in epochs for epoch in there)
         needed, free = missing * self.contents.file_bytes, free_bytes(self.folder)
+        room = (format_bytes(needed), format_bytes(free))
         logger.info(
             "teacher_cache: %d of %d files are in %s; the others take %s, of %s that are free",
-            *(len(epochs) - missing, len(epochs), self.folder, size(needed), size(free)),
+            *(len(epochs) - missing, len(epochs), self.folder, *room),
         )
         if needed > free:
             raise BANError(
-                f"teacher_cache={str(self.folder)!r} needs {size(needed)}, and {size(free)} are "
+                f"teacher_cache={str(self.folder)!r} needs {room[0]}, and {room[1]} are "
                 "free there: name a folder on another disk, set teacher_cache_dtype=float16, which "
                 "halves it, or leave teacher_cache out."
             )
@@ -112,9 +114,9 @@ class TeacherCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BANError(f"teacher_cache={str(self.folder)!r}: {error}") from error
-        self.accelerator.wait_for_everyone()  # all have looked before one of them writes
+        self.accelerator.wait_for_everyone()  # all have checked before one of them writes
         if self.accelerator.is_main_process:
-            self.fills = bool(missing) and self._is_ours()
+            self.fills = bool(missing) and self._acquire()
         self.fills = self._from_main(self.fills)
 
     def close(self) -> None:
@@ -127,10 +129,10 @@ class TeacherCache:
         self._lock.release()
 
     def begin(self, epoch: int) -> None:
-        """Take up the outputs of an epoch, and begin to note those that are not there.
+        """Read the outputs of an epoch, and begin to store those that are missing.
 
         Raises:
-            ValueError: for a file that is not the one that was written.
+            BANError: for a file that is not the one that was written.
         """
         self._epoch, path = epoch, self._find(epoch)
         self._rows, self.is_whole = None, _is_whole(path)
@@ -146,7 +148,7 @@ class TeacherCache:
                 self._partial = np.load(self._partial_file, mmap_mode="r+")
 
     def replay(self, positions: Tensor) -> Tensor | None:
-        """What is kept of some items `(B,)`: `(B, *row)` float32; None where one is missing."""
+        """What is stored of some items `(B,)`: `(B, *row)` float32; None if one is missing."""
         if self._rows is None:
             return None
         rows = self._rows[positions.to(self._rows.device)]  # (B, *row)
@@ -155,7 +157,7 @@ class TeacherCache:
         return rows.to(self.accelerator.device, torch.float32)
 
     def keep(self, positions: Tensor, outputs: Tensor) -> Tensor:
-        """Note outputs `(B, *row)`, or less of the second axis; as they will be replayed."""
+        """Store outputs `(B, *row)`, or less of the second axis; return them as replayed."""
         dtype = getattr(torch, self.contents.dtype)
         limit = torch.finfo(dtype).max
         rows = outputs.float().clamp(-limit, limit).to(dtype)  # (B, *row)
@@ -166,7 +168,7 @@ class TeacherCache:
         return rows.float()
 
     def end(self) -> None:
-        """The epoch is over: put its file in place."""
+        """End the epoch: put its file in place."""
         if self._partial is None:
             return
         self._write()
@@ -208,7 +210,7 @@ class TeacherCache:
         return min(self.folder.glob(f"epoch-{epoch}.*.npy"), key=_is_part, default=None)
 
     def _make_partial(self, begun: Path | None) -> bool:
-        """Make the file that is to be filled, with all its room; False where there is none."""
+        """Create the file to be filled, with all its room; False if the disk has none."""
         shape = (self.contents.items, *self.contents.row)
         header = {"descr": np.dtype(self.contents.dtype).str, "fortran_order": False}
         empty = np.full((min(4096, shape[0]), *shape[1:]), np.nan, self.contents.dtype)
@@ -222,7 +224,7 @@ class TeacherCache:
                 for start in range(0, shape[0], len(empty)):
                     file.write(empty[: shape[0] - start].tobytes())
         except OSError as error:
-            logger.warning("teacher_cache: %s; from here on the teacher is asked", error)
+            logger.warning("teacher_cache: %s; from here on the teacher runs itself", error)
             self._partial_file.unlink(missing_ok=True)
             return False
         return True
@@ -248,7 +250,7 @@ class TeacherCache:
         return plain_json({**self.contents.key, "kept": kept | {"dtype": self.contents.dtype}})
 
     def _check_key(self) -> None:
-        """Hold that what stands there is of the same outputs."""
+        """Raise if the folder holds other outputs."""
         path = self.folder / INDEX
         if not path.is_file():
             return
@@ -265,7 +267,8 @@ class TeacherCache:
                 "another folder, or train with what it was filled with: " + "; ".join(differences)
             )
 
-    def _is_ours(self) -> bool:
+    def _acquire(self) -> bool:
+        """Become the run that fills the folder; False if another one fills it."""
         try:
             self._lock.acquire()
         except Timeout:
@@ -280,24 +283,24 @@ class TeacherCache:
         return True
 
     def _from_main(self, value: bool) -> bool:
-        """What the main process found, on every process."""
+        """The main process's value, on every process."""
         return bool(broadcast_object_list([value])[0])
 
 
 def check_folder(folder: Path, output_dir: Path | None = None, taken: Iterable[str] = ()) -> None:
-    """Hold that a folder is a cache or may become one, before anything is trained.
+    """Raise unless a folder is a cache or can become one; for use before anything is trained.
 
     Args:
         folder: of the cache.
-        output_dir: of the run, which is not to write into it.
+        output_dir: of the run, which must not write into the cache.
         taken: patterns of the names that the run itself uses there.
 
     Raises:
-        ValueError: if it is something else, or where the run writes.
+        BANError: if it is something else, or where the run writes.
     """
     named = f"teacher_cache={str(folder)!r}"
     is_other = os.path.lexists(folder) and not folder.is_dir()
-    if is_other or not standing(folder).is_dir():
+    if is_other or not existing_parent(folder).is_dir():
         raise BANError(f"{named} is, or is under, something that is no folder: name another one.")
     strange = [
         path.name

@@ -1,5 +1,6 @@
 """One generation: a `transformers.Trainer` whose student learns from a frozen teacher."""
 
+import contextlib
 import copy
 import logging
 from collections.abc import Iterator
@@ -14,37 +15,38 @@ from transformers import PreTrainedModel, Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from ban_hf.data import SetEpoch
+from ban_hf.data.views import SetEpoch
 from ban_hf.data.windows import POSITIONS, TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.tasks.heads import load_classifier, load_renamed_weights
-from ban_hf.tasks.items import counted, item_labels, item_logits, without_labels
+from ban_hf.tasks.auto import load_model, resolve_task
+from ban_hf.tasks.base import Items, Task, check_label_loss, check_label_range
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.callbacks import FiniteLossGuard
-from ban_hf.training.comparison import (
-    AGREEMENT,
-    LABEL_LOSS,
-    TEACHER_KL,
-    compare,
+from ban_hf.training.loss import (
+    ItemStatistics,
+    LossStatistics,
+    StepLoss,
+    StepTotals,
+    TeacherBatch,
+    item_statistics,
+    step_totals,
 )
-from ban_hf.training.diagnosis import LossParts, StepStatistics
-from ban_hf.training.ensemble import is_language_model
 from ban_hf.training.performance import (
     allow_fast_products,
     describe,
     describe_compilation,
     fast_arguments,
-    lay_out,
-    tell_once,
+    load_renamed_weights,
+    log_once,
+    to_channels_last,
 )
 from ban_hf.training.recurrence import CarriedState, check_accumulation, check_windows
-from ban_hf.training.step_loss import StepLoss, Taught, label_losses, step_statistics
-from ban_hf.training.teacher import Teaching
-from ban_hf.training.teacher_checks import check_teacher
+from ban_hf.training.teacher import FrozenTeacher, check_teacher
 
 logger = logging.getLogger(__name__)
 
-TAUGHT = "taught"  # what get_batch_samples adds to a batch
+TEACHER_BATCH = "teacher_batch"  # what get_batch_samples adds to a batch
+PERPLEXITY = "perplexity"
 
 
 class BANTrainer(Trainer):
@@ -56,37 +58,45 @@ class BANTrainer(Trainer):
 
     over all items of all micro-batches of all processes of that step, where l_i is the objective
     and d_i what the item counts for (`objectives.item_weights`): the same under gradient
-    accumulation and on several processes as in one large batch. An item is an image or a sentence;
-    of a causal language model it is a word, whose label is the next one. Items with the label -100
-    do not count.
+    accumulation and on several processes as in one large batch. The model's task says what an item
+    is: an image, a sentence, or a word of a text, whose label is the next one. Items with the label
+    -100 do not count. What a model adds to its own loss (`Task.extra_loss`) is added, averaged over
+    the micro-batches.
 
-    On `TokenWindows`, a text in reading order, recurrent students and teachers go on from their
-    state after the window before, in training (truncated back-propagation through time) and in
-    evaluation. On other data each sequence starts from nothing.
+    Before the first step, and before an evaluation, one batch with labels must have the loss that
+    the model itself reports for it (`tasks.base.check_label_loss`).
+
+    On `TokenWindows`, a text in reading order, recurrent students and teachers continue from their
+    state after the last window, in training (truncated back-propagation through time) and in
+    evaluation. On other data each sequence starts without a state.
 
     Logs, beside those of `Trainer`, means over the steps since the last line: `teacher_loss` (the
     objective) and `label_loss`, the parts of `loss` without their weights; `teacher_agreement` (%
     of items with the same argmax); the paper's diagnosis: `ground_truth_term` and
     `dark_knowledge_term` of the gradient (eq. 7), `teacher_confidence` and
-    `effective_sample_size` (see `diagnosis`). Evaluations give the label loss as `eval_loss`, of a
-    language model the mean over words, with its exponential, `eval_perplexity`; with a teacher also
-    `eval_teacher_agreement` (%) and `eval_teacher_kl` (nats).
+    `effective_sample_size` (see `LossStatistics`). Evaluations give the label loss as
+    `eval_loss`, of a language model the mean over words, with its exponential, `eval_perplexity`;
+    with a teacher also `eval_teacher_agreement` (%) and `eval_teacher_kl` (nats).
 
     Args:
-        model: the student; its output has `.logits` of shape `(N, C)`, or `(B, T, V)`.
+        model: the student.
         args: a `BANTrainingArguments`.
         teacher: a model whose output has `.logits`, a local folder, a Hub id (`ns/name@revision`),
             or None. A model is frozen and put into evaluation mode, in place; it stays outside the
             student, its optimizer and its checkpoints.
+        task: what the student predicts: a name in `TASKS`, or a `Task`, for a class of your own; by
+            default it is found by the student's class.
         trainer_kwargs: everything else, as for `Trainer`.
 
     Raises:
-        ValueError: for a teacher that cannot teach this student (see `teacher.check_teacher`), for
-            `TokenWindows` of another batch size, and for gradient accumulation on them.
+        BANError: for a model that no task knows, a task that does not fit it, or labels that it
+            reads in another way; for a teacher that cannot teach it (see `teacher.check_teacher`);
+            for `TokenWindows` of another batch size, and for gradient accumulation on them.
         FloatingPointError: from `train`, where the loss becomes NaN or infinite.
     """
 
     lr_scheduler: LRScheduler | None
+    train_dataset: Any
 
     def __init__(
         self,
@@ -94,6 +104,7 @@ class BANTrainer(Trainer):
         args: BANTrainingArguments | None = None,
         *trainer_args: Any,
         teacher: nn.Module | str | Path | None = None,
+        task: str | Task | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         args = BANTrainingArguments("tmp_trainer") if args is None else args
@@ -104,68 +115,78 @@ class BANTrainer(Trainer):
             if trainer_kwargs.get("compute_loss_func") is not None:
                 raise BANError("compute_loss_func and teacher exclude each other: see objective.")
             # Where this is set, Trainer takes a loss as already scaled for gradient accumulation.
-            trainer_kwargs["compute_loss_func"] = self._label_losses
+            trainer_kwargs["compute_loss_func"] = _never_called
         if args.fast is None:
             args = copy.copy(args)
             args.fast = teacher is not None
         if args.fast and model is not None:
-            args = fast_arguments(args, lay_out(model))
+            args = fast_arguments(args, to_channels_last(model))
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         if args.fast:
             allow_fast_products(args)
+        self.task = resolve_task(task, self.model)
         self.finite_loss_guard = FiniteLossGuard(self.accelerator.gather)
         self.add_callback(self.finite_loss_guard)
-        self.add_callback(SetEpoch())  # the views of ImageViews, where they are what is trained on
+        self.add_callback(SetEpoch())  # the views of ImageViews, if they are the training set
         self.carried = CarriedState()
         self.add_callback(self.carried)
         self.carried.add("student", self.model)
         self.teacher: nn.Module | None = None
+        self.frozen_teacher: FrozenTeacher | None = None
         if teacher is not None:
-            module = teacher if isinstance(teacher, nn.Module) else load_classifier(teacher)
-            check_teacher(module, self.model, self.processing_class)
-            self.teaching = Teaching(module, self.carried, self.accelerator, self.args)
-            self.teacher = self.teaching.model
-            self.add_callback(self.teaching)
-        self.loss_parts = LossParts()
+            module = teacher if isinstance(teacher, nn.Module) else load_model(teacher)
+            name = None if isinstance(teacher, nn.Module) else teacher
+            check_teacher(module, self.model, self.task, self.processing_class, name)
+            self.frozen_teacher = FrozenTeacher(
+                module, self.task, self.carried, self.accelerator, self.args
+            )
+            self.teacher = self.frozen_teacher.model
+            self.add_callback(self.frozen_teacher)
+        self.loss_statistics = LossStatistics()
+        self._classes: int | None = None  # known when the labels were checked
+        self._has_own_loss = teacher is None and self.compute_loss_func is not None
         self._evaluating = False
         self._evaluated: list[Tensor] = []  # sums of rows, (B, 4) each
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        self.loss_parts = LossParts()  # nothing of a training that was broken off
-        self._check_language()
+        self.loss_statistics = LossStatistics()  # nothing of a training that was broken off
+        self._check_reading()
         if self.args.fast:
-            tell_once(describe(self.model, self.args))
-        try:
-            self._open_cache()
+            log_once(describe(self.model, self.args, fast=self.args.fast))
+        with self._open_cache():
             output = super().train(*args, **kwargs)
-            if self.args.torch_compile:
-                logger.info(describe_compilation())
-            return output
-        finally:
-            if self.teacher is not None:
-                self.teaching.close_cache()
+        if self.args.torch_compile:
+            logger.info(describe_compilation())
+        return output
 
-    def _open_cache(self) -> None:
-        if self.teacher is not None and self.args.teacher_cache is not None:
+    @contextlib.contextmanager
+    def _open_cache(self) -> Iterator[None]:
+        """Open the teacher cache, if there is one, for a training on a copy of the dataset."""
+        if self.frozen_teacher is None or self.args.teacher_cache is None:
+            yield
+            return
+        given = self.train_dataset
+        try:
             epochs, *_ = self.set_initial_training_values(self.args, self.get_train_dataloader())
-            self.teaching.open_cache(self.train_dataset, self.data_collator, epochs)
+            self.train_dataset = self.frozen_teacher.open_cache(given, self.data_collator, epochs)
+            yield
+        finally:
+            self.train_dataset = given
+            self.frozen_teacher.close_cache()
 
     def fill_teacher_cache(self) -> None:
-        """Ask the teacher all that a training of these arguments will ask it, ahead of it.
+        """Store, ahead of a training, all outputs of the teacher that it will need.
 
-        The outputs are in `args.teacher_cache` then; what is there already is not asked again.
+        They are in `args.teacher_cache` then. What is stored there already is not computed again.
 
         Raises:
-            ValueError: without a teacher or a `teacher_cache`, and as `train` does.
+            BANError: without a teacher or a `teacher_cache`, and as `train` does.
         """
-        if self.teacher is None or self.args.teacher_cache is None:
+        if self.frozen_teacher is None or self.args.teacher_cache is None:
             raise BANError("fill_teacher_cache needs a teacher and args.teacher_cache.")
-        self._check_language()
-        try:
-            self._open_cache()
-            self.teaching.fill_cache(self.get_train_dataloader(), self._prepare_inputs)
-        finally:
-            self.teaching.close_cache()
+        self._check_reading()
+        with self._open_cache():
+            self.frozen_teacher.fill_cache(self.get_train_dataloader(), self._prepare_inputs)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
@@ -185,22 +206,29 @@ class BANTrainer(Trainer):
 
     # Texts, read in order
 
-    def _check_language(self) -> None:
-        """Find before the first step what would come out wrong, or late, with language models."""
-        args, reads = self.args, isinstance(self.train_dataset, TokenWindows)
-        self.carried.reads_in_order = reads
+    def _check_reading(self) -> None:
+        """Raise, before the first step, for what would come out wrong, or late."""
+        args, in_order = self.args, isinstance(self.train_dataset, TokenWindows)
+        self.carried.reads_in_order = in_order
         check_windows("train_dataset", self.train_dataset, args.train_batch_size, args)
         check_windows("eval_dataset", self.eval_dataset, args.eval_batch_size, args)
-        if reads and "student" in self.carried.recurrent:
+        if in_order and "student" in self.carried.recurrent:
             check_accumulation(args)
         # Trainer smooths the labels of a class that it does not know without shifting them.
         known = type(self.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        unshifted = is_language_model(self.model) and (reads or not known)
+        unshifted = "shift_labels" in self.task.label_names and (in_order or not known)
         if args.label_smoothing_factor and self.teacher is None and unshifted:
             raise BANError(
                 "label_smoothing_factor without a teacher would train this language model on "
                 "labels that are not shifted: leave it out."
             )
+
+    def _check_labels(self, inputs: dict[str, Any]) -> None:
+        """Check how the model reads its labels, on the first batch that has some."""
+        if self._classes is None and not self._has_own_loss:
+            with self.compute_loss_context_manager():
+                state = self.carried.give("student")
+                self._classes = check_label_loss(self.task, self.model, inputs, state)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -210,13 +238,15 @@ class BANTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        for name in ("shift_labels", POSITIONS):  # language models take the first as a keyword
+        # Language models take shift_labels as a keyword, which their signature does not show.
+        for name in (*self.task.label_names, POSITIONS):
             if name not in self._signature_columns:
                 self._signature_columns.append(name)
 
     def _run_student(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
-        """The student's outputs, from the state that the last window left it in."""
-        outputs = model(**without_labels(inputs), **self.carried.give("student"))
+        """The student's outputs, from the state after the last window."""
+        forward_inputs = self.task.forward_inputs(self.model, inputs)
+        outputs = model(**forward_inputs, **self.carried.give("student"))
         self.carried.keep("student", outputs)
         return outputs
 
@@ -225,38 +255,50 @@ class BANTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
-        """Ask the teacher, here where all micro-batches of the optimizer step are in hand."""
+        """Run the teacher, here where all micro-batches of the optimizer step are at hand."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.teacher is not None and batches:
-            self._teach(batches)
+        if batches and self._classes is None:
+            self._check_labels(self._prepare_inputs(_without_positions(batches[0])))
+        if self._classes is not None:
+            for batch in batches:
+                self._check_range(batch, self._classes)
+        if self.frozen_teacher is not None and batches:
+            self._add_teacher_logits(batches, self.frozen_teacher)
         return batches, num_items
 
+    def _check_range(self, batch: dict[str, Any], classes: int) -> None:
+        """Check a batch's labels on a CPU; to read them from a GPU would make the step wait."""
+        for name in self.task.label_names:
+            labels = batch.get(name)
+            if isinstance(labels, Tensor) and labels.device.type == "cpu":
+                check_label_range(labels, classes)
+
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
-        """Nothing under a teacher: `step_statistics` counts what `Trainer` would count here."""
+        """None under a teacher: `step_totals` counts what `Trainer` would count here."""
         if self.teacher is not None:
             return None
         return super()._get_num_items_in_batch(batch_samples, device)
 
-    def _teach(self, batches: list) -> None:
-        """Add the teacher's outputs to every micro-batch, and sum up the step over processes."""
+    def _add_teacher_logits(self, batches: list, teacher: FrozenTeacher) -> None:
+        """Add the teacher's items to every micro-batch, and sum up the step over processes."""
         size, rank = self._train_batch_size, self.accelerator.process_index
         positions = [batch.pop(POSITIONS, None) for batch in batches]
         inputs = [self._prepare_inputs(batch) for batch in batches]
-        answers = self.teaching.answers([without_labels(x) for x in inputs], positions)
-        taught = []
-        for i, outputs in enumerate(answers):  # (N, C) or (B, T, V)
+        forward_inputs = [self.task.forward_inputs(teacher.plain, x) for x in inputs]
+        parts = []
+        for i, outputs in enumerate(teacher.outputs(forward_inputs, positions)):
+            items = self.task.items(teacher.plain, inputs[i], outputs)
             first_row = (i * self.accelerator.num_processes + rank) * size
-            first_item = first_row * outputs.shape[:-1].numel() // len(outputs)
-            labels = item_labels(inputs[i], outputs)  # (N,)
-            taught.append(Taught(item_logits(outputs), labels, first_item))
-            batches[i][TAUGHT] = taught[i]
-        step = step_statistics(self.args.objective, taught, self.args.temperature)
+            parts.append(TeacherBatch(items, first_row * len(items.logits) // items.rows))
+            batches[i][TEACHER_BATCH] = parts[i]
+        totals = step_totals(self.args.objective, parts, self.args.temperature)
         if self.accelerator.num_processes > 1:
-            total = self.accelerator.reduce(torch.stack(step), reduction="sum")  # (2,)
-            step = StepStatistics(*total.unbind())
-        step = StepStatistics(*(number.clamp(min=1e-9) for number in step))
-        self.step_loss = StepLoss(self.args, step, self.state.global_step)
-        self.loss_parts.add_step(step)
+            summed = self.accelerator.reduce(torch.stack(totals), reduction="sum")  # (2,)
+            totals = StepTotals(*summed.unbind())
+        totals = StepTotals(*(number.clamp(min=1e-9) for number in totals))
+        self.step_loss = StepLoss(self.args, totals, self.state.global_step)
+        self.step_batches = len(batches)
+        self.loss_statistics.add_step(totals)
 
     def compute_loss(
         self,
@@ -266,24 +308,31 @@ class BANTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """This micro-batch's share of the loss of the step; in evaluation the label loss."""
-        taught = inputs.pop(TAUGHT, None)
-        if taught is not None:
+        teacher_batch = inputs.pop(TEACHER_BATCH, None)
+        if self._evaluating:
+            self._check_labels(inputs)
+        if teacher_batch is not None:
             outputs = self._run_student(model, inputs)
+            student = self.task.logits(self.model, inputs, outputs)  # (N, C)
+            share = self.step_loss.share(student, teacher_batch, self.loss_statistics)
             # DDP averages gradients over the processes; the shares are to be summed.
-            share = self.step_loss.share(item_logits(outputs.logits), taught, self.loss_parts)
             loss = share * self.accelerator.num_processes
-        elif self.teacher is not None or (self._evaluating and is_language_model(self.model)):
+            extra = self.task.extra_loss(self.model, outputs)
+            if extra is not None:
+                loss = loss + extra / self.step_batches
+        elif self.teacher is not None or (self._evaluating and self._measures_items):
             outputs = self._run_student(model, inputs)
-            loss = self._measure(outputs.logits, inputs)
+            loss = self._measure(outputs, inputs)
         else:
             inputs = inputs | self.carried.give("student")
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
             self.carried.keep("student", outputs)
         return (loss, outputs) if return_outputs else loss
 
-    def _label_losses(self, logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
-        """The label cross-entropy of each item, zero where it does not count: `(N,)`."""
-        return label_losses(logits, labels, self.args.label_smoothing_factor)
+    @property
+    def _measures_items(self) -> bool:
+        """Whether a batch of the task has several items a row, whose mean `Trainer` cannot take."""
+        return self.task.headline.name == PERPLEXITY
 
     def training_step(
         self,
@@ -297,21 +346,30 @@ class BANTrainer(Trainer):
 
     # Evaluation and logs
 
-    def _measure(self, logits: Tensor, inputs: dict[str, Any]) -> Tensor:
+    def _measure(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
         """The label loss of an evaluation's batch; what else is measured is kept."""
-        labels, student = item_labels(inputs, logits), item_logits(logits)  # (N,), (N, C)
-        teacher = None
-        if self.teacher is not None:
-            teacher = item_logits(self.teaching.ask(without_labels(inputs)))  # (N, C)
-        items = compare(student, teacher, labels)  # (N, COLUMNS)
-        if self.args.label_smoothing_factor and logits.ndim == 2 and labels is not None:
-            items[:, LABEL_LOSS] = self._label_losses(student, labels)  # as Trainer measures it
-        columns = items[:, [LABEL_LOSS, AGREEMENT, TEACHER_KL]].float()  # (N, 3)
-        measured = torch.cat([columns, counted(labels, student)[:, None]], 1)  # (N, 4)
+        items = self.task.items(self.model, inputs, outputs)
+        teacher_logits = None
+        if self.frozen_teacher is not None:
+            plain = self.frozen_teacher.plain
+            forward_inputs = self.task.forward_inputs(plain, inputs)
+            teacher_outputs = self.frozen_teacher.forward(forward_inputs)
+            teacher_logits = self.task.logits(plain, inputs, teacher_outputs)  # (N, C)
+        columns = item_statistics(items.logits, teacher_logits, items.labels, items.weights)
+        found = ItemStatistics.of(columns)  # (N,) each
+        label_loss = found.label_loss
+        if self.args.label_smoothing_factor and self._smooths_evaluation(items):
+            label_loss = self.task.label_losses(items, self.args.label_smoothing_factor)  # (N,)
+        kept = [label_loss, found.agreement, found.teacher_kl, items.weights]
+        measured = torch.stack([column.float() for column in kept], 1)  # (N, 4)
         # Row by row: those that fill up the last batch for all processes are dropped.
-        rows = measured.view(len(logits), -1, 4).sum(1)  # (B, 4)
+        rows = measured.view(items.rows, -1, 4).sum(1)  # (B, 4)
         self._evaluated.append(self.accelerator.gather_for_metrics(rows))
         return rows[:, 0].sum() / rows[:, 3].sum().clamp(min=1)
+
+    def _smooths_evaluation(self, items: Items) -> bool:
+        """Whether `Trainer` smooths the labels of an evaluation, too."""
+        return items.labels is not None and not self._measures_items
 
     def evaluation_loop(
         self,
@@ -341,8 +399,8 @@ class BANTrainer(Trainer):
         *sums, items = torch.cat(self._evaluated).double().sum(0).tolist()
         loss, agreement, divergence = (total / max(1, items) for total in sums)
         means = {"loss": loss}
-        if is_language_model(self.model):
-            means["perplexity"] = torch.tensor(loss).exp().item()  # inf, of a loss beyond 709
+        if self._measures_items:
+            means[PERPLEXITY] = torch.tensor(loss).exp().item()  # inf, of a loss beyond 709
         if self.teacher is not None:
             means |= {"teacher_agreement": 100 * agreement, "teacher_kl": divergence}
         return means
@@ -355,7 +413,7 @@ class BANTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.teacher is not None:
-            logs.update(self.loss_parts.means(self.accelerator))
+            logs.update(self.loss_statistics.means(self.accelerator))
         super().log(logs, start_time)
 
     # Optimizer and schedule
@@ -388,3 +446,13 @@ class BANTrainer(Trainer):
             return super().get_decay_parameter_names(model)
         # Norms and biases are the parameters of a single axis.
         return [name for name, p in model.named_parameters() if decay_all or p.ndim > 1]
+
+
+def _without_positions(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch without the places of its items in the dataset."""
+    return {name: value for name, value in batch.items() if name != POSITIONS}
+
+
+def _never_called(*args: Any, **kwargs: Any) -> Tensor:
+    """Tells `Trainer` that a loss is already scaled; `compute_loss` does not reach it."""
+    raise AssertionError("compute_loss_func under a teacher")
