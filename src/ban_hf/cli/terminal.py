@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ban_hf.lineage.family_results import entries_of, mean_of, measure_of, results_of
 from ban_hf.lineage.record import Lineage, Record
-from ban_hf.lineage.results import counted, entries_of, mean_of, measure_of, method_of, results_of
+from ban_hf.lineage.results import counted, method_of
 
 BRANCH, ASCII_BRANCH = "└─ ", "`- "
 MISSING = "-"

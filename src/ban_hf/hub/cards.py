@@ -11,8 +11,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from ban_hf.hub.location import HubCommit, LocalFolder, Place
 from ban_hf.hub.verification import Entry, walk
+from ban_hf.lineage.family_results import is_measured, results_of
 from ban_hf.lineage.record import Record, read_json
-from ban_hf.lineage.results import is_measured, results_of
 from ban_hf.reports.model_card import AUTO_CLASSES, render_card
 from ban_hf.reports.plotting import plot_generations
 from ban_hf.tasks.heads import auto_class

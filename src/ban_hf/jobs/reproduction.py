@@ -10,8 +10,8 @@ from ban_hf.jobs.job import Job, in_order
 from ban_hf.jobs.job_cards import write_cards
 from ban_hf.jobs.networks import RESULTS
 from ban_hf.jobs.table import Table
+from ban_hf.lineage.family_results import Results
 from ban_hf.lineage.record import read_json
-from ban_hf.lineage.results import Results
 from ban_hf.reports.merging import RESULT, SCHEMA, hold_entry
 from ban_hf.reports.parameters import Line, compared, named, notes, size_table
 from ban_hf.reports.table_report import write_table_report

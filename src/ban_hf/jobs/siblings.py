@@ -15,8 +15,9 @@ from accelerate import PartialState
 
 from ban_hf.errors import BANError
 from ban_hf.jobs.family import run_family
+from ban_hf.lineage.family_results import Results
 from ban_hf.lineage.record import RECORD, Lineage, check_folders, read_json
-from ban_hf.lineage.results import Results, as_name
+from ban_hf.lineage.results import as_name
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import train_generations
 from ban_hf.training.arguments import BANTrainingArguments

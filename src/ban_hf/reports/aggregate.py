@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.results import Results, entries_of, measure_of, spread
+from ban_hf.lineage.family_results import Results, entries_of, measure_of, spread
 from ban_hf.reports.report import write_report
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.results import Results
+from ban_hf.lineage.family_results import Results
 from ban_hf.reports.report import cell
 from ban_hf.reports.statistics import Difference, measured, paired_difference, share_of_gain
 

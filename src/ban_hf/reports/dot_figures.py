@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ban_hf.lineage.results import spread
+from ban_hf.lineage.family_results import spread
 from ban_hf.reports.figure_style import DASHES, PAPER, Page, Picture, View, head_panel
 from ban_hf.reports.plotting import BLUE, GREY, INK, ORANGE, style_axes, write
 

@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ban_hf.lineage.results import MEASURES, Results, mean_of, spread
+from ban_hf.lineage.family_results import Results, mean_of, spread
+from ban_hf.lineage.results import MEASURES
 from ban_hf.reports.plotting import BLUE, GREEN, GREY, INK, ORANGE, Series
 
 Entry = Mapping[str, Any]

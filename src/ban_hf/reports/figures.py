@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ban_hf.lineage.results import Results
+from ban_hf.lineage.family_results import Results
 from ban_hf.reports.dot_figures import draw_ablation, draw_table
 from ban_hf.reports.figure_style import (
     DASHES,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.errors import BANError
+from ban_hf.lineage.family_results import Results
 from ban_hf.lineage.record import read_json
-from ban_hf.lineage.results import Results
 from ban_hf.reports.outcomes import item_losses
 
 SCHEMA = "ban_hf.table/1"

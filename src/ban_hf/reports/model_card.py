@@ -17,18 +17,8 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.results import (
-    Metric,
-    Results,
-    counted,
-    data_name,
-    entries_of,
-    mean_of,
-    measure_of,
-    method_of,
-    results_of,
-    source_of,
-)
+from ban_hf.lineage.family_results import Results, entries_of, mean_of, measure_of, results_of
+from ban_hf.lineage.results import Metric, counted, data_name, method_of, source_of
 from ban_hf.objectives import OBJECTIVES
 
 Fields = Mapping[str, Any]  # a record, or a part of one
@@ -244,7 +234,7 @@ def _columns(lineage: Fields, results: Results) -> list[Metric]:
     others = [m["name"] for m in _metrics(lineage) if m["split"] == "test"]
     metrics = [
         *measure_of(results).metrics,
-        *(Metric(name, f"test {name}", 4) for name in others if name not in METRIC_LABELS),
+        *(Metric(name, f"test {name}", "", 4) for name in others if name not in METRIC_LABELS),
     ]
     return [m for m in metrics if any(mean_of(test.get(m.name)) is not None for test in tests)]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-from ban_hf.lineage.results import spread
+from ban_hf.lineage.family_results import spread
 from ban_hf.reports.figure_style import (
     COLOURS,
     DASHES,

@@ -19,8 +19,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.results import (
-    Measure,
+from ban_hf.lineage.family_results import (
     Results,
     best_possible,
     entries_of,
@@ -29,6 +28,7 @@ from ban_hf.lineage.results import (
     measure_of,
     subtitle,
 )
+from ban_hf.lineage.results import Measure
 from ban_hf.reports.plot_layout import Axis, axis_of
 
 Label = tuple[float | None, str, str]  # height, text, colour

@@ -9,8 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ban_hf.lineage.family_results import (
+    Results,
+    best_possible,
+    entries_of,
+    mean_of,
+    measure_of,
+    subtitle,
+)
 from ban_hf.lineage.record import write_json
-from ban_hf.lineage.results import Results, best_possible, entries_of, mean_of, measure_of, subtitle
 from ban_hf.reports.plotting import plot_generations
 
 MISSING = "–"

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.results import Results, mean_of, spread
+from ban_hf.lineage.family_results import Results, mean_of, spread
 from ban_hf.reports.outcomes import item_losses
 
 REPLICATES = 2000

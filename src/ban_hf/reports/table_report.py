@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ban_hf.lineage.family_results import Results, mean_of, spread
 from ban_hf.lineage.record import as_json
-from ban_hf.lineage.results import MEASURES, Results, mean_of, spread
+from ban_hf.lineage.results import MEASURES
 from ban_hf.reports.claims import interval_of, verdicts
 from ban_hf.reports.figures import PICTURES, write_figures
 from ban_hf.reports.parameters import compared, named, notes, size_table
