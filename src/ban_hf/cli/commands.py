@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ban_hf.cli.terminal import branch, draw_tree, measurement_table, table
 from ban_hf.errors import BANError
 from ban_hf.hub import cards
@@ -23,11 +25,9 @@ from ban_hf.jobs.members import (
     save_ensemble,
 )
 from ban_hf.jobs.reproduction import Reproduction
-from ban_hf.lineage.record import RECORD, Lineage, finished_generations, read_json
-from ban_hf.reports.aggregate import pool
-from ban_hf.reports.merging import SCHEMA, read_results
-from ban_hf.reports.report import markdown_table, write_report
-from ban_hf.reports.table_report import markdown, write_table_report
+from ban_hf.lineage.record import RECORD, Lineage, finished_generations
+from ban_hf.reports.reading import read_results
+from ban_hf.reports.report import report_text, write_report
 from ban_hf.training.ensemble import normalised_weights
 
 PROVED = (
@@ -156,8 +156,8 @@ def reproduce(args: argparse.Namespace) -> Answer:
         output_dir=args.output_dir,
     )
     if args.sizes:
-        lines, text = asked.sizes()
-        return Answer({"networks": lines}, text)
+        sizes, text = asked.sizes()
+        return Answer({"networks": [asdict(size) for size in sizes]}, text)
     missing = asked.missing
     line = (
         f"{asked.table.name} at the budget {args.budget}: {len(asked.jobs)} jobs, of which "
@@ -168,26 +168,17 @@ def reproduce(args: argparse.Namespace) -> Answer:
         return Answer(plan, "\n".join([textwrap.fill(line, 79), *plan["missing"]]))
     print(textwrap.fill(line, 79), file=sys.stderr)
     results, text = asked.run(shlex.join(["ban-hf", *args.words]), args.workers)
-    return Answer(dict(results), f"{text}\nThe report, with pictures: {asked.folder}")
+    return Answer(
+        msgspec.to_builtins(results), f"{text}\nThe report, with pictures: {asked.folder}"
+    )
 
 
 def report(args: argparse.Namespace) -> Answer:
     """Report one or more results as one table."""
-    kinds = [read_json(Path(path)).get("schema") for path in args.results]
-    if all(kind == SCHEMA for kind in kinds):
-        results = read_results(args.results)
-        if args.output_dir is None:
-            return Answer(results, markdown(results))
-        return Answer(results, write_table_report(results, args.output_dir))
-    if any(kind is not None for kind in kinds):
-        raise BANError(
-            f"results have schemas {', '.join(sorted(set(map(str, kinds))))}: give those of tables "
-            f"({SCHEMA}, of ban-hf reproduce), or those of families (without, of a recipe)."
-        )
-    results = pool([Path(path) for path in args.results])
-    if args.output_dir is not None:
-        write_report(results, args.output_dir)
-    return Answer(results, markdown_table(results))
+    results = read_results(args.results)
+    if args.output_dir is None:
+        return Answer(msgspec.to_builtins(results), report_text(results))
+    return Answer(msgspec.to_builtins(results), write_report(results, args.output_dir))
 
 
 def _as_data(lineage: Lineage) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ban_hf.lineage.family_results import entries_of, mean_of, measure_of, results_of
+from ban_hf.lineage.family_results import results_of_records
 from ban_hf.lineage.record import Lineage, Record
-from ban_hf.lineage.results import counted, method_of
+from ban_hf.lineage.results import MEASURES, counted, finite, method_of
 
 BRANCH, ASCII_BRANCH = "└─ ", "`- "
 MISSING = "-"
@@ -42,11 +42,11 @@ def draw_tree(lineage: Lineage, branch: str = BRANCH) -> str:
     """A family as a tree: each generation below its teacher, then the ensemble."""
     records = lineage.records
     ensemble = asdict(lineage.ensemble) if lineage.ensemble else None
-    results = results_of([asdict(record) for record in lineage.generations], ensemble)
-    measure = measure_of(results)
+    results = results_of_records([asdict(record) for record in lineage.generations], ensemble)
+    measure = results.measure
     rows = []
-    for depth, (record, entry) in enumerate(zip(records, entries_of(results), strict=True)):
-        value = mean_of(entry["test"].get(measure.leading.name))
+    for depth, (record, entry) in enumerate(zip(records, results.entries, strict=True)):
+        value = entry.value(measure.leading.name)
         unit = f" {measure.unit}" if measure.unit else ""
         figure = MISSING if value is None else f"{value:.{measure.leading.digits}f}{unit}"
         indent = "" if record is lineage.ensemble or not depth else "   " * (depth - 1) + branch
@@ -87,11 +87,13 @@ def measurement_table(measured: dict[str, Any]) -> str:
     """What `measure_members` found, a line for each member and one for the ensemble of several."""
     several = len(measured["members"]) > 1
     entries = [*measured["members"], *([measured["ensemble"]] if several else [])]
-    measure = measure_of({"metric": measured["metric"], "ensembles": entries})
-    rows = [["", "weight", *(metric.heading for metric in measure.metrics)]]
+    measure = MEASURES[measured["metric"]]
+    tests = [entry["test"] for entry in entries]
+    metrics = [m for m in measure.metrics if any(finite(t.get(m.name)) is not None for t in tests)]
+    rows = [["", "weight", *(metric.heading for metric in metrics)]]
     for entry in entries:
         weight = f"{entry['weight']:.3f}" if "weight" in entry else ""
-        values = [f"{entry['test'][metric.name]:.{metric.digits}f}" for metric in measure.metrics]
+        values = [f"{entry['test'][metric.name]:.{metric.digits}f}" for metric in metrics]
         rows.append([entry["name"], weight, *values])
     n = measured["ensemble"]["test"]["n"]
     return f"{measured['dataset']['id']}: {n:,} test {measure.items}\n{table(rows, numbers=True)}"

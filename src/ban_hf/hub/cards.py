@@ -1,7 +1,7 @@
 """The card and the picture of a generation or an ensemble, from where its records stand."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from ban_hf.hub.location import HubCommit, LocalFolder, Place
 from ban_hf.hub.verification import Entry, walk
-from ban_hf.lineage.family_results import is_measured, results_of
+from ban_hf.lineage.family_results import results_of_records
 from ban_hf.lineage.record import Record, read_json
+from ban_hf.lineage.results import Results
 from ban_hf.reports.model_card import AUTO_CLASSES, render_card
-from ban_hf.reports.plotting import plot_generations
+from ban_hf.reports.reading import read_results
+from ban_hf.reports.statistics import is_measured
 from ban_hf.tasks.heads import auto_class
 from ban_hf.training.ensemble import BornAgainEnsembleConfig
 
@@ -87,12 +89,14 @@ def card_files(
     files = {CARD: str(rendered).encode()}
     if is_drawn(record, results):
         with tempfile.TemporaryDirectory() as folder:
-            plot_generations(results, Path(folder, PICTURE))
+            from ban_hf.reports.figures import save_overview  # matplotlib is slow to import
+
+            save_overview(results, Path(folder, PICTURE))
             files[PICTURE] = Path(folder, PICTURE).read_bytes()
     return files
 
 
-def is_drawn(record: Record, results: Mapping[str, Any]) -> bool:
+def is_drawn(record: Record, results: Results) -> bool:
     """Whether there is anything to compare in a picture."""
     return record.generation != 0 and is_measured(results)
 
@@ -113,7 +117,7 @@ def _render(
     before: Sequence[Entry],
     repo_id: str | None,
     license: str | None,
-    results: Mapping[str, Any],
+    results: Results,
 ) -> ModelCard:
     config = AutoConfig.from_pretrained(place.fetch("config.json").parent, trust_remote_code=False)
     network = _network(config)
@@ -139,17 +143,17 @@ def _as_family(entry: Entry) -> dict[str, Any]:
     return asdict(entry.record) | {"place": place}
 
 
-def _results(place: Place, record: Record, before: Sequence[Entry]) -> dict[str, Any]:
+def _results(place: Place, record: Record, before: Sequence[Entry]) -> Results:
     """What a run measured of its family, controls included; else what the records say."""
     records = [asdict(entry.record) for entry in before]
     if record.kind == "generation":
-        return results_of([*records, asdict(record)])
+        return results_of_records([*records, asdict(record)])
     if isinstance(place, LocalFolder) and (file := place.path.parent / "results.json").is_file():
-        measured = read_json(file)
-        last = (measured.get("generations") or [{}])[-1]
-        if last.get("generation") == before[-1].record.generation:
+        measured = read_results([file])
+        generations = [c.generation for c in measured.columns if c.kind in ("labels", "student")]
+        if generations[-1:] == [before[-1].record.generation]:
             return measured
-    return results_of(records, asdict(record))
+    return results_of_records(records, asdict(record))
 
 
 def _network(config: PretrainedConfig) -> PretrainedConfig:

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from ban_hf.data.windows import TokenWindows
 from ban_hf.jobs.continuation import given_generations, noted_teacher
-from ban_hf.jobs.measurement import ImageTest, TextTest
+from ban_hf.jobs.measurement import ImageTest, TextTest, measured_by
 from ban_hf.lineage.environment import versions
 from ban_hf.lineage.record import LOG, RECORD, Record, load_family, read_json
 from ban_hf.lineage.results import method_of
@@ -63,7 +63,7 @@ def measure_family(
     begin = ensemble_members(first, last).start
     others = [predict(Path(folder) / "generation-0") for folder in controls]
     rows = [
-        _generation_row(record, output_dir, test.metric) | {"test": test.metrics([predictions])}
+        _generation_row(record, output_dir, test.metric) | measured_by(test, [predictions])
         for record, predictions in zip(records, networks, strict=True)
     ]
     for row, predictions, teacher in zip(rows[1:], networks[1:], networks, strict=False):
@@ -115,7 +115,7 @@ def _ensembles(
         {
             "name": name.format(k=k, last=first + k - 1),
             "members": list(range(first, first + k)),
-            "test": test.metrics(members[:k]),
+            **measured_by(test, members[:k]),
         }
         for k in range(2, len(members) + 1)
     ]
@@ -132,12 +132,13 @@ def _controls(
             "name": f"labels again, network {i}",
             "kind": "network",
             "size": 1,
-            "test": test.metrics([predictions]),
+            **measured_by(test, [predictions]),
         }
         for i, predictions in enumerate(others, start=len(own) + 1)
     ]
     ensembles = _ensembles("Ens*{k} of label-trained networks", [*own, *others], test)
     return networks + [
-        {"name": e["name"], "kind": "ensemble", "size": len(e["members"]), "test": e["test"]}
-        for e in ensembles
+        {k: v for k, v in ensemble.items() if k != "members"}
+        | {"kind": "ensemble", "size": len(ensemble["members"])}
+        for ensemble in ensembles
     ]

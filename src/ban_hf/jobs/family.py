@@ -12,6 +12,7 @@ from ban_hf.jobs.evaluation import measure_family
 from ban_hf.jobs.generation import generation_seed
 from ban_hf.lineage.environment import architecture, canonical_arguments, describe_data
 from ban_hf.lineage.record import Lineage, Record
+from ban_hf.reports.reading import family_of_version_1
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import train_generations
 from ban_hf.training.arguments import BANTrainingArguments
@@ -67,7 +68,7 @@ def run_family(
             results = measure_family(
                 args.output_dir, family["test_dataset"], controls=folders, entropy=entropy
             )
-            write_report(results | report, args.output_dir)
+            write_report(family_of_version_1(results | report), args.output_dir)
             print((Path(args.output_dir) / "results.md").read_text("utf-8"))
         PartialState().wait_for_everyone()
 

@@ -18,7 +18,7 @@ def write_cards(jobs: Mapping[tuple[str, str], Job], home: Path, folder: Path) -
     """Write the card of each network, `ROW/COLUMN.md`.
 
     Networks of several teachers have none, since a record cannot name them, nor have those that
-    learnt from such, nor ensembles, which are measured and not saved. Nor have those whose
+    learned from such, nor ensembles, which are measured and not saved. Nor have those whose
     weights, or their teachers', were deleted since: results stand without them.
 
     Args:

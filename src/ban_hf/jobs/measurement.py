@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -15,11 +16,13 @@ from transformers import PreTrainedModel, default_data_collator
 
 from ban_hf.data import collate
 from ban_hf.data.windows import IGNORED, TokenWindows
+from ban_hf.lineage.results import block_losses, pack_classes
 from ban_hf.tasks.metrics import (
     agreement,
     error_rate,
     expected_calibration_error,
     negative_log_likelihood,
+    reliability_sums,
 )
 from ban_hf.training.ensemble import is_recurrent, log_mean_exp, mean_logits, weighted
 
@@ -126,6 +129,26 @@ class TextTest:
     def agreement(self, student: Reading, teacher: Reading) -> float:
         """Share of places for which both have the same most likely word, in percent."""
         return 100 * (student.predicted == teacher.predicted).double().mean().item()
+
+
+def measured_by(test: ImageTest | TextTest, members: Sequence[Any]) -> dict[str, Any]:
+    """Metrics of one network, or of the mean of several, and what they did on each item."""
+    metrics = {"test": test.metrics(members)}
+    if isinstance(test, TextTest):
+        together = torch.stack([member.logp for member in members])  # (K, N)
+        logp = log_mean_exp(together, None)  # (N,)
+        outcomes = msgspec.to_builtins(block_losses(-logp.numpy()))
+        return metrics | {"outcomes": outcomes, "labels": None}
+    logits = members[0] if len(members) == 1 else mean_logits(members)  # (N, C)
+    bins = [
+        [int(n), confidence / n if n else None, correct / n if n else None]
+        for n, confidence, correct in reliability_sums(logits, test.labels).tolist()
+    ]
+    return metrics | {
+        "outcomes": {"predicted": pack_classes(logits.argmax(1).numpy())},
+        "reliability": bins,
+        "labels": pack_classes(test.labels.numpy()),
+    }
 
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:

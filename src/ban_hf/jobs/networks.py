@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from ban_hf.data import ImageSplits, TextSplits, load_images, load_text
 from ban_hf.jobs.generation import train_to_end
 from ban_hf.jobs.job import Job, code_sha256
-from ban_hf.jobs.measurement import ImageTest, TextTest
+from ban_hf.jobs.measurement import ImageTest, TextTest, measured_by
 from ban_hf.lineage.environment import (
     architecture,
     canonical_arguments,
@@ -31,13 +30,11 @@ from ban_hf.lineage.environment import (
 )
 from ban_hf.lineage.record import LOG, RECORD, Record, reference, sha256_of_json, write_json
 from ban_hf.models import share_ends
-from ban_hf.reports.outcomes import block_losses, pack_classes
 from ban_hf.tasks.data import image_task, language_task, ready_batches, text_arguments
 from ban_hf.tasks.heads import load_classifier
-from ban_hf.tasks.metrics import reliability_sums
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.callbacks import GenerationProgress
-from ban_hf.training.ensemble import BornAgainEnsemble, log_mean_exp, mean_logits
+from ban_hf.training.ensemble import BornAgainEnsemble
 from ban_hf.training.performance import sequence_arguments
 from ban_hf.training.trainer import BANTrainer
 
@@ -81,12 +78,12 @@ def _train(job: Job, home: Path, cache: Path | None) -> dict[str, Any]:
     network, test = folder / NETWORK, _test(task)
     if (network / RECORD).is_file():  # killed before its results were written
         model = load_classifier(network)
-        measured = _measured(test, [test.predict(model)])
+        measured = measured_by(test, [test.predict(model)])
     else:
         partial = folder / "checkpoints" / "finished"
         record = _train_network(job, home, args, task, partial)
         model = load_classifier(partial)
-        measured = _measured(test, [test.predict(model)])
+        measured = measured_by(test, [test.predict(model)])
         record.metrics = _as_metrics(measured["test"])
         record.write(partial)
         os.replace(partial, network)  # whole or not at all
@@ -212,7 +209,7 @@ def _measure_ensemble(job: Job, home: Path) -> dict[str, Any]:
         "train_loss": None,
         "validation": None,
         "log": [],
-    } | _measured(test, [test.predict(network) for network in networks])
+    } | measured_by(test, [test.predict(network) for network in networks])
 
 
 def _count(network: nn.Module) -> int:
@@ -223,25 +220,6 @@ def _test(task: Mapping[str, Any]) -> ImageTest | TextTest:
     if "entropy" in task:
         return TextTest(task["test_dataset"], task["entropy"])
     return ImageTest(task["test_dataset"], batch_size=500)
-
-
-def _measured(test: ImageTest | TextTest, members: Sequence[Any]) -> dict[str, Any]:
-    """Metrics of one network, or of the mean of several, and what they did on each item."""
-    metrics = {"test": test.metrics(members)}
-    if isinstance(test, TextTest):
-        together = torch.stack([member.logp for member in members])  # (K, N)
-        logp = log_mean_exp(together, None)  # (N,)
-        return metrics | {"outcomes": block_losses(-logp.numpy()), "labels": None}
-    logits = members[0] if len(members) == 1 else mean_logits(members)  # (N, C)
-    bins = [
-        [int(n), confidence / n if n else None, correct / n if n else None]
-        for n, confidence, correct in reliability_sums(logits, test.labels).tolist()
-    ]
-    return metrics | {
-        "outcomes": {"predicted": pack_classes(logits.argmax(1).numpy())},
-        "reliability": bins,
-        "labels": pack_classes(test.labels.numpy()),
-    }
 
 
 def _as_metrics(test: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -4,17 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ban_hf.errors import BANError
 from ban_hf.jobs.executor import JOBS, JobsFailed, do_all, is_done
 from ban_hf.jobs.job import Job, in_order
 from ban_hf.jobs.job_cards import write_cards
 from ban_hf.jobs.networks import RESULTS
 from ban_hf.jobs.table import Table
-from ban_hf.lineage.family_results import Results
 from ban_hf.lineage.record import read_json
-from ban_hf.reports.merging import RESULT, SCHEMA, hold_entry
-from ban_hf.reports.parameters import Line, compared, named, notes, size_table
-from ban_hf.reports.table_report import write_table_report
+from ban_hf.lineage.results import Budget, Claim, Column, Entry, Figures, Order, Results, Row
+from ban_hf.reports.reading import check_entry
+from ban_hf.reports.report import write_report
+from ban_hf.reports.tables import NetworkSize, network_name, network_sizes, notes, size_table
 
 CARDS = "cards"  # in a table's folder
 
@@ -73,20 +75,25 @@ class Reproduction:
         """The jobs that are not done."""
         return [job for job in self.jobs if not is_done(job, self.output_dir)]
 
-    def sizes(self) -> tuple[list[Line], str]:
+    def sizes(self) -> tuple[list[NetworkSize], str]:
         """The networks of the rows, their parameters beside the paper's; and that as Markdown."""
-        rows, lines = list(map(self.row, self.rows)), []
+        rows, sizes = list(map(self.row, self.rows)), []
         for row in rows:
-            jobs = {name: self.cells[row["name"], name, self.seeds[0]] for name in self.columns}
-            trained = (
-                (_column(name, self.table.columns[name]), (named(job.arguments["network"]),))
-                for name, job in jobs.items()
-                if not job.members
+            jobs = {name: self.cells[row.name, name, self.seeds[0]] for name in self.columns}
+            networks = {
+                name: job.arguments["network"] for name, job in jobs.items() if not job.members
+            }
+            sizes += network_sizes(
+                row,
+                (
+                    (_column(name, self.table.columns[name]), (network_name(n["name"], n["args"]),))
+                    for name, n in networks.items()
+                ),
             )
-            lines += compared(row, trained)
         spec, heading = self.table.spec, f"network at the budget `{self.table.budget}`"
-        parts = [f"## {spec['source']}", size_table([heading], lines), notes(spec, rows)]
-        return lines, "\n\n".join(part for part in parts if part)
+        table = size_table([heading], sizes)
+        parts = [f"## {spec['source']}", table, notes(spec.get("note"), rows)]
+        return sizes, "\n\n".join(part for part in parts if part)
 
     def run(self, command: str, workers: int | None = None) -> tuple[Results, str]:
         """Do what is missing and write the report; the results, and what it says.
@@ -113,7 +120,7 @@ class Reproduction:
     def _write(self, command: str) -> tuple[Results, str]:
         """The report of what is done, and the cards of the first seed's networks."""
         results = self.gather(command)
-        text = write_table_report(results, self.folder)
+        text = write_report(results, self.folder)
         jobs = {
             (row, column): job
             for (row, column, seed), job in self.cells.items()
@@ -122,67 +129,73 @@ class Reproduction:
         write_cards(jobs, self.output_dir / JOBS, self.folder / CARDS)
         return results, text
 
-    def gather(self, command: str) -> dict[str, Any]:
-        """The results of what is done; their form is that of `results.json` of a table.
+    def gather(self, command: str) -> Results:
+        """The results of what is done.
 
         The same whatever was done when, and by which of the commands that share `output_dir`.
         """
         table, spec = self.table, self.table.spec
-        found = [
-            (entry := self._result(job))
-            | {"row": row, "column": column, "seed": seed, "log": _by_name(entry["log"])}
-            for (row, column, seed), job in self.cells.items()
-            if is_done(job, self.output_dir)
-        ]
-        hardware = sorted({entry.pop("hardware") for entry in found})
-        versions = [entry.pop("versions") for entry in found]
-        labels = [entry.pop("labels") for entry in found]
-        return {
-            "schema": SCHEMA,
-            "table": table.name,
-            "title": spec["title"],
-            "source": spec["source"],
-            "task": spec["task"],
-            "metric": spec["metric"],
-            "budget": {"name": table.budget, "says": table.says},
-            "dataset": table.dataset,
-            "seeds": self.seeds,
-            "order": {"rows": list(table.rows), "columns": list(table.columns)},
-            "columns": [_column(name, table.columns[name]) for name in self.columns],
-            "rows": [self.row(name) for name in self.rows],
-            "note": spec.get("note"),
-            "claims": spec.get("claims", []),
-            "figures": spec.get("figures", {}),
-            "entries": found,
-            "labels": labels[0],
-            "command": command,
-            "hardware": "; ".join(hardware),
-            "versions": versions[0],
-        }
+        done = {cell: job for cell, job in self.cells.items() if is_done(job, self.output_dir)}
+        found = {cell: self._result(job) for cell, job in done.items()}
+        first = next(iter(found.values()))
+        entries = tuple(self._entry(cell, data) for cell, data in found.items())
+        return Results(
+            table=table.name,
+            title=spec["title"],
+            source=spec["source"],
+            task=spec["task"],
+            metric=spec["metric"],
+            budget=Budget(name=table.budget, says=table.says),
+            dataset=table.dataset,
+            seeds=tuple(self.seeds),
+            order=Order(rows=tuple(table.rows), columns=tuple(table.columns)),
+            columns=tuple(_column(name, table.columns[name]) for name in self.columns),
+            rows=tuple(self.row(name) for name in self.rows),
+            note=spec.get("note"),
+            claims=tuple(Claim.from_spec(claim) for claim in spec.get("claims", [])),
+            figures=msgspec.convert(spec.get("figures", {}), Figures),
+            entries=entries,
+            labels=first["labels"],
+            command=command,
+            hardware="; ".join(sorted({data["hardware"] for data in found.values()})),
+            versions=first["versions"],
+        )
 
     def _result(self, job: Job) -> dict[str, Any]:
         path = self.output_dir / JOBS / job.name / RESULTS
         found = read_json(path)
         if found.get("job") != job.name:
             raise BANError(f"{path} is of another job: delete it, and give the command again.")
-        kinds = RESULT | {"log": list, "hardware": str, "versions": dict}
         try:
-            hold_entry(path, found, self.table.spec["metric"], found.get("labels"), kinds)
-        except ValueError as error:
+            for name, kind in {"log": list, "hardware": str, "versions": dict, "code": str}.items():
+                if not isinstance(found.get(name), kind):
+                    raise BANError(f"{path} is damaged: {name} is missing, or not what it must be.")
+            entry = self._entry(("", "", 0), found)
+            check_entry(path, entry, self.table.spec["metric"], found.get("labels"))
+        except msgspec.ValidationError as error:
+            raise BANError(
+                f"{path} is damaged: {error}. Delete it, and give the command again."
+            ) from error
+        except BANError as error:
             raise BANError(f"{error} Delete it, and give the command again.") from error
         return found
 
-    def row(self, name: str) -> dict[str, Any]:
+    def _entry(self, cell: Cell, data: Mapping[str, Any]) -> Entry:
+        """What a job's file says, as the entry of a cell."""
+        row, column, seed = cell
+        known = {key: value for key, value in data.items() if value is not None}
+        known |= {"row": row, "column": column, "seed": seed, "log": _by_name(data["log"])}
+        return msgspec.convert(known, Entry)
+
+    def row(self, name: str) -> Row:
         """What the file says of a row, with its parameters by column at the paper's size."""
         spec = self.table.rows[name]
-        kept = ("paper", "paper_validation", "paper_parameters", "note")
         # Of all columns, also of those not asked for: tables of other columns must merge with it.
         sizes = {column: self.table.paper_size(name, column) for column in self.table.columns}
-        return {
-            "name": name,
-            "heading": spec.get("heading", name),
-            "sizes": {column: size for column, size in sizes.items() if size is not None},
-        } | {key: spec[key] for key in kept if key in spec}
+        known = {column: size for column, size in sizes.items() if size is not None}
+        kept = ("paper", "paper_validation", "paper_parameters", "note")
+        said = {"heading": name} | {k: spec[k] for k in ("heading", *kept) if k in spec}
+        return msgspec.convert({"name": name, "sizes": known, **said}, Row)
 
 
 def _by_name(log: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
@@ -196,10 +209,12 @@ def _by_name(log: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]
     }
 
 
-def _column(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "heading": spec.get("heading", name),
-        "in_paper": not spec.get("beyond"),
-        "ensemble": "ensemble" in spec,
-    }
+def _column(name: str, spec: Mapping[str, Any]) -> Column:
+    members = spec.get("ensemble", ())
+    return Column(
+        name=name,
+        heading=spec.get("heading", name),
+        kind="ensemble" if members else "student" if "teacher" in spec else "labels",
+        in_paper=not spec.get("beyond"),
+        size=max(1, len(members)),
+    )

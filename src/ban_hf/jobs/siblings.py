@@ -15,9 +15,10 @@ from accelerate import PartialState
 
 from ban_hf.errors import BANError
 from ban_hf.jobs.family import run_family
-from ban_hf.lineage.family_results import Results
-from ban_hf.lineage.record import RECORD, Lineage, check_folders, read_json
-from ban_hf.lineage.results import as_name
+from ban_hf.lineage.family_results import side_by_side
+from ban_hf.lineage.record import RECORD, Lineage, check_folders
+from ban_hf.lineage.results import Results, as_name
+from ban_hf.reports.reading import read_results
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import train_generations
 from ban_hf.training.arguments import BANTrainingArguments
@@ -86,32 +87,18 @@ def run_families(
             report=report | {"title": f"{report['title']}: {name}"},
         )
     if PartialState().is_main_process:
-        families = [read_json(base / name / "results.json") for name in each]
-        write_report(side_by_side(families) | report, base)
+        families = [read_results([base / name / "results.json"]) for name in each]
+        methods = {_method(results): results for results in families}
+        write_report(side_by_side(methods, report["title"], report["command"]), base)
         print((base / "results.md").read_text("utf-8"))
     PartialState().wait_for_everyone()
     return None
 
 
-def side_by_side(families: Sequence[Results]) -> dict[str, Any]:
-    """The results of families that go on from one teacher as one: it, and the students of each.
-
-    Args:
-        families: results dictionaries, see `lineage.results`; their first row is the teacher.
-    """
-    teacher = families[0]["generations"][0]
-    rows = [teacher | {"method": "teacher" if teacher["generation"] else teacher["name"]}]
-    ensembles = []
-    for results in families:
-        students = results["generations"][1:]
-        method = students[0]["name"].rpartition("-")[0]  # as in BAN+L-1
-        rows += [row | {"method": method} for row in students]
-        ensembles += [
-            row | {"method": method, "name": f"{method}: {row['name']}"}
-            for row in results["ensembles"]
-        ]
-    shared = {key: families[0][key] for key in ("metric", "seed", "hardware", "versions")}
-    return shared | {"generations": rows, "ensembles": ensembles, "controls": []}
+def _method(results: Results) -> str:
+    """How the students of a family learned: `BAN+L` of `BAN+L-1`."""
+    students = (column for column in results.columns if column.kind == "student")
+    return [column.heading for column in students][-1].rpartition("-")[0]
 
 
 def check_several(args: BANTrainingArguments, generations: int, *, has_controls: bool) -> None:

@@ -1,99 +1,230 @@
-"""What a results dictionary (`results.json`) holds, and what its numbers are called.
+"""The results of a family of generations: a table of one row.
 
-It has `title`, `command`, `hardware`, `seed` or `seeds`, `metric`, `dataset` (`name`),
-`generations`, `ensembles`, `controls` and `versions`. An entry of the three lists has a `name` and
-its `test`: for images (`metric` is `error`, or not there) `error` (percent), `nll`, `ece` and `n`;
-for texts (`metric` is `perplexity`) `perplexity`, `nll` (nats per word), `n` and, where the text's
-source is known, `above_entropy`: what of `nll` is more than the entropy, which nobody can avoid. An
-ensemble also has its `members`, a control its `kind` (network or ensemble) and `size`. Where
-students of one teacher by several objectives are compared, a generation and an ensemble have the
-`method` that they learnt by.
-`reports.aggregate` puts the runs of several seeds into the same shape, each measured number become
-`{"mean", "std", "values"}`. `results_of` makes one, less its `command`, from the records of a
-family: there `seed` is a list where generations come from runs of several seeds.
+Its columns are generation 0, its students, their ensembles, and controls of equal cost.
 """
 
-import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from ban_hf.errors import BANError
-from ban_hf.lineage.results import MEASURES, Measure, data_name, method_of
+from ban_hf.lineage.results import (
+    MEASURES,
+    Claim,
+    Column,
+    Entry,
+    Figures,
+    Order,
+    Parameters,
+    Results,
+    Row,
+    data_name,
+    method_of,
+)
 
-Results = Mapping[str, Any]
+ROW = "family"  # name of the only row
+TASKS = {"perplexity": "text"}  # by metric; all others are of images
+#: Methods that take a part of the teacher's signal, and the method that takes all of it.
+PARTS, WHOLE = ("CWTM", "DKPP"), "BAN"
 
 
-def measure_of(results: Results) -> Measure:
-    """What a results dictionary was measured by, without the metrics that none of it has.
+def generation_column(generation: int, name: str, method: str | None = None) -> Column:
+    """The column of a generation.
+
+    Args:
+        generation: its number.
+        name: how it is shown: `labels`, `BAN-1`, `BAN+L-2`.
+        method: where students of several methods are compared, that of this one.
+    """
+    kind = "labels" if generation == 0 else "student"
+    prefix = f"{method}-" if method else ""
+    return Column(
+        name=f"{prefix}generation-{generation}",
+        heading=name,
+        kind=kind,  # type: ignore[arg-type]
+        generation=generation,
+        method=method,
+    )
+
+
+def ensemble_column(members: Sequence[int], name: str, method: str | None = None) -> Column:
+    """The column of the ensemble of some generations."""
+    prefix = f"{method}-" if method else ""
+    return Column(
+        name=f"{prefix}ensemble-{'-'.join(map(str, members))}",
+        heading=name,
+        kind="ensemble",
+        generation=max(members),
+        method=method,
+        size=len(members),
+    )
+
+
+def control_column(number: int, name: str, size: int = 1) -> Column:
+    """The column of a control: the n-th label-trained network, or the ensemble of the first n."""
+    kind = "ensemble" if size > 1 else "network"
+    return Column(name=f"labels-{kind}-{number}", heading=name, kind="control", size=size)
+
+
+def family_results(
+    *,
+    title: str,
+    metric: str,
+    dataset: Mapping[str, Any],
+    columns: Sequence[Column],
+    entries: Sequence[Entry],
+    seeds: Sequence[int],
+    labels: str | None = None,
+    command: str = "",
+    hardware: str = "not recorded",
+    versions: Mapping[str, str] | None = None,
+    note: str | None = None,
+) -> Results:
+    """The results of a family, with the claims and the figures that its columns allow.
+
+    Each student is compared with the first network of the family, each ensemble with the control
+    ensemble of its size. No student is picked by its test result.
+
+    Args:
+        title: of the report.
+        metric: name of the leading metric, one of `MEASURES`.
+        dataset: facts of the dataset, its `name` among them.
+        columns: made by `generation_column`, `ensemble_column` and `control_column`, in order.
+        entries: what was measured; their `row` is `ROW`.
+        seeds: of the runs.
+        labels: packed true classes of the test set.
+        command: that made the run.
+        hardware: it ran on.
+        versions: of the libraries.
+        note: what a reader must know.
 
     Raises:
-        ValueError: if its `metric` is none that we know.
+        BANError: if the metric is not known, or no column is a generation.
     """
-    name = results.get("metric", "error")
-    if name not in MEASURES:
-        raise BANError(f"metric={name!r} of the results must be one of {', '.join(MEASURES)}.")
-    measure = MEASURES[name]
-    if any("above_entropy" in entry["test"] for entry in entries_of(results)):
-        return measure
-    known = tuple(metric for metric in measure.metrics if metric.name != "above_entropy")
-    return Measure(measure.title, measure.unit, measure.items, known)
+    if metric not in MEASURES:
+        raise BANError(f"metric={metric!r} of the results must be one of {', '.join(MEASURES)}.")
+    if not any(column.kind in ("labels", "student") for column in columns):
+        raise BANError("columns: give the record of one generation at least.")
+    return Results(
+        title=title,
+        task=TASKS.get(metric, "image"),
+        metric=metric,
+        dataset=dict(dataset),
+        seeds=tuple(seeds),
+        columns=tuple(columns),
+        rows=(Row(name=ROW, heading=title),),
+        entries=tuple(entries),
+        order=Order(rows=(ROW,), columns=tuple(column.name for column in columns)),
+        claims=tuple(_claims(columns)),
+        figures=_figures(columns),
+        labels=labels,
+        command=command,
+        hardware=hardware,
+        versions=dict(versions or {}),
+        note=note,
+    )
 
 
-def entries_of(results: Results) -> Iterable[Results]:
-    """Every row: generations, ensembles, controls."""
-    for part in ("generations", "ensembles", "controls"):
-        yield from results.get(part) or []
+def _generations(columns: Iterable[Column]) -> list[Column]:
+    return [column for column in columns if column.kind in ("labels", "student")]
 
 
-def mean_of(value: Any) -> float | None:
-    """A number, or the mean of an aggregated one; None for what is missing or not finite."""
-    number = value["mean"] if isinstance(value, Mapping) else value
-    return number if number is not None and math.isfinite(number) else None
+def _claims(columns: Sequence[Column]) -> list[Claim]:
+    first, *students = _generations(columns)
+    claims = [_beats(student, first) for student in students]
+    by_heading = {student.heading: student for student in students}
+    for student in students:  # of a number, so that they had the same seed
+        part, _, number = student.heading.rpartition("-")
+        whole = by_heading.get(f"{WHOLE}-{number}")
+        if part in PARTS and whole is not None:
+            claims.append(
+                Claim(
+                    says=f"{student.heading} alone explains the gain of {whole.heading}",
+                    kind="explains",
+                    columns=(student.name, whole.name, first.name),
+                )
+            )
+    methods = list(dict.fromkeys(student.method for student in students))
+    for method in methods:
+        own = [first, *(student for student in students if student.method == method)]
+        if len(own) > 2:
+            claims.append(
+                Claim(
+                    says="Gains saturate" if method is None else f"Gains of {method} saturate",
+                    kind="saturates",
+                    columns=tuple(column.name for column in own),
+                )
+            )
+    controls = {c.size: c for c in reversed(columns) if c.kind == "control"}
+    again = [controls[1]] if 1 in controls else []
+    claims += [_beats(student, control) for control in again for student in students[-1:]]
+    ensembles = [column for column in columns if column.kind == "ensemble"]
+    claims += [_beats(e, controls[e.size]) for e in ensembles if e.size in controls]
+    return claims
 
 
-def spread(numbers: Iterable[float | None]) -> dict[str, Any] | None:
-    """Mean, standard deviation (None of one) and the values that are known; None of none."""
-    values = [value for value in numbers if value is not None and math.isfinite(value)]
-    if not values:
-        return None
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": std, "values": values}
+def _beats(column: Column, base: Column) -> Claim:
+    says = f"{column.heading} beats {base.heading}"
+    return Claim(says=says, kind="beats", columns=(column.name, base.name))
 
 
-def best_possible(results: Results) -> float | None:
-    """The perplexity of the source of the test text itself, where its entropy is known."""
-    entropy = results["dataset"].get("test_entropy")
-    return None if entropy is None else math.exp(entropy)
+def _figures(columns: Sequence[Column]) -> Figures:
+    first, *students = _generations(columns)
+    ensembles = [column for column in columns if column.kind == "ensemble"]
+    together = [c.name for c in columns if c.kind == "control" and c.size > 1]
+    several = len({student.method for student in students}) > 1
+    lines = {}
+    if students and together:
+        lines["Born-again"] = (students[0].name, *(column.name for column in ensembles))
+        lines["Label-trained"] = (first.name, *together)
+    return Figures(
+        generations=() if several else tuple(c.name for c in (first, *students)),
+        ensembles=lines,
+        ablation=tuple(c.name for c in (first, *students)) if several else (),
+    )
 
 
-def subtitle(results: Results) -> str:
-    """Data, size of the test set and seeds in one line."""
-    n = results["generations"][0]["test"].get("n")
-    items = [f"{n:,} test {measure_of(results).items}"] if n else []
-    return " · ".join([results["dataset"]["name"], *items, _seeds(results)])
+def side_by_side(families: Mapping[str, Results], title: str, command: str) -> Results:
+    """The results of families that continue from one teacher as one: it, and the students of each.
+
+    Args:
+        families: by method; the first generation of each is the teacher.
+        title: of the report.
+        command: that made the run.
+    """
+    whole = next(iter(families.values()))
+    teacher = _generations(whole.columns)[0]
+    columns, entries = [teacher], [e for e in whole.entries if e.column == teacher.name]
+    for method, results in families.items():
+        for column in results.columns:
+            if column.kind == "control" or column.name == teacher.name:
+                continue
+            name = f"{method}-{column.name}"
+            heading = column.heading
+            if column.kind == "ensemble":
+                heading = f"{method}: {heading}"
+            columns.append(replace(column, name=name, method=method, heading=heading))
+            found = (entry for entry in results.entries if entry.column == column.name)
+            entries += [replace(entry, column=name) for entry in found]
+    return family_results(
+        title=title,
+        metric=whole.metric,
+        dataset=whole.dataset,
+        columns=columns,
+        entries=entries,
+        seeds=whole.seeds,
+        labels=whole.labels,
+        command=command,
+        hardware=whole.hardware,
+        versions=whole.versions,
+    )
 
 
-def _seeds(results: Results) -> str:
-    seeds, own = results.get("seeds") or [], results.get("seed")
-    if isinstance(own, list):
-        return f"one run of each generation (seeds {', '.join(map(str, own))})"
-    if len(seeds) > 1:
-        named = ", ".join(map(str, seeds))
-        return f"mean ± standard deviation over {len(seeds)} seeds ({named})"
-    return f"one seed ({seeds[0] if seeds else own})"
-
-
-def is_measured(results: Results) -> bool:
-    """Whether a generation has a value of the leading metric, so that there is a line to draw."""
-    leading, rows = measure_of(results).leading.name, results["generations"]
-    return any(mean_of(row["test"].get(leading)) is not None for row in rows)
-
-
-def results_of(
+def results_of_records(
     generations: Sequence[Mapping[str, Any]], ensemble: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The results dictionary of a family, from its records (`lineage.json`) alone.
+) -> Results:
+    """The results of a family, from its records (`lineage.json`) alone.
 
     Args:
         generations: the records, in order; the first need not be generation 0.
@@ -101,53 +232,59 @@ def results_of(
 
     Returns:
         `metric` is the first of `MEASURES` that a record has of the test split. Where none has
-        any, rows have no values: `is_measured` says so, and there is nothing to draw.
+        any, no entry has a value, and there is nothing to draw.
+
+    Raises:
+        BANError: if no generation is given.
     """
     records = [*generations, *([ensemble] if ensemble else [])]
-    if not records:
+    if not generations:
         raise BANError("generations is empty: give the record of one generation at least.")
-    last, rows = records[-1], [_generation_row(record) for record in generations]
-    rows_of_ensembles = [_ensemble_row(ensemble)] if ensemble else []
-    tests = [row["test"] for row in (*rows, *rows_of_ensembles)]
+    last, trainings = records[-1], [record["training"] for record in generations]
     seeds = [record["seed"].get("family_seed") for record in generations]
     known = list(dict.fromkeys(seed for seed in seeds if seed is not None))
-    trainings = [record["training"] for record in generations]
-    return {
-        "title": f"Family {last['family']}",
-        "dataset": {"name": data_name(last) or "data of unknown name"},
-        "seed": known[0] if len(known) == 1 else known,
-        "hardware": next((t["hardware"] for t in trainings if t.get("hardware")), "not recorded"),
-        "versions": dict(last["code"]),
-        "metric": next((name for name in MEASURES if any(name in t for t in tests)), "error"),
-        "generations": rows,
-        "ensembles": rows_of_ensembles,
-        "controls": [],
-    }
+    seed = known[-1] if known else 0
+    columns, entries = [], []
+    for record in generations:
+        method, number = method_of(record.get("objective")), record["generation"]
+        column = generation_column(number, method if method == "labels" else f"{method}-{number}")
+        columns.append(column)
+        entries.append(_entry_of(record, column.name, seed))
+    if ensemble:
+        members = [member["generation"] for member in ensemble["members"]]
+        name = f"Ens*{len(members)} of generations {', '.join(map(str, members))}"
+        columns.append(ensemble_column(members, name))
+        entries.append(_entry_of(ensemble, columns[-1].name, seed))
+    metrics = [name for name in MEASURES if any(name in entry.test for entry in entries)]
+    several = f"Generations come from runs of several seeds ({', '.join(map(str, known))})."
+    return family_results(
+        title=f"Family {last['family']}",
+        metric=metrics[0] if metrics else "error",
+        dataset={"name": data_name(last) or "data of unknown name"},
+        columns=columns,
+        entries=entries,
+        seeds=[seed],
+        hardware=next((t["hardware"] for t in trainings if t.get("hardware")), "not recorded"),
+        versions=last["code"],
+        note=several if len(known) > 1 else None,
+    )
 
 
-def _generation_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    measured = _test_metrics(record)
-    method, generation = method_of(record.get("objective")), record["generation"]
-    return {
-        "generation": generation,
-        "name": method if method == "labels" else f"{method}-{generation}",
-        "seed": record["seed"].get("seed"),
-        "seconds": record["training"].get("seconds"),
-        "teacher_agreement": measured.get("teacher_agreement"),
-        "test": measured,
-    }
-
-
-def _ensemble_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    members = [member["generation"] for member in record["members"]]
-    name = f"Ens*{len(members)} of generations {', '.join(map(str, members))}"
-    return {"name": name, "members": members, "test": _test_metrics(record)}
-
-
-def _test_metrics(record: Mapping[str, Any]) -> dict[str, Any]:
+def _entry_of(record: Mapping[str, Any], column: str, seed: int) -> Entry:
     measured = [metric for metric in record["metrics"] if metric["split"] == "test"]
-    values = {metric["name"]: metric["value"] for metric in measured}
-    if "perplexity" in values and "loss" in values:
-        values.setdefault("nll", values["loss"])  # of a language model they are the same
+    test = {metric["name"]: metric["value"] for metric in measured}
+    if "perplexity" in test and "loss" in test:
+        test.setdefault("nll", test["loss"])  # of a language model they are the same
+    agreement = test.pop("teacher_agreement", None)
     n = next((metric["n"] for metric in measured if metric.get("n")), None)
-    return values | ({"n": n} if n else {})
+    count = (record.get("architecture") or {}).get("num_parameters")
+    return Entry(
+        row=ROW,
+        column=column,
+        seed=seed,
+        test=test | ({"n": n} if n else {}),
+        parameters=Parameters(all=count, trainable=count) if count else None,
+        teacher_agreement=agreement,
+        network_seed=record["seed"].get("seed"),
+        seconds=record["training"].get("seconds"),
+    )
