@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ban_hf.lineage.results import is_measured, method_of, results_of, subtitle
+from ban_hf.lineage.family_results import is_measured, results_of, subtitle
+from ban_hf.lineage.results import method_of
 from ban_hf.reports.aggregate import aggregate, main
 from ban_hf.reports.report import markdown_table, plot_generations, write_report
 

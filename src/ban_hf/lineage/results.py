@@ -1,50 +1,62 @@
-"""What a results dictionary (`results.json`) holds, and what its numbers are called.
+"""The results of a run, and the one form that `results.json` has.
 
-It has `title`, `command`, `hardware`, `seed` or `seeds`, `metric`, `dataset` (`name`),
-`generations`, `ensembles`, `controls` and `versions`. An entry of the three lists has a `name` and
-its `test`: for images (`metric` is `error`, or not there) `error` (percent), `nll`, `ece` and `n`;
-for texts (`metric` is `perplexity`) `perplexity`, `nll` (nats per word), `n` and, where the text's
-source is known, `above_entropy`: what of `nll` is more than the entropy, which nobody can avoid. An
-ensemble also has its `members`, a control its `kind` (network or ensemble) and `size`. Where
-students of one teacher by several objectives are compared, a generation and an ensemble have the
-`method` that they learnt by.
-`reports.aggregate` puts the runs of several seeds into the same shape, each measured number become
-`{"mean", "std", "values"}`. `results_of` makes one, less its `command`, from the records of a
-family: there `seed` is a list where generations come from runs of several seeds.
+A run is a table. Its rows are networks on a dataset, its columns are ways to train them, and each
+cell has one entry for each seed. A family of generations is a table of one row, whose columns are
+its generations, its ensembles and its controls.
+
+Units: errors, calibration errors and agreements are percent, losses are nats per item, times are
+seconds. `reports.reading` reads the files of earlier versions into this form.
 """
 
+import base64
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from ban_hf.errors import BANError
 
-Results = Mapping[str, Any]
-#: What a name cannot hold: it stands in Markdown, and in one line.
+SCHEMA = "ban_hf.results/2"
+#: Characters that a name cannot hold, since it is written in Markdown and in one line.
 MARKUP = "`|<>[]*\\"
+BLOCK = 500  # words in a block; the test text of Penn Treebank has some 165 blocks
+
+Array = npt.NDArray[Any]
+ColumnKind = Literal["labels", "student", "ensemble", "control"]
+ClaimKind = Literal["beats", "explains", "saturates"]
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A number in an entry's `test`: its key, the heading of its column, its digits."""
+class Metric(msgspec.Struct, frozen=True):
+    """A number in an entry's `test`.
+
+    Attributes:
+        name: its key.
+        heading: of its column.
+        unit: of differences, in a sentence: `points`, `nats`.
+        digits: after the point.
+        greater_is_better: whether more of it is better.
+    """
 
     name: str
     heading: str
+    unit: str
     digits: int
+    greater_is_better: bool = False
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(msgspec.Struct, frozen=True):
     """What a task is measured by.
 
-    Args:
+    Attributes:
         title: of the leading metric, in a sentence.
-        unit: of the leading metric.
+        unit: of the leading metric on an axis; empty if it has none.
         items: what the test set is counted in.
-        metrics: columns of the table, the leading metric first; differences are of the first two.
+        metrics: columns of a table, the leading metric first.
     """
 
     title: str
@@ -54,7 +66,7 @@ class Measure:
 
     @property
     def leading(self) -> Metric:
-        """The metric that is drawn, and watched while training."""
+        """The metric that is drawn, compared, and watched while training."""
         return self.metrics[0]
 
     def heading(self, split: str) -> str:
@@ -62,15 +74,16 @@ class Measure:
         return " ".join([split, self.title, *([self.unit] if self.unit else [])])
 
 
+#: By the name of the leading metric.
 MEASURES = {
     "error": Measure(
         "error",
         "%",
         "items",
         (
-            Metric("error", "test error %", 2),
-            Metric("nll", "NLL", 3),
-            Metric("ece", "ECE %", 2),
+            Metric("error", "test error %", "points", 2),
+            Metric("nll", "NLL", "nats", 3),
+            Metric("ece", "ECE %", "points", 2),
         ),
     ),
     "perplexity": Measure(
@@ -78,142 +91,340 @@ MEASURES = {
         "",
         "words",
         (
-            Metric("perplexity", "test perplexity", 2),
-            Metric("nll", "nats per word", 4),
-            Metric("above_entropy", "above the entropy", 4),
+            Metric("perplexity", "test perplexity", "in perplexity", 2),
+            Metric("nll", "nats per word", "nats", 4),
+            Metric("above_entropy", "above the entropy", "nats", 4),
         ),
     ),
-    "loss": Measure("loss", "", "items", (Metric("loss", "test loss", 4),)),  # if nothing else
+    "accuracy": Measure(
+        "accuracy",
+        "%",
+        "items",
+        (
+            Metric("accuracy", "test accuracy %", "points", 2, greater_is_better=True),
+            Metric("nll", "NLL", "nats", 3),
+            Metric("ece", "ECE %", "points", 2),
+        ),
+    ),
+    "loss": Measure("loss", "", "items", (Metric("loss", "test loss", "nats", 4),)),
 }
 
 
-def measure_of(results: Results) -> Measure:
-    """What a results dictionary was measured by, without the metrics that none of it has.
+class Parameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Parameters of a network: `all`, and those that are trained."""
 
-    Raises:
-        ValueError: if its `metric` is none that we know.
+    all: int
+    trainable: int
+
+
+class Outcomes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a network did on each item of the test set, packed to fit into `results.json`.
+
+    Attributes:
+        predicted: of items with a class, the predicted one of each, see `pack_classes`.
+        nll: of a text, the summed loss of each block of words in a row, nats. A bootstrap draws
+            blocks, because words that follow one another are not independent.
+        words: the number of words in each block.
     """
-    name = results.get("metric", "error")
-    if name not in MEASURES:
-        raise BANError(f"metric={name!r} of the results must be one of {', '.join(MEASURES)}.")
-    measure = MEASURES[name]
-    if any("above_entropy" in entry["test"] for entry in entries_of(results)):
-        return measure
-    known = tuple(metric for metric in measure.metrics if metric.name != "above_entropy")
-    return Measure(measure.title, measure.unit, measure.items, known)
+
+    predicted: str | None = None
+    nll: tuple[float, ...] | None = None
+    words: tuple[int, ...] | None = None
 
 
-def entries_of(results: Results) -> Iterable[Results]:
-    """Every row: generations, ensembles, controls."""
-    for part in ("generations", "ensembles", "controls"):
-        yield from results.get(part) or []
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was measured of one network, or of one ensemble, in one seed.
+
+    Attributes:
+        row: name of its row.
+        column: name of its column.
+        seed: of the run; entries of one seed are compared in pairs.
+        network: name of the network, or of an ensemble's members, joined by ` + `.
+        parameters: of the network; of an ensemble those of all members.
+        test: metrics of the test set by name, and `n`, the number of items.
+        validation: metrics of the validation set at the end of the training.
+        best_validation: the best of them, and its `epoch`.
+        outcomes: on each item of the test set; None where they were not kept.
+        reliability: of each bin of confidence the number of items, their mean confidence and
+            their accuracy; these two are None in an empty bin.
+        log: of the training: a list for each logged name, one number an epoch.
+        train_loss: label loss at the end of the training.
+        network_seed: of the network's weights and views.
+        job: name of the job that made it.
+        arguments: sha256 of its arguments.
+        code: sha256 of the code that made it.
+        configuration: all that decided the result, for the check that seeds differ in nothing else.
+        teachers: names of the jobs that taught it.
+        members: names of the jobs of an ensemble's members.
+        teacher_agreement: how often it predicts what its teacher does, percent.
+        seconds: of the training.
+    """
+
+    row: str
+    column: str
+    seed: int
+    test: dict[str, int | float | None]
+    network: str | None = None
+    parameters: Parameters | None = None
+    validation: dict[str, float | None] | None = None
+    best_validation: dict[str, float | None] | None = None
+    outcomes: Outcomes | None = None
+    reliability: tuple[tuple[int, float | None, float | None], ...] | None = None
+    log: dict[str, tuple[float | None, ...]] = {}
+    train_loss: float | None = None
+    network_seed: int | None = None
+    job: str | None = None
+    arguments: str | None = None
+    code: str | None = None
+    configuration: dict[str, Any] | None = None
+    teachers: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
+    teacher_agreement: float | None = None
+    seconds: float | None = None
+
+    def value(self, metric: str, split: Literal["test", "validation"] = "test") -> float | None:
+        """A metric of a split; None if it is missing or not finite."""
+        return finite((self.test if split == "test" else self.validation or {}).get(metric))
 
 
-def mean_of(value: Any) -> float | None:
-    """A number, or the mean of an aggregated one; None for what is missing or not finite."""
-    number = value["mean"] if isinstance(value, Mapping) else value
-    return number if number is not None and math.isfinite(number) else None
+class Column(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One way to train a network, or to combine several.
+
+    Attributes:
+        name: unique in the table.
+        heading: in tables and pictures.
+        kind: a network trained on `labels`, a `student`, an `ensemble`, or a `control`: a network
+            or an ensemble of the same cost, trained on labels alone.
+        in_paper: whether the paper has this column.
+        generation: of a network; of an ensemble that of its last member.
+        method: how students learned, where several methods are compared.
+        size: the number of networks whose predictions are averaged.
+    """
+
+    name: str
+    heading: str
+    kind: ColumnKind
+    in_paper: bool = False
+    generation: int | None = None
+    method: str | None = None
+    size: int = 1
 
 
-def spread(numbers: Iterable[float | None]) -> dict[str, Any] | None:
-    """Mean, standard deviation (None of one) and the values that are known; None of none."""
-    values = [value for value in numbers if value is not None and math.isfinite(value)]
-    if not values:
-        return None
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": std, "values": values}
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One network and dataset.
+
+    Attributes:
+        name: unique in the table.
+        heading: in tables and pictures.
+        paper: the paper's test metric by column.
+        paper_validation: the paper's validation metric by column.
+        paper_parameters: the paper's parameters by column, millions.
+        sizes: parameters by column at the paper's size.
+        note: what a reader must know of this row.
+    """
+
+    name: str
+    heading: str
+    paper: dict[str, float | None] = {}
+    paper_validation: dict[str, float | None] = {}
+    paper_parameters: dict[str, float | None] = {}
+    sizes: dict[str, int] = {}
+    note: str | None = None
 
 
-def best_possible(results: Results) -> float | None:
-    """The perplexity of the source of the test text itself, where its entropy is known."""
-    entropy = results["dataset"].get("test_entropy")
-    return None if entropy is None else math.exp(entropy)
+class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A claim that the results support or not; `reports.verdicts` has the rule of each kind.
+
+    Attributes:
+        says: the claim, in words.
+        kind: of its rule.
+        columns: their names, in the order that the rule takes them.
+    """
+
+    says: str
+    kind: ClaimKind
+    columns: tuple[str, ...]
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> "Claim":
+        """A claim of a table's file, `{says: ..., beats: [ban, teacher]}`.
+
+        Raises:
+            BANError: if no rule is known for it.
+        """
+        kinds: tuple[ClaimKind, ...] = ("beats", "explains", "saturates")
+        kind = next((kind for kind in kinds if kind in spec), None)
+        if kind is None:
+            raise BANError(f"claims: {dict(spec)} is of no kind we know: {', '.join(kinds)}.")
+        return cls(says=str(spec["says"]), kind=kind, columns=tuple(spec[kind]))
 
 
-def subtitle(results: Results) -> str:
-    """Data, size of the test set and seeds in one line."""
-    n = results["generations"][0]["test"].get("n")
-    items = [f"{n:,} test {measure_of(results).items}"] if n else []
-    return " · ".join([results["dataset"]["name"], *items, _seeds(results)])
+class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The columns of each picture; a picture without columns is not drawn.
+
+    Attributes:
+        generations: a sequence, from the first teacher to the last student.
+        ensembles: of each line, networks and ensembles by the number of members, from one.
+        ablation: students, compared with the first column.
+    """
+
+    generations: tuple[str, ...] = ()
+    ensembles: dict[str, tuple[str, ...]] = {}
+    ablation: tuple[str, ...] = ()
 
 
-def _seeds(results: Results) -> str:
-    seeds, own = results.get("seeds") or [], results.get("seed")
-    if isinstance(own, list):
-        return f"one run of each generation (seeds {', '.join(map(str, own))})"
-    if len(seeds) > 1:
-        named = ", ".join(map(str, seeds))
-        return f"mean ± standard deviation over {len(seeds)} seeds ({named})"
-    return f"one seed ({seeds[0] if seeds else own})"
+class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A size that the paper's experiments are run at: its name, and what it changes, in words."""
+
+    name: str
+    says: str
 
 
-def is_measured(results: Results) -> bool:
-    """Whether a generation has a value of the leading metric, so that there is a line to draw."""
-    leading, rows = measure_of(results).leading.name, results["generations"]
-    return any(mean_of(row["test"].get(leading)) is not None for row in rows)
+class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All rows and columns that the table has, in order, also those that were not run."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
 
 
-def results_of(
-    generations: Sequence[Mapping[str, Any]], ensemble: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The results dictionary of a family, from its records (`lineage.json`) alone.
+class Results(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The results of a family, or of a table of the paper.
+
+    Attributes:
+        schema: `ban_hf.results/2`.
+        title: of the report.
+        source: what is reproduced: `Furlanello et al. 2018, Table 2`; empty of a family.
+        task: `image` or `text`.
+        metric: name of the leading metric, one of `MEASURES`.
+        table: name of the table; None of a family.
+        budget: of a table; None of a family.
+        dataset: facts of the dataset, its `name` among them.
+        seeds: that were asked for.
+        order: of rows and columns, which also orders merged results.
+        columns: that were asked for.
+        rows: that were asked for.
+        claims: to be decided.
+        figures: to be drawn.
+        entries: what was measured.
+        labels: the packed true classes of the test set; None of a text.
+        command: that made it; several commands are on lines of their own.
+        hardware: it ran on.
+        versions: of the libraries.
+        note: what a reader must know of these results.
+    """
+
+    title: str
+    task: str
+    metric: str
+    dataset: dict[str, Any]
+    seeds: tuple[int, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    entries: tuple[Entry, ...]
+    order: Order
+    schema: str = SCHEMA
+    source: str = ""
+    table: str | None = None
+    budget: Budget | None = None
+    claims: tuple[Claim, ...] = ()
+    figures: Figures = Figures()
+    labels: str | None = None
+    command: str = ""
+    hardware: str = "not recorded"
+    versions: dict[str, str] = {}
+    note: str | None = None
+
+    @property
+    def is_family(self) -> bool:
+        """Whether it is a family: one row, and no table of the paper."""
+        return self.table is None
+
+    @property
+    def measure(self) -> Measure:
+        """What it is measured by, without the metrics that no entry has."""
+        measure = MEASURES[self.metric]
+        leading, *others = measure.metrics
+        known = [m for m in others if any(e.value(m.name) is not None for e in self.entries)]
+        return msgspec.structs.replace(measure, metrics=(leading, *known))
+
+    def column(self, name: str) -> Column:
+        """The column of a name."""
+        return next(column for column in self.columns if column.name == name)
+
+    def row(self, name: str) -> Row:
+        """The row of a name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def cell(self, row: str, column: str) -> dict[int, Entry]:
+        """The entries of a cell by seed, finite or not."""
+        found = {e.seed: e for e in self.entries if (e.row, e.column) == (row, column)}
+        return dict(sorted(found.items()))
+
+    def measured(self, row: str, column: str) -> dict[int, Entry]:
+        """The entries of a cell by seed, those alone whose leading metric is a finite number."""
+        cell = self.cell(row, column)
+        return {s: entry for s, entry in cell.items() if entry.value(self.metric) is not None}
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None if it is missing or not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def pack_classes(classes: Array) -> str:
+    """Class numbers `(N,)` as text: 16 bits each, compressed, base64."""
+    return base64.b64encode(zlib.compress(classes.astype("<u2").tobytes(), 9)).decode()
+
+
+def unpack_classes(text: str) -> Array:
+    """The class numbers that `pack_classes` packed, `(N,)`."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<u2")
+
+
+def block_losses(nll: Array) -> Outcomes:
+    """The losses of the words of a text `(N,)`, nats, summed in blocks of `BLOCK` words."""
+    starts = np.arange(0, len(nll), BLOCK)  # (blocks,)
+    words = np.diff([*starts, len(nll)])  # (blocks,)
+    sums = np.add.reduceat(nll, starts).round(6)  # (blocks,)
+    return Outcomes(nll=tuple(sums.tolist()), words=tuple(words.tolist()))
+
+
+def item_losses(entry: Entry, labels: str | None) -> tuple[Array, Array] | None:
+    """The summed losses and the counts of what a bootstrap draws: items, or blocks of words.
 
     Args:
-        generations: the records, in order; the first need not be generation 0.
-        ensemble: the ensemble's record, if there is one.
+        entry: its `outcomes` are read.
+        labels: packed true classes of the items; None of a text.
 
     Returns:
-        `metric` is the first of `MEASURES` that a record has of the test split. Where none has
-        any, rows have no values: `is_measured` says so, and there is nothing to draw.
+        `(N,)` and `(N,)`: of items 0 or 1 (wrong) and ones, of blocks nats and words. None where
+        outcomes were not kept.
+
+    Raises:
+        BANError: if the outcomes are damaged, or of another test set than the labels.
     """
-    records = [*generations, *([ensemble] if ensemble else [])]
-    if not records:
-        raise BANError("generations is empty: give the record of one generation at least.")
-    last, rows = records[-1], [_generation_row(record) for record in generations]
-    rows_of_ensembles = [_ensemble_row(ensemble)] if ensemble else []
-    tests = [row["test"] for row in (*rows, *rows_of_ensembles)]
-    seeds = [record["seed"].get("family_seed") for record in generations]
-    known = list(dict.fromkeys(seed for seed in seeds if seed is not None))
-    trainings = [record["training"] for record in generations]
-    return {
-        "title": f"Family {last['family']}",
-        "dataset": {"name": data_name(last) or "data of unknown name"},
-        "seed": known[0] if len(known) == 1 else known,
-        "hardware": next((t["hardware"] for t in trainings if t.get("hardware")), "not recorded"),
-        "versions": dict(last["code"]),
-        "metric": next((name for name in MEASURES if any(name in t for t in tests)), "error"),
-        "generations": rows,
-        "ensembles": rows_of_ensembles,
-        "controls": [],
-    }
+    outcomes = entry.outcomes
+    if outcomes is None:
+        return None
+    if outcomes.nll is not None and outcomes.words is not None:
+        if len(outcomes.nll) != len(outcomes.words):
+            raise _damaged(entry, "nll and words have different lengths")
+        return np.array(outcomes.nll), np.array(outcomes.words, dtype=float)
+    if outcomes.predicted is None or labels is None:
+        raise _damaged(entry, "predictions or labels are missing")
+    try:
+        predicted, true = unpack_classes(outcomes.predicted), unpack_classes(labels)  # (N,), (N,)
+    except (ValueError, zlib.error) as error:
+        raise _damaged(entry, str(error)) from error
+    if len(predicted) != len(true):
+        raise _damaged(entry, f"{len(predicted)} predictions for {len(true)} labels")
+    return (predicted != true).astype(float), np.ones(len(true))
 
 
-def _generation_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    measured = _test_metrics(record)
-    method, generation = method_of(record.get("objective")), record["generation"]
-    return {
-        "generation": generation,
-        "name": method if method == "labels" else f"{method}-{generation}",
-        "seed": record["seed"].get("seed"),
-        "seconds": record["training"].get("seconds"),
-        "teacher_agreement": measured.get("teacher_agreement"),
-        "test": measured,
-    }
-
-
-def _ensemble_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    members = [member["generation"] for member in record["members"]]
-    name = f"Ens*{len(members)} of generations {', '.join(map(str, members))}"
-    return {"name": name, "members": members, "test": _test_metrics(record)}
-
-
-def _test_metrics(record: Mapping[str, Any]) -> dict[str, Any]:
-    measured = [metric for metric in record["metrics"] if metric["split"] == "test"]
-    values = {metric["name"]: metric["value"] for metric in measured}
-    if "perplexity" in values and "loss" in values:
-        values.setdefault("nll", values["loss"])  # of a language model they are the same
-    n = next((metric["n"] for metric in measured if metric.get("n")), None)
-    return values | ({"n": n} if n else {})
+def _damaged(entry: Entry, why: str) -> BANError:
+    return BANError(
+        f"outcomes of row {entry.row!r}, column {entry.column!r}, seed {entry.seed}: {why}."
+    )
 
 
 def method_of(objective: Mapping[str, Any] | None) -> str:

@@ -4,32 +4,37 @@ The words are in the Jinja templates of `model_cards/` (in an installed package:
 `ban_hf.model_cards`), the numbers in the records; nothing here reads a model or the network.
 """
 
+import ast
 import functools
-import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from msgspec.structs import replace
 
 from ban_hf.errors import BANError
+from ban_hf.lineage.family_results import results_of_records
 from ban_hf.lineage.results import (
+    Column,
+    Entry,
+    Measure,
     Metric,
     Results,
     counted,
     data_name,
-    entries_of,
-    mean_of,
-    measure_of,
+    finite,
     method_of,
-    results_of,
     source_of,
 )
-from ban_hf.objectives import OBJECTIVES
+from ban_hf.reports.tables import MISSING, cell
+
+if TYPE_CHECKING:
+    import jinja2
 
 Fields = Mapping[str, Any]  # a record, or a part of one
 
@@ -54,7 +59,79 @@ TRAINING_ARGUMENTS = (
     "label_smoothing_factor max_grad_norm bf16 fp16 load_best_model_at_end".split()
 )
 HUB = "https://huggingface.co"
-MISSING = "–"
+
+
+@dataclass(frozen=True)
+class FamilyTable:
+    """The family's results in a card.
+
+    Attributes:
+        text: the table, in Markdown.
+        metrics: names of the metrics in it.
+        agreement: whether it has the agreement with the teachers.
+        measure: what the family is measured by.
+        n: items of the test set, if known.
+        controls: whether controls were measured.
+    """
+
+    text: str
+    metrics: tuple[str, ...]
+    agreement: bool
+    measure: Measure
+    n: int | None
+    controls: bool
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the templates read; see `render_card` for what is not explained here.
+
+    Attributes:
+        lineage: the record.
+        load_from: what `from_pretrained` takes.
+        task: the pipeline tag.
+        auto_class: of transformers.
+        code: names of the Python files in the repository.
+        reads: whether it has a processor or a tokenizer.
+        table: the family's results.
+        chain: the networks before it, newest first.
+        method: how it learned: labels, BAN, BAN+L, ...
+        objective: the objective with its formula; None of labels alone.
+        arguments: of the training, those that a reader wants.
+        data: where the data came from.
+        data_name: how the data is called, if known.
+        train: facts of the training set.
+        teachers: references to its teachers.
+        teacher: the record of its only teacher, if it is at hand.
+        same_network: whether that is the same network with other weights.
+        error: the test error, if it has a standard error.
+        same_test: whether all of the table were measured on the same test data.
+    """
+
+    lineage: Fields
+    repo_id: str | None
+    load_from: str
+    license: str | None
+    task: str
+    auto_class: str
+    picture: str | None
+    remote_code: bool
+    own_class: bool
+    code: tuple[str, ...]
+    reads: bool
+    table: FamilyTable
+    chain: tuple[Fields, ...]
+    method: str
+    objective: Fields | None
+    arguments: Fields
+    data: Fields
+    data_name: str | None
+    train: Fields
+    teachers: tuple[Fields, ...]
+    teacher: Fields | None
+    same_network: bool
+    error: Fields | None
+    same_test: bool
 
 
 def render_card(
@@ -77,7 +154,7 @@ def render_card(
             generations. Each may also have a `place`: its `repo_id`, and the `revision` that it is
             published in.
         repo_id: where it is, or will be, published; without one the card shows a local path.
-        license: identifier of the licence of the weights, as the Hub writes it; the card says so
+        license: identifier of the license of the weights, as the Hub writes it; the card says so
             if there is none.
         pipeline_tag: the task, one of `AUTO_CLASSES`.
         picture: name of the plot's file in the repository, if it is there.
@@ -97,26 +174,35 @@ def render_card(
     _check(lineage, family, pipeline_tag, results)
     data = _metadata(lineage, repo_id, license, pipeline_tag)
     files = [file["path"] for file in lineage.get("files", [])]
-    template = _environment().get_template(f"{lineage['kind']}.md")
-    try:
-        body = template.render(
-            _training_facts(lineage, family),
-            table=_table(lineage, family, _results(lineage, family, results)),
-            lineage=lineage,
-            chain=_chain(lineage, family),
-            repo_id=repo_id,
-            load_from=repo_id or f"path/to/{_name(lineage)}",
-            license=license,
-            task=pipeline_tag,
-            auto_class=AUTO_CLASSES[pipeline_tag],
-            picture=picture,
-            remote_code=remote_code,
-            own_class=own_class,
-            code=[name for name in files if name.endswith(".py")],
-            reads=bool({"preprocessor_config.json", "tokenizer_config.json"} & set(files)),
-        )
-    except jinja2.UndefinedError as error:
-        raise BANError(f"the record lacks what a card tells: {error}.") from error
+    teachers = _teachers(lineage)
+    teacher = _only_teacher(lineage, family)
+    facts = CardFacts(
+        lineage=lineage,
+        repo_id=repo_id,
+        load_from=repo_id or f"path/to/{_name(lineage)}",
+        license=license,
+        task=pipeline_tag,
+        auto_class=AUTO_CLASSES[pipeline_tag],
+        picture=picture,
+        remote_code=remote_code,
+        own_class=own_class,
+        code=tuple(name for name in files if name.endswith(".py")),
+        reads=bool({"preprocessor_config.json", "tokenizer_config.json"} & set(files)),
+        table=_table(lineage, family, _results(lineage, family, results)),
+        chain=tuple(_chain(lineage, family)),
+        method=method_of(lineage.get("objective")),
+        objective=_objective(lineage),
+        arguments=_training_arguments(lineage),
+        data=source_of(lineage),
+        data_name=data_name(lineage),
+        train=lineage["data"].get("train", {}),
+        teachers=tuple(teachers),
+        teacher=teacher,
+        same_network=teacher is not None and teacher["architecture"] == lineage["architecture"],
+        error=next((m for m in _metrics(lineage) if _has_standard_error(m)), None),
+        same_test=len({str(r["data"].get("test")) for r in (*family, lineage)}) == 1,
+    )
+    body = _rendered(f"{lineage['kind']}.md", facts)
     body = re.sub(r"\n{3,}", "\n\n", body)  # the gaps that parts leave which say nothing
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
 
@@ -135,8 +221,7 @@ def _check(
             f"family has the generations {numbers}: give those up to this one, generation "
             f"{lineage['generation']}, which comes last."
         )
-    values = [value for entry in entries_of(results or {}) for value in entry["test"].values()]
-    if any(isinstance(value, Mapping) for value in values):
+    if results is not None and len(results.seeds) > 1:
         raise BANError(
             "results are of several runs, but a card tells of the networks of one: give the "
             "results.json of that run."
@@ -188,7 +273,7 @@ def _eval_results(lineage: Fields, task: str) -> list[EvalResult] | None:
 
 def _metrics(lineage: Fields) -> list[Fields]:
     """The finite metrics, less the loss where the same number is there as `nll`."""
-    known = [metric for metric in lineage["metrics"] if mean_of(metric["value"]) is not None]
+    known = [metric for metric in lineage["metrics"] if finite(metric["value"]) is not None]
     names = {metric["name"] for metric in known}
     return [metric for metric in known if not (metric["name"] == "loss" and "nll" in names)]
 
@@ -202,52 +287,81 @@ def _name(lineage: Fields) -> str:
 def _results(lineage: Fields, family: Sequence[Fields], results: Results | None) -> Results:
     """What the table shows; it has a row of this very one in any case."""
     if lineage["kind"] == "generation":
-        return results or results_of(family or [lineage])
-    own = results_of(family, lineage)
-    if results is None:
-        return own
-    ensembles = results.get("ensembles") or []
-    known = any(entry["members"] == _numbers(lineage) for entry in ensembles)
-    return results if known else {**results, "ensembles": [*ensembles, *own["ensembles"]]}
+        return results or results_of_records(family or [lineage])
+    own = results_of_records(family, lineage) if family else None
+    if results is None or any(_is_of(c, _numbers(lineage)) for c in results.columns):
+        return results or results_of_records(family, lineage)
+    if own is None:
+        return results
+    column = own.columns[-1]
+    first = next((k for k, c in enumerate(results.columns) if c.kind == "control"), None)
+    first = len(results.columns) if first is None else first
+    columns = (*results.columns[:first], column, *results.columns[first:])
+    entries = (*results.entries, *own.measured(own.rows[0].name, column.name).values())
+    return replace(results, columns=columns, entries=entries)
 
 
-def _table(lineage: Fields, family: Sequence[Fields], results: Results) -> dict[str, Any]:
-    """The family's results in Markdown, a row each, this one's in bold; and what is in them."""
-    entries, metrics = list(entries_of(results)), _columns(lineage, results)
-    has_agreement = any(mean_of(entry.get("teacher_agreement")) is not None for entry in entries)
+def _is_of(column: Column, members: Sequence[int]) -> bool:
+    """Whether a column is the ensemble of these generations."""
+    name = f"ensemble-{'-'.join(map(str, members))}"
+    return column.kind == "ensemble" and column.name == name
+
+
+def _table(lineage: Fields, family: Sequence[Fields], results: Results) -> FamilyTable:
+    """The family's results in Markdown, a row each, this one's in bold."""
+    entries = {entry.column: entry for entry in results.entries}
+    metrics = _columns(lineage, results)
+    agreement = any(finite(e.teacher_agreement) is not None for e in results.entries)
     places, methods = _places(lineage, family), _methods(lineage, family)
-    headings = ["network", "learnt from", *(_heading(metric, lineage) for metric in metrics)]
-    headings += ["agreement with its teacher %"] * has_agreement
+    headings = ["network", "learned from", *(_heading(metric, lineage) for metric in metrics)]
+    headings += ["agreement with its teacher %"] * agreement
     lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
-    for entry in entries:
-        generation: Any = entry.get("generation")
-        members = entry.get("members", [])
-        is_this = (generation, members) == (lineage["generation"], _numbers(lineage))
-        name = _row_name(entry, None if is_this else places.get(generation))
-        learnt_from = methods.get(generation, "labels" if "kind" in entry else MISSING)
-        cells = [f"{name} (this one)" if is_this else name, learnt_from]
-        cells += [_cell(entry["test"].get(metric.name), metric.digits) for metric in metrics]
-        cells += [_cell(entry.get("teacher_agreement"), 2)] * has_agreement
-        lines.append([f"**{cell}**" if is_this and cell != MISSING else cell for cell in cells])
-    return {
-        "text": "\n".join(f"| {' | '.join(line)} |" for line in lines),
-        "metrics": [metric.name for metric in metrics],
-        "agreement": has_agreement,
-        "measure": measure_of(results),
-        "n": next((entry["test"]["n"] for entry in entries if entry["test"].get("n")), None),
-        "controls": bool(results.get("controls")),
-    }
+    generations = [c for c in results.columns if c.kind in ("labels", "student")]
+    for column in results.columns:
+        entry = entries.get(column.name)
+        is_this = _is_of(column, _numbers(lineage)) or (
+            column in generations and column.generation == lineage["generation"]
+        )
+        at = [c for c in generations if c.generation == column.generation]
+        own: Sequence[Fields | None] = places.get(column.generation) or [None]
+        place = own[min(at.index(column), len(own) - 1)] if column in at else None
+        known = methods.get(column.generation) if column in generations else None
+        learned_from = (
+            known[min(at.index(column), len(known) - 1)]
+            if known
+            else "labels"
+            if column.kind == "control"
+            else MISSING
+        )
+        name = _row_name(column, None if is_this else place)
+        cells = [f"{name} (this one)" if is_this else name, learned_from]
+        cells += [_value(entry, metric) for metric in metrics]
+        cells += [cell(finite(entry.teacher_agreement) if entry else None, 2)] * agreement
+        lines.append([f"**{text}**" if is_this and text != MISSING else text for text in cells])
+    sizes = (entry.test.get("n") for entry in results.entries)
+    return FamilyTable(
+        text="\n".join(f"| {' | '.join(line)} |" for line in lines),
+        metrics=tuple(metric.name for metric in metrics),
+        agreement=agreement,
+        measure=results.measure,
+        n=next((int(n) for n in sizes if n), None),
+        controls=any(column.kind == "control" for column in results.columns),
+    )
+
+
+def _value(entry: Entry | None, metric: Metric) -> str:
+    return cell(entry.value(metric.name) if entry else None, metric.digits)
 
 
 def _columns(lineage: Fields, results: Results) -> list[Metric]:
     """The metrics that a row has a value of, then those of this one that are not ours."""
-    tests = [entry["test"] for entry in entries_of(results)]
     others = [m["name"] for m in _metrics(lineage) if m["split"] == "test"]
     metrics = [
-        *measure_of(results).metrics,
-        *(Metric(name, f"test {name}", 4) for name in others if name not in METRIC_LABELS),
+        *results.measure.metrics,
+        *(Metric(name, f"test {name}", "", 4) for name in others if name not in METRIC_LABELS),
     ]
-    return [m for m in metrics if any(mean_of(test.get(m.name)) is not None for test in tests)]
+    entries = results.entries
+    return [m for m in metrics if any(entry.value(m.name) is not None for entry in entries)]
 
 
 def _heading(metric: Metric, lineage: Fields) -> str:
@@ -256,18 +370,14 @@ def _heading(metric: Metric, lineage: Fields) -> str:
     return f"{metric.heading} {'↑' if metric.name in higher else '↓'}"
 
 
-def _cell(value: Any, digits: int) -> str:
-    number = mean_of(value)
-    return MISSING if number is None else f"{number:.{digits}f}"
-
-
-def _row_name(entry: Fields, place: Fields | None) -> str:
+def _row_name(column: Column, place: Fields | None) -> str:
     """A generation linked where it is published, an ensemble by its members, a control by name."""
-    if "generation" in entry:
-        return _link(f"generation {entry['generation']}", place)
-    if "members" in entry:
-        return f"ensemble of {_in_words(entry['members'])}"
-    return "control: " + entry["name"].replace("*", r"\*")
+    if column.kind == "ensemble":
+        members = [int(number) for number in column.name.rpartition("ensemble-")[2].split("-")]
+        return f"ensemble of {_in_words(members)}"
+    if column.kind == "control":
+        return "control: " + column.heading.replace("*", r"\*")
+    return _link(f"generation {column.generation}", place)
 
 
 def _in_words(numbers: Sequence[int]) -> str:
@@ -279,38 +389,59 @@ def _numbers(lineage: Fields) -> list[int]:
     return [member["generation"] for member in lineage["members"]]
 
 
-def _sources(lineage: Fields) -> list[Fields]:
-    """The teachers, or the members."""
-    return [*lineage["members"], *_teachers(lineage)]
-
-
 def _teachers(lineage: Fields) -> list[Fields]:
-    """The teachers: `teacher` is null, one object, or a list of several."""
+    """References to its teachers: one, several, or none."""
     teacher = lineage["teacher"]
-    if isinstance(teacher, list):
-        return teacher
-    return [teacher] if teacher else []
+    if not teacher:
+        return []
+    return [teacher] if isinstance(teacher, Mapping) else [*teacher]
 
 
-def _places(lineage: Fields, family: Sequence[Fields]) -> dict[int, Fields]:
-    """Where each generation is that a record names, or that has a place."""
-    places = {source["generation"]: source for r in [*family, lineage] for source in _sources(r)}
-    return places | {r["generation"]: r["place"] for r in family if r.get("place")}
+def _only_teacher(lineage: Fields, family: Sequence[Fields]) -> Fields | None:
+    """The record of the only teacher, if it is at hand."""
+    teachers = _teachers(lineage)
+    if len(teachers) != 1:
+        return None
+    number = teachers[0]["generation"]
+    return next((record for record in family if record["generation"] == number), None)
 
 
-def _methods(lineage: Fields, family: Sequence[Fields]) -> dict[int, str]:
-    records = family or ([lineage] if lineage["kind"] == "generation" else [])
-    return {record["generation"]: method_of(record.get("objective")) for record in records}
+def _places(lineage: Fields, family: Sequence[Fields]) -> dict[int | None, list[Fields]]:
+    """Where the networks of each generation are that a record names, or that have a place."""
+    named: dict[int | None, list[Fields]] = {}
+    for record in [lineage, *family]:
+        for source in (*record["members"], *_teachers(record)):
+            alike = named.setdefault(source["generation"], [])
+            if source not in alike:
+                alike.append(source)
+    placed: dict[int | None, list[Fields]] = {}
+    for record in family:
+        if record.get("place"):
+            placed.setdefault(record["generation"], []).append(record["place"])
+    return named | placed
 
 
-def _chain(lineage: Fields, family: Sequence[Fields]) -> list[dict[str, Any]]:
+def _methods(lineage: Fields, family: Sequence[Fields]) -> dict[int | None, list[str]]:
+    """How the networks of each generation learned."""
+    methods: dict[int | None, list[str]] = {}
+    for record in family or ([lineage] if lineage["kind"] == "generation" else []):
+        methods.setdefault(record["generation"], []).append(method_of(record.get("objective")))
+    return methods
+
+
+def _chain(lineage: Fields, family: Sequence[Fields]) -> list[Fields]:
     """Who came before, newest first: `generation`, `reference`, `method` (None: not known)."""
     places, methods = _places(lineage, family), _methods(lineage, family)
-    others = sorted({*places, *methods} - {lineage["generation"]}, reverse=True)
-    return [
-        {"generation": k, "method": methods.get(k), "reference": _reference(k, places.get(k))}
-        for k in others
-    ]
+    numbers = {number for number in (*places, *methods) if number is not None}
+    links: list[Fields] = []
+    for number in sorted(numbers - {lineage["generation"]}, reverse=True):
+        alike = methods.get(number, [])
+        found: Sequence[Fields | None] = places.get(number) or [None]
+        for place in found:
+            method = alike[0] if len(set(alike)) == 1 else None
+            reference = _reference(number, place)
+            links.append({"generation": number, "method": method, "reference": reference})
+    return links
 
 
 def _link(text: str, place: Fields | None) -> str:
@@ -331,37 +462,16 @@ def _reference(generation: int, place: Fields | None) -> str:
     return _link(place["repo_id"] + (f"@{revision[:7]}" if revision else ""), place)
 
 
-def _training_facts(lineage: Fields, family: Sequence[Fields]) -> dict[str, Any]:
-    """What the templates say of how a network was trained and measured."""
-    teachers = _teachers(lineage)
-    taught_by = teachers[0]["generation"] if len(teachers) == 1 else None
-    teacher = next((r for r in family if r["generation"] == taught_by), None)
-    return {
-        "method": method_of(lineage.get("objective")),
-        "objective": _objective(lineage),
-        "arguments": _training_arguments(lineage),
-        "data": source_of(lineage),
-        "data_name": data_name(lineage),
-        "train": lineage["data"].get("train", {}),
-        "teacher": teacher,
-        "teachers": teachers,
-        "same_network": teacher is not None and teacher["architecture"] == lineage["architecture"],
-        "error": next((m for m in _metrics(lineage) if _has_standard_error(m)), None),
-        "same_test": len({str(r["data"].get("test")) for r in (*family, lineage)}) == 1,
-    }
-
-
 def _has_standard_error(metric: Fields) -> bool:
     return (metric["name"], metric["split"]) == ("error", "test") and bool(metric.get("n"))
 
 
 def _objective(lineage: Fields) -> dict[str, Any] | None:
-    """The objective with what its docstring says of it; None where labels alone taught."""
+    """The objective with what its docstring says of it; None of labels alone."""
     objective = lineage.get("objective")
     if not objective:
         return None
-    known = OBJECTIVES.get(objective["name"])  # a later version may have others
-    text = (inspect.getdoc(known) if known else None) or ""
+    text = _docstrings().get(objective["name"], "")  # a later version may have others
     parts = re.findall(r"^([A-Z]\w+): (.+?)(?=\n[A-Z]\w+: |\Z)", text, re.MULTILINE | re.DOTALL)
     terms = {
         objective["name"]: objective["teacher_weight"],
@@ -384,8 +494,33 @@ def _training_arguments(lineage: Fields) -> dict[str, Any]:
     return {key: value for key, value in shown.items() if without_effect.get(key) != value}
 
 
+@functools.cache
+def _docstrings() -> dict[str, str]:
+    """What the module of objectives says of each; read as text, since importing it loads torch."""
+    source = resources.files("ban_hf").joinpath("objectives.py").read_text(encoding="utf-8")
+    functions = (n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef))
+    return {function.name: ast.get_docstring(function) or "" for function in functions}
+
+
+def _rendered(name: str, facts: CardFacts) -> str:
+    """A template with the facts filled in.
+
+    Raises:
+        BANError: if the record lacks what the template reads.
+    """
+    import jinja2  # where a card is rendered, and nowhere else
+
+    known = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    try:
+        return _environment().get_template(name).render(known)
+    except jinja2.UndefinedError as error:
+        raise BANError(f"the record lacks what a card tells: {error}.") from error
+
+
 @functools.cache  # templates are compiled once
-def _environment() -> jinja2.Environment:
+def _environment() -> "jinja2.Environment":
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         undefined=jinja2.StrictUndefined,  # a missing fact is an error, not a gap in the card
