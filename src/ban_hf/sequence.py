@@ -7,10 +7,10 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from ban_hf.data.description import describe_data
 from ban_hf.errors import BANError
 from ban_hf.hub.publisher import Publisher
 from ban_hf.jobs.run import Run
-from ban_hf.lineage.environment import describe_data
 from ban_hf.lineage.record import Lineage, load_family
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.recurrence import check_windows

@@ -11,12 +11,12 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, default_data_collator
 
 from ban_hf.data import ImageViews, TokenWindows, collate, load_images, load_text
+from ban_hf.data.description import describe_data
 from ban_hf.errors import BANError
 from ban_hf.hub.location import locate
 from ban_hf.hub.verification import ancestry
 from ban_hf.jobs.generation import generation_seed
 from ban_hf.jobs.members import NamedDataset
-from ban_hf.lineage.environment import describe_data
 from ban_hf.lineage.record import Record, finished_generations
 from ban_hf.tasks.heads import load_classifier
 from ban_hf.training.arguments import BANTrainingArguments

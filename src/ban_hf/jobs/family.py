@@ -7,10 +7,11 @@ from typing import Any
 
 from accelerate import PartialState
 
+from ban_hf.data.description import describe_data
 from ban_hf.errors import BANError
 from ban_hf.jobs.evaluation import measure_family
 from ban_hf.jobs.generation import generation_seed
-from ban_hf.lineage.environment import architecture, canonical_arguments, describe_data
+from ban_hf.lineage.environment import architecture, canonical_arguments
 from ban_hf.lineage.record import Lineage, Record
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import train_generations

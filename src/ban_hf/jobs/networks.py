@@ -17,14 +17,13 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
-from ban_hf.data import ImageSplits, TextSplits, load_images, load_text
+from ban_hf.data import ImageSplits, TextSplits, describe_data, load_images, load_text
 from ban_hf.jobs.generation import train_to_end
 from ban_hf.jobs.job import Job, code_sha256
 from ban_hf.jobs.measurement import ImageTest, TextTest
 from ban_hf.lineage.environment import (
     architecture,
     canonical_arguments,
-    describe_data,
     hardware,
     versions,
     weights_digest,

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
-from ban_hf.data import ImageViews
+from ban_hf.data import ImageViews, count_items
 from ban_hf.errors import BANError
 from ban_hf.hub.client import clean_token
 from ban_hf.jobs.continuation import (
@@ -29,7 +29,6 @@ from ban_hf.jobs.generation import generation_seed, last_checkpoint, train_to_en
 from ban_hf.lineage.environment import (
     architecture,
     canonical_arguments,
-    count_items,
     plain_json,
     versions,
     weights_digest,

@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 
-from ban_hf.data import ImageViews, TokenWindows
 from ban_hf.lineage.record import sha256_of_json
 
 #: Arguments that do not change what is learnt: a run may be continued with others.
@@ -82,28 +80,6 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """The size of a split and, where it is known what it holds, its fingerprint and how it is read.
-
-    Of a text the size is in words that are predicted. The columns do not matter: of a training they
-    are the batch size, which is an argument, and an evaluation does not depend on them.
-    """
-    known: dict[str, Any] = {"items": count_items(dataset)}
-    if isinstance(dataset, ImageViews):
-        views = {k: v for k, v in dataset.views_definition.items() if k != "seed"}
-        known |= {"fingerprint": dataset.fingerprint, "views": views}
-    if isinstance(dataset, TokenWindows):
-        known |= {"fingerprint": dataset.fingerprint, "window": dataset.window}
-    return known
-
-
-def count_items(dataset: Dataset) -> int:
-    """Images, sentences, or words that are predicted."""
-    if isinstance(dataset, TokenWindows):
-        return dataset.num_targets
-    return len(dataset)  # type: ignore[arg-type]
 
 
 def versions() -> dict[str, str]:

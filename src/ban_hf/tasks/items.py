@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ban_hf.data.windows import IGNORED, POSITIONS
+from ban_hf.data.description import POSITIONS
+from ban_hf.data.windows import IGNORED
 from ban_hf.errors import BANError
 
 NO_INPUTS = ("labels", "shift_labels", POSITIONS)

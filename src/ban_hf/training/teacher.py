@@ -16,9 +16,10 @@ from transformers import (
 )
 
 from ban_hf.data import ImageViews, collate
-from ban_hf.data.windows import POSITIONS, TokenWindows
+from ban_hf.data.description import POSITIONS, describe_data
+from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.lineage.environment import architecture, describe_data, weights_digest
+from ban_hf.lineage.environment import architecture, weights_digest
 from ban_hf.lineage.record import sha256_of_json
 from ban_hf.tasks.items import without_labels
 from ban_hf.training.arguments import BANTrainingArguments

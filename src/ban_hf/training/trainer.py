@@ -15,7 +15,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ban_hf.data import SetEpoch
-from ban_hf.data.windows import POSITIONS, TokenWindows
+from ban_hf.data.description import POSITIONS
+from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.tasks.heads import load_classifier, load_renamed_weights
 from ban_hf.tasks.items import counted, item_labels, item_logits, without_labels
