@@ -313,8 +313,9 @@ def collate(batch: Any) -> dict[str, Tensor]:
 class SetEpoch(TrainerCallback):
     """Tells the training set's :class:`ImageViews` which epoch begins.
 
-    It is needed because accelerate 1.15 forwards ``set_epoch`` to a dataset in a plain run, but not with several
-    processes and not in an epoch that was resumed half-way, where it stops at the sampler.
+    It is needed because accelerate 1.15 forwards ``set_epoch`` to a dataset in a plain run, but
+    not with several processes and not in an epoch that was resumed half-way, where it stops at the
+    sampler.
     """
 
     def on_epoch_begin(

@@ -1,4 +1,4 @@
-"""From a corpus' name to the words of its splits as numbers, and the tokenizer that does the same."""
+"""From a corpus' name to the words of its splits as numbers, and the tokenizer for more text."""
 
 import hashlib
 import logging

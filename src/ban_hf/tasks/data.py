@@ -13,7 +13,12 @@ from ban_hf.data import ImageSplits, TextSplits, collate
 from ban_hf.data.text import WARM_UP, evaluation_columns
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.models import create_classifier, create_language_model, image_processor
+from ban_hf.models import (
+    check_model_args,
+    create_classifier,
+    create_language_model,
+    image_processor,
+)
 from ban_hf.tasks.metrics import compute_classification_metrics
 from ban_hf.training.arguments import BANTrainingArguments
 
@@ -48,6 +53,7 @@ def image_task(
     splits: ImageSplits, args: BANTrainingArguments, model_name: str, model_args: dict[str, Any]
 ) -> dict[str, Any]:
     """Images, classifiers and their metrics; the images are moved to the device of `args`."""
+    check_model_args(model_args, "image-classification")
     for split in (splits.train, splits.validation, splits.test):
         if split is not None:
             split.to(args.device)
@@ -84,15 +90,10 @@ def language_task(
     window: int,
 ) -> dict[str, Any]:
     """Windows of a text, language models and their tokenizer; `args` from `text_arguments`."""
-    given = {"name", "words", "vocab_size"} & model_args.keys()
-    if given:
-        raise BANError(f"model_args: {', '.join(sorted(given))} come from elsewhere.")
+    check_model_args(model_args, "text-generation")
 
     def model_init(generation: int) -> PreTrainedModel:
-        try:
-            return create_language_model(model_name, words=splits.words, **model_args)
-        except TypeError as error:
-            raise BANError(f"model_args={model_args}: {error}") from error
+        return create_language_model(model_name, words=splits.words, **model_args)
 
     def windows(split: str, columns: int, **options: int) -> TokenWindows:
         try:
