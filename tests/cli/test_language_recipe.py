@@ -231,12 +231,12 @@ def test_the_width_of_a_measurement_makes_no_difference(tmp_path):
     [
         (dict(window=0), "window=0 and per_device_eval_batch_size=20 must be at least 1"),
         (dict(model_args={"dropout": "a"}), "dropout='a' must be a number"),
-        (dict(model_args={"words": ["a"]}), "model_args: words come from elsewhere"),
-        (dict(model_args={"hidden": 3}), "hidden: not taken by lstm_200. hidden: did you mean"),
-        (dict(model_name="lstm_20"), "'lstm_20' is no language model: did you mean lstm_200"),
+        (dict(model_args={"words": ["a"]}), r"model_args: words=.* comes from the data"),
+        (dict(model_args={"hidden": 3}), "hidden: not taken by lstm_200. Did you mean"),
+        (dict(model_name="lstm_20"), "'lstm_20' is no language model. Did you mean 'lstm_200'"),
         (
             dict(model_name="char_cnn_lstm_small", model_args={"filter_widths": 3}),
-            r"model_args=\{'filter_widths': 3\}: 'int' object is not iterable",
+            "filter_widths=3 must be a list of whole numbers",
         ),
         (
             dict(

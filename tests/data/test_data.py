@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from ban_hf.data import BUILT_IN, ImageViews, SetEpoch, collate, load_images, views
+from ban_hf.data.augmentation import counter_hash
 from ban_hf.data.images import channel_statistics, stratified
-from ban_hf.data.views import counter_hash
 
 DATA = Path(os.environ.get("BAN_HF_DATA") or Path(__file__).parents[3] / "shared" / "data")
 STATISTICS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}

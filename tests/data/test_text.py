@@ -9,8 +9,7 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, pipeline
 
 from ban_hf.data import load_text, word_tokenizer
-from ban_hf.data.text import vocabulary
-from ban_hf.data.tokenizer import read_words
+from ban_hf.data.text import read_words, vocabulary
 
 TRAIN = "the dog sees the cat\nthe cat sleeps\na <unk> sleeps\n"
 VALID = "a dog sleeps\n"

@@ -14,8 +14,7 @@ from transformers import (
 )
 
 from ban_hf import BornAgainEnsemble, LSTMForCausalLM, create_language_model, train_generations
-from ban_hf.data import word_tokenizer
-from ban_hf.lineage.environment import describe_data
+from ban_hf.data import describe_data, word_tokenizer
 
 WORDS = ["<eos>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 2))]
 

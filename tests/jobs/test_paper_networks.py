@@ -10,8 +10,8 @@ from torch import nn
 from transformers import AutoModelForImageClassification
 
 from ban_hf.jobs.table import Table
-from ban_hf.models import build_cifar_network, cifar_networks, create_classifier, share_ends
-from ban_hf.models.cifar_networks import CifarDenseNet, MatchedResNet
+from ban_hf.models import cifar_networks, create_classifier, share_ends
+from ban_hf.models.cifar_networks import CifarDenseNet, MatchedResNet, build_cifar_network
 
 TEACHER = "cifar_densenet_90_60"
 SMALL = "cifar_densenet_22_12"

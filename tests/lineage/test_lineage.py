@@ -12,7 +12,8 @@ from family import listing, train
 from transformers import AutoModelForImageClassification
 
 from ban_hf import BornAgainEnsemble, Lineage, load_family
-from ban_hf.lineage.environment import architecture, describe_data, weights_digest
+from ban_hf.data import describe_data
+from ban_hf.lineage.environment import architecture, weights_digest
 from ban_hf.lineage.family import check_folders, finished_generations
 from ban_hf.lineage.files import sha256_of_json, write_json
 from ban_hf.lineage.record import RECORD, SCHEMA, Objective, Record, Reference, reference
@@ -79,7 +80,7 @@ def test_the_data_are_named_by_their_content(family):
     assert [data[split]["items"] for split in ("train", "validation", "test")] == [24, 10, 10]
     assert len({data[split]["fingerprint"] for split in data}) == 3
     assert data["train"]["views"]["augment"] is True
-    assert describe_data(tiny.Images(7)) == {"items": 7}
+    assert describe_data(tiny.Images(7))["items"] == 7
 
 
 def test_the_test_metrics_say_which_way_is_better(family):

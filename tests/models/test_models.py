@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import timm
@@ -20,14 +21,21 @@ from transformers import (
     pipeline,
 )
 
+import ban_hf
+from ban_hf.errors import BANError
 from ban_hf.models import (
     PRESETS,
     CifarNetConfig,
     CifarNetForImageClassification,
-    build_cifar_network,
+    check_model_args,
     create_classifier,
+    create_model,
     image_processor,
+    register_with_timm,
 )
+from ban_hf.models.cifar_networks import build_cifar_network
+
+register_with_timm()
 
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 SMALL = ("cifar_wrn_16_1", "cifar_densenet_22_12", "cifar_preact_resnet_29")
@@ -282,6 +290,30 @@ def test_saved_code_loads_without_this_package(tmp_path):
     assert {p.name for p in tmp_path.glob("*.py")} == {p.name for p in tmp_path.glob("again/*.py")}
 
 
+LIGHT = """
+import sys, types
+package = types.ModuleType("ban_hf")  # its own imports are another test's
+package.__path__ = sys.argv[1:]
+sys.modules["ban_hf"] = package
+import ban_hf.models
+from transformers import AutoConfig, AutoModelForImageClassification
+config = AutoConfig.for_model("ban_cifar", architecture="cifar_wrn_10_1")
+assert not {"timm", "sklearn", "datasets"} & sys.modules.keys()
+model = AutoModelForImageClassification.from_config(config)
+assert type(model) is ban_hf.models.CifarNetForImageClassification
+ban_hf.models.register()
+import timm
+timm.create_model("cifar_wrn_16_1")
+"""
+
+
+def test_registration_loads_neither_timm_nor_datasets():
+    source = Path(ban_hf.__file__).parent
+    command = [sys.executable, "-c", LIGHT, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_timm_knows_the_presets():
     assert set(PRESETS) <= set(timm.list_models("cifar_*"))
     headless = timm.create_model("cifar_densenet_22_12", num_classes=0)
@@ -326,3 +358,46 @@ def test_contradictory_arguments(kwargs, message):
 def test_a_depth_that_the_family_does_not_have(name):
     with pytest.raises(ValueError, match="depth"):
         create_classifier(name, num_labels=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("cifar_wrn_10_1", {"dropuot": 0.1}, "dropuot: not taken by cifar_wrn_10_1. Did you mean"),
+        ("cifar_wrn_10_1", {"compression": 0.5}, "compression: not taken .* dropout, global_pool"),
+        ("test_resnet", {"drop_rat": 0.1}, "drop_rat: not taken by test_resnet. .*'drop_rate'"),
+        ("test_resnet", {"in_chans": 1}, "model_args: in_chans is set by num_channels"),
+        ("cifar_wrn_10_1", {"in_chans": 1}, "model_args: in_chans is set by num_channels"),
+        ("test_resnet", {"num_classes": 3}, "num_classes is set by num_labels or label_names"),
+        ("test_resnet", {"pretrained": True}, "pretrained is set by fresh weights"),
+        ("test_vit", {"img_size": 28}, "img_size=28, but the images are 32x32: leave img_size out"),
+        (
+            "test_vit",
+            {"image_size": 28},
+            "test_vit cannot read images of 28x28 .*another ima",
+        ),
+        ("cifar_wrn_10_1", {"stem_stride": 2, "dropout": 2.0}, "dropout probability has to be"),
+    ],
+)
+def test_arguments_that_a_network_does_not_take(name, kwargs, message):
+    with pytest.raises(BANError, match=message):
+        create_classifier(name, num_labels=3, **kwargs)
+
+
+def test_a_bug_in_a_network_keeps_its_traceback():
+    with pytest.raises(TypeError, match="not supported between"):
+        create_classifier("test_vit", num_labels=3, drop_rate="a lot")
+
+
+@pytest.mark.parametrize("name", ["label_names", "image_size", "num_labels", "in_chans"])
+def test_what_the_data_decide_is_not_an_argument(name):
+    with pytest.raises(BANError, match=f"model_args: {name}=.*comes from the data"):
+        check_model_args({"stem_stride": 2, name: 1}, "image-classification")
+
+
+def test_networks_by_task():
+    assert create_model("cifar_wrn_10_1", "image-classification", num_labels=3).num_labels == 3
+    words = create_model("lstm_200", "text-generation", vocab_size=5, hidden_size=4)
+    assert words.config.vocab_size == 5
+    with pytest.raises(BANError, match=r"task='text-genration'.*mean 'text-generation'"):
+        create_model("lstm_200", "text-genration", vocab_size=5)

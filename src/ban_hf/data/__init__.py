@@ -1,11 +1,11 @@
 """Data: decoded images with counter-based augmentation, and texts in windows."""
 
-from ban_hf.data.corpus import BUILT_IN_TEXTS
+from ban_hf.data.augmentation import ImageViews, SetEpoch, collate, views
+from ban_hf.data.description import POSITIONS, DescribedDataset, count_items, describe_data
 from ban_hf.data.grammar import ENGLISH, Grammar
 from ban_hf.data.images import BUILT_IN, ImageSplits, load_images
-from ban_hf.data.text import TextSplits, load_text
-from ban_hf.data.tokenizer import word_tokenizer
-from ban_hf.data.views import ImageViews, SetEpoch, collate, views
+from ban_hf.data.loading import DataArguments, load_splits
+from ban_hf.data.text import BUILT_IN_TEXTS, TextSplits, load_text, word_tokenizer
 from ban_hf.data.windows import IGNORED, TokenWindows
 
 __all__ = [
@@ -13,6 +13,9 @@ __all__ = [
     "BUILT_IN_TEXTS",
     "ENGLISH",
     "IGNORED",
+    "POSITIONS",
+    "DataArguments",
+    "DescribedDataset",
     "Grammar",
     "ImageSplits",
     "ImageViews",
@@ -20,7 +23,10 @@ __all__ = [
     "TextSplits",
     "TokenWindows",
     "collate",
+    "count_items",
+    "describe_data",
     "load_images",
+    "load_splits",
     "load_text",
     "views",
     "word_tokenizer",

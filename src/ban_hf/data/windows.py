@@ -1,31 +1,32 @@
 """A text as contiguous windows, for training and measuring language models in reading order.
 
-The words of a text are laid out in columns of equal length, which are read side by side:
+The words of a text are arranged in columns of equal length, which are read in parallel:
 
     a text of 14 words in 2 columns      windows of 3
         column 0:  w0  w1  w2  w3  w4  w5  w6       [w0 w1 w2] [w3 w4 w5]
         column 1:  w7  w8  w9 w10 w11 w12 w13       [w7 w8 w9] [w10 w11 w12]
 
-A batch is one window of every column, and the next batch goes on where it ended, so that a
-recurrent model's state carries over. The targets are the same words, one place further.
+A batch is one window of every column, and the next batch continues where it ended, so that a
+recurrent model's state carries over. The targets are the same words, one position later.
 """
 
 import hashlib
 import math
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from ban_hf.data.description import POSITIONS, DescribedDataset
 from ban_hf.errors import BANError
 
-IGNORED = -100  # a target that does not count, as everywhere in transformers
-POSITIONS = "positions"  # of a batch's items in their dataset, where they are asked for: (B,)
+IGNORED = -100
+"""A target that does not count, as everywhere in transformers."""
 
 
-class TokenWindows(Dataset[dict[str, Tensor]]):
+class TokenWindows(DescribedDataset):
     """Windows of a text, `columns` at a time: item `w * columns + b` is window w of column b.
 
     An item has `input_ids`, `labels` (the same words, for models that shift by themselves) and
@@ -45,7 +46,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         warmup: words before each column that are read but not counted.
 
     Raises:
-        ValueError: if the text is shorter than one window in every column.
+        BANError: if the text is shorter than one window in every column.
     """
 
     def __init__(self, tokens: Tensor, columns: int, *, window: int = 35, warmup: int = 0) -> None:
@@ -57,7 +58,6 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
                 f"warmup={warmup} must not be negative."
             )
         self.tokens, self.columns, self.window, self.warmup = tokens.long(), columns, window, warmup
-        self.gives_positions = False  # whether an item says where it stands
         inputs = self._lay_out_all() if warmup else self._lay_out_whole_rows()
         self.input_ids, self.targets = inputs  # (columns, L), (columns, L)
         self.length = self.input_ids.shape[1]
@@ -89,6 +89,18 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
     def num_targets(self) -> int:
         """Words that are predicted and counted in one pass."""
         return int((self.targets != IGNORED).sum())
+
+    @property
+    def num_items(self) -> int:
+        return self.num_targets
+
+    def describe(self) -> dict[str, Any]:
+        """Targets, fingerprint and window.
+
+        The columns are left out: of a training they are the batch size, which is an argument, and
+        an evaluation does not depend on them.
+        """
+        return {"items": self.num_items, "fingerprint": self.fingerprint, "window": self.window}
 
     def __len__(self) -> int:
         return math.ceil(self.length / self.window) * self.columns

@@ -82,32 +82,6 @@ def weights_digest(model: "nn.Module") -> str:
     return digest.hexdigest()
 
 
-def describe_data(dataset: Any) -> dict[str, Any]:
-    """The size of a split and, where it is known what it holds, its fingerprint and how it is read.
-
-    Of a text the size is in words that are predicted. The columns do not matter: of a training they
-    are the batch size, which is an argument, and an evaluation does not depend on them.
-    """
-    from ban_hf.data import ImageViews, TokenWindows
-
-    known: dict[str, Any] = {"items": count_items(dataset)}
-    if isinstance(dataset, ImageViews):
-        views = {k: v for k, v in dataset.views_definition.items() if k != "seed"}
-        known |= {"fingerprint": dataset.fingerprint, "views": views}
-    if isinstance(dataset, TokenWindows):
-        known |= {"fingerprint": dataset.fingerprint, "window": dataset.window}
-    return known
-
-
-def count_items(dataset: Any) -> int:
-    """Images, sentences, or words that are predicted."""
-    from ban_hf.data import TokenWindows
-
-    if isinstance(dataset, TokenWindows):
-        return dataset.num_targets
-    return len(dataset)
-
-
 def versions() -> dict[str, str]:
     """Python's version and those of the packages that results depend on."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}

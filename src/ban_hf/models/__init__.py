@@ -1,15 +1,27 @@
-"""Networks. Importing this package registers ours with timm and with transformers' Auto classes."""
+"""Networks. Importing this package makes transformers' Auto classes know ours.
+
+timm, which takes seconds to import, is loaded when a network of it is built.
+"""
+
+import sys
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification
 
-from .cifar_networks import build_cifar_network
-from .factory import create_classifier, image_processor
-from .language_factory import LANGUAGE_PRESETS, create_language_model, vocabulary_digest
+from .factory import (
+    LANGUAGE_PRESETS,
+    PRESETS,
+    check_model_args,
+    create_classifier,
+    create_language_model,
+    create_model,
+    image_processor,
+    register_with_timm,
+    share_ends,
+    vocabulary_digest,
+)
 from .modeling_char_cnn_lstm import CharCNNLSTMConfig, CharCNNLSTMForCausalLM, character_table
 from .modeling_cifar import CifarNetConfig, CifarNetForImageClassification
 from .modeling_lstm import LSTMConfig, LSTMForCausalLM
-from .sharing import share_ends
-from .timm_registry import PRESETS
 
 __all__ = [
     "LANGUAGE_PRESETS",
@@ -20,21 +32,36 @@ __all__ = [
     "CifarNetForImageClassification",
     "LSTMConfig",
     "LSTMForCausalLM",
-    "build_cifar_network",
     "character_table",
+    "check_model_args",
     "create_classifier",
     "create_language_model",
+    "create_model",
     "image_processor",
+    "register",
+    "register_with_timm",
     "share_ends",
     "vocabulary_digest",
 ]
 
-for _config, _model, _auto in (
-    (CifarNetConfig, CifarNetForImageClassification, AutoModelForImageClassification),
-    (LSTMConfig, LSTMForCausalLM, AutoModelForCausalLM),
-    (CharCNNLSTMConfig, CharCNNLSTMForCausalLM, AutoModelForCausalLM),
-):
-    AutoConfig.register(_config.model_type, _config, exist_ok=True)
-    _auto.register(_config, _model, exist_ok=True)
-    _config.register_for_auto_class()
-    _model.register_for_auto_class(_auto.__name__)
+
+def register() -> None:
+    """Register our classes with the Auto classes, and `PRESETS` with timm if it is loaded.
+
+    Safe to call again. `create_classifier` needs no registration; for `timm.create_model` after a
+    later import of timm, call `register_with_timm`.
+    """
+    for config, model, auto in (
+        (CifarNetConfig, CifarNetForImageClassification, AutoModelForImageClassification),
+        (LSTMConfig, LSTMForCausalLM, AutoModelForCausalLM),
+        (CharCNNLSTMConfig, CharCNNLSTMForCausalLM, AutoModelForCausalLM),
+    ):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        auto.register(config, model, exist_ok=True)
+        config.register_for_auto_class()
+        model.register_for_auto_class(auto.__name__)
+    if "timm" in sys.modules:
+        register_with_timm()
+
+
+register()

@@ -34,7 +34,7 @@ class CifarResNetV2(ResNetV2):
     """timm's pre-activation ResNet behind a CIFAR stem, with dropout inside its units.
 
     Shapes: images `(B, in_chans, H, W)` to logits `(B, num_classes)`. Convolutions start from He's
-    normal initialisation over the fan-out, as in Wide-ResNet.
+    normal initialization over the fan-out, as in Wide-ResNet.
     `dropout` acts before the second convolution of each unit, in training only.
     """
 
@@ -250,12 +250,25 @@ _RATIO = r"(\d+(?:\.\d+)?)"
 
 CifarNetwork = CifarResNetV2 | CifarDenseNet
 
-_FAMILIES: dict[str, Callable[..., CifarNetwork]] = {
-    r"cifar_wrn_(\d+)_(\d+)": wide_resnet,
-    r"cifar_densenet_(\d+)_(\d+)": densenet_bc,
-    r"cifar_preact_resnet_(\d+)": preact_resnet,
-    rf"cifar_densenet_(\d+)_(\d+)_wide_(\d+)_{_RATIO}": partial(matched_resnet, basic=True),
-    rf"cifar_densenet_(\d+)_(\d+)_preact_(\d+)_{_RATIO}": partial(matched_resnet, basic=False),
+ARGUMENTS = ("stem_stride", "dropout", "global_pool")
+"""Arguments of every network, beside `num_classes` and `in_chans`."""
+
+_FAMILIES: dict[str, tuple[Callable[..., CifarNetwork], tuple[str, ...]]] = {
+    # By pattern of the name: what builds it, and its own arguments.
+    r"cifar_wrn_(\d+)_(\d+)": (wide_resnet, ()),
+    r"cifar_densenet_(\d+)_(\d+)": (
+        densenet_bc,
+        ("compression", "depth_ratio", "compression_ratio"),
+    ),
+    r"cifar_preact_resnet_(\d+)": (preact_resnet, ()),
+    rf"cifar_densenet_(\d+)_(\d+)_wide_(\d+)_{_RATIO}": (
+        partial(matched_resnet, basic=True),
+        ("compression",),
+    ),
+    rf"cifar_densenet_(\d+)_(\d+)_preact_(\d+)_{_RATIO}": (
+        partial(matched_resnet, basic=False),
+        ("compression",),
+    ),
 }
 
 
@@ -264,8 +277,16 @@ def is_cifar_name(name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in _FAMILIES)
 
 
+def cifar_arguments(name: str) -> tuple[str, ...]:
+    """The keyword arguments of the network `name`, without `num_classes` and `in_chans`."""
+    for pattern, (_, own) in _FAMILIES.items():
+        if re.fullmatch(pattern, name):
+            return (*ARGUMENTS, *own)
+    return ()
+
+
 def build_cifar_network(name: str, **kwargs: Any) -> CifarNetwork:
-    """The freshly initialised network `name`, see the table at the top of this module.
+    """The freshly initialized network `name`, see the table at the top of this module.
 
     Args:
         name: such as `"cifar_wrn_28_2"`.
@@ -277,7 +298,7 @@ def build_cifar_network(name: str, **kwargs: Any) -> CifarNetwork:
         ValueError: the name fits no pattern, its depth no network of that family, or a ratio
             leaves nothing to build.
     """
-    for pattern, build in _FAMILIES.items():
+    for pattern, (build, _) in _FAMILIES.items():
         if match := re.fullmatch(pattern, name):
             return build(*map(_number, match.groups()), **kwargs)
     raise ValueError(f"unknown CIFAR network {name!r}: names follow {', '.join(_FAMILIES)}")

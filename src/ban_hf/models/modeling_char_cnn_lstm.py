@@ -1,6 +1,6 @@
 """The character-aware language model of Kim et al. (2016) as a transformers model.
 
-`save_pretrained` copies this file and `recurrent.py` beside the weights, so a saved model loads
+`save_pretrained` copies this file and `modeling_lstm.py` beside the weights, so a saved model loads
 with `trust_remote_code=True` where torch and transformers are installed and this package is not.
 """
 
@@ -13,7 +13,7 @@ from torch.nn.functional import embedding
 from torch.nn.utils.rnn import pad_sequence
 from transformers import initialization as init
 
-from .recurrent import RecurrentCausalLM, RecurrentConfig
+from .modeling_lstm import RecurrentCausalLM, RecurrentConfig
 
 PADDING, START, END = range(3)  # what comes before the alphabet
 NUM_MARKS = 3
@@ -40,8 +40,11 @@ class CharCNNLSTMConfig(RecurrentConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        self.filter_widths = list(self.filter_widths)
-        self.filter_counts = list(self.filter_counts)
+        for name in ("filter_widths", "filter_counts"):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple) or not all(isinstance(n, int) for n in value):
+                raise ValueError(f"{name}={value!r} must be a list of whole numbers")
+            setattr(self, name, list(value))
         for name in ("max_word_length", "character_size"):
             self.check_at_least(name, 1)
         self.check_at_least("num_characters", NUM_MARKS)

@@ -12,15 +12,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from .cifar_networks import build_cifar_network
-
 
 class CifarNetConfig(PreTrainedConfig):
     """What it takes to rebuild a CIFAR network; `num_labels` and `id2label` as in every config.
 
     Fields: `architecture`, a name such as `"cifar_wrn_28_2"`; `model_args`, its keyword arguments
     (`stem_stride`, `dropout`, `compression`); `image_size` and `num_channels` of the images it was
-    made for; `image_mean` and `image_std`, their normalisation per channel, where recorded.
+    made for; `image_mean` and `image_std`, their normalization per channel, where recorded.
     """
 
     model_type = "ban_cifar"
@@ -44,6 +42,9 @@ class CifarNetForImageClassification(PreTrainedModel):
     input_modalities = "image"
 
     def __init__(self, config: CifarNetConfig) -> None:
+        # timm takes seconds to import: not before a network is built
+        from .cifar_networks import build_cifar_network
+
         super().__init__(config)
         self.num_labels = config.num_labels
         self.network = build_cifar_network(
@@ -55,10 +56,10 @@ class CifarNetForImageClassification(PreTrainedModel):
         self.post_init()
 
     def init_weights(self) -> None:
-        """Keep the initialisation that the network was built with.
+        """Keep the initialization that the network was built with.
 
         `post_init` calls this to draw every weight anew, from N(0, 0.02). `from_pretrained` takes
-        another way (`initialize_weights`) and still fills in what a checkpoint lacks.
+        another path (`initialize_weights`) and still fills in what a checkpoint lacks.
         """
 
     @can_return_tuple

@@ -1,12 +1,264 @@
-"""The word-level LSTM language model as a transformers model.
+"""Our recurrent language models, and the word-level LSTM, as transformers models.
 
-`save_pretrained` copies this file and `recurrent.py` beside the weights, so a saved model loads
-with `trust_remote_code=True` where torch and transformers are installed and this package is not.
+`RecurrentCausalLM` has what they share: the carried state, padding, loss and generation.
+`save_pretrained` copies this file beside the weights, so a saved model loads with
+`trust_remote_code=True` where torch and transformers are installed and this package is not.
 """
 
-from torch import LongTensor, Tensor, nn
+from dataclasses import dataclass
+from typing import Any
 
-from .recurrent import RecurrentCausalLM, RecurrentConfig
+import torch
+from torch import FloatTensor, LongTensor, Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+State = tuple[Tensor, Tensor]
+
+
+class RecurrentConfig(PreTrainedConfig):
+    """The fields that all of our recurrent language models have.
+
+    Fields: `vocab_size`; `hidden_size` and `num_hidden_layers` (also `num_layers`) of the LSTM;
+    `dropout`; `initializer_range`, r of the uniform initialization in [-r, r]; the ids of the
+    special words; `vocabulary_sha256`, a digest of the words in the order of their ids, where they
+    are known: one model can teach another only if it is equal.
+    """
+
+    keys_to_ignore_at_inference = ["state"]  # noqa: RUF012
+    attribute_map = {"num_layers": "num_hidden_layers"}  # noqa: RUF012
+
+    vocab_size: int = 10_000
+    hidden_size: int = 650
+    num_hidden_layers: int = 2
+    dropout: float = 0.5
+    initializer_range: float = 0.05
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+    vocabulary_sha256: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
+            self.check_at_least(name, 1)
+        for name in ("dropout", "initializer_range"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a number")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be at least 0 and less than 1")
+        if self.initializer_range < 0:
+            raise ValueError(f"initializer_range={self.initializer_range} must not be negative")
+
+    def check_at_least(self, name: str, least: int) -> None:
+        """Raise unless a field is a whole number of at least `least`."""
+        value = getattr(self, name)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+
+
+@dataclass
+class RecurrentCausalLMOutput(ModelOutput):
+    """Outputs of a recurrent language model: V words, L layers of H units.
+
+    Fields: `loss`, a scalar, where there are labels; `logits` `(B, T, V)`; `state`, the pair
+    (h, c), each `(L, B, H)`, after the last word of each row; `hidden_states`, only on request, of
+    the last layer alone: the input of the output layer, a tuple of one `(B, T, H)`.
+    """
+
+    loss: FloatTensor | None = None
+    logits: FloatTensor | None = None
+    state: State | None = None
+    hidden_states: tuple[FloatTensor, ...] | None = None
+
+
+class RecurrentCausalLM(PreTrainedModel, GenerationMixin):
+    """An LSTM between words as vectors, which a subclass makes, and a softmax over the vocabulary.
+
+    A subclass has `embed_words` and calls `post_init` at the end of its constructor.
+    """
+
+    _is_stateful = True
+
+    def __init__(self, config: RecurrentConfig, input_size: int) -> None:
+        super().__init__(config)
+        layers, size = config.num_hidden_layers, config.hidden_size
+        between = config.dropout if layers > 1 else 0.0
+        self.lstm = nn.LSTM(input_size, size, layers, dropout=between, batch_first=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.lm_head = nn.Linear(size, config.vocab_size)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw all weights and biases from U(-r, r), r = `initializer_range` (Zaremba 2014)."""
+        r = self.config.initializer_range
+        for parameter in module.parameters(recurse=False):
+            init.uniform_(parameter, -r, r)
+
+    def embed_words(self, input_ids: LongTensor) -> Tensor:
+        """The words `(B, T)` as the vectors `(B, T, E)` that the LSTM reads."""
+        raise NotImplementedError
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: LongTensor,
+        attention_mask: Tensor | None = None,
+        labels: LongTensor | None = None,
+        state: State | None = None,
+        use_cache: bool = True,
+        output_hidden_states: bool = False,
+        **kwargs: Any,
+    ) -> RecurrentCausalLMOutput:
+        """The logits of the next word at every place, the loss and the state.
+
+        Shapes: `input_ids`, `attention_mask` and `labels` `(B, T)`; logits `(B, T, V)`; state
+        (h, c), each `(L, B, H)`.
+
+        Args:
+            input_ids: words. A text that is read in parts gives the words that are new.
+            attention_mask: 0 where a place is padding, at either end or anywhere. Padding does not
+                move the state: the logits there are those after the last real word before it.
+            labels: the same words as `input_ids`, shifted in here; -100 does not count.
+            state: the state to begin from, as the last call gave it; zeros without one.
+            use_cache: whether to give the state back.
+            output_hidden_states: whether to give what the output layer takes.
+            **kwargs: for the loss: `shift_labels` `(B, T)`, targets that are already shifted, goes
+                before `labels`; the mean over all targets becomes their sum divided by
+                `num_items_in_batch`, where a trainer gives it.
+
+        Raises:
+            ValueError: words that are no ids or not of the vocabulary (the latter on a CPU only),
+                or a mask or state of another shape.
+        """
+        self._check_words(input_ids, attention_mask)
+        words = self.embed_words(input_ids).to(self.dtype)  # (B, T, E)
+        state = self._first_state(words, state)
+        hidden, state = self._run(words, attention_mask, state)
+        hidden = self.dropout(hidden).contiguous()  # (B, T, H), given as (T, B, H)
+        logits = self.lm_head(hidden)  # (B, T, V)
+        loss = None
+        if labels is not None or kwargs.get("shift_labels") is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
+        return RecurrentCausalLMOutput(
+            loss, logits, state if use_cache else None, (hidden,) if output_hidden_states else None
+        )
+
+    def _run(self, words: Tensor, attention_mask: Tensor | None, state: State) -> Any:
+        """The last layer's output `(B, T, H)`, and the state."""
+        if words.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):  # many CPUs have no LSTM in half precision
+                return self._run(words, attention_mask, state)
+        first, *_, last = self.lstm.parameters()
+        if first.is_cuda and _storage(first) != _storage(last):
+            self.lstm.flatten_parameters()  # as cuDNN wants them: not so after loading
+        if attention_mask is None or bool(attention_mask.all()):
+            return self.lstm(words, state)
+        return self._run_padded(words, attention_mask != 0, state)
+
+    def _run_padded(self, words: Tensor, mask: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run the real words alone; each place then shows the output of the last one up to it.
+
+        Before the first real word that is the output of the state that we began from.
+        """
+        lengths = mask.sum(1)  # (B,)
+        order = (~mask).long().argsort(dim=1, stable=True)  # (B, T) real words first
+        words = words.take_along_dim(order[..., None], dim=1)  # (B, T, E)
+        packed = pack_padded_sequence(
+            words, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        )
+        packed, (h, c) = self.lstm(packed, state)
+        outputs, _ = pad_packed_sequence(packed, batch_first=True)  # (B, longest, H)
+        outputs = torch.cat([state[0][-1][:, None], outputs], dim=1)  # (B, 1 + longest, H)
+        hidden = outputs.take_along_dim(mask.cumsum(1)[..., None], dim=1)  # (B, T, H)
+        moved = (lengths > 0)[:, None]  # (B, 1)
+        return hidden, (torch.where(moved, h, state[0]), torch.where(moved, c, state[1]))
+
+    def _first_state(self, words: Tensor, state: State | None) -> State:
+        shape = (self.config.num_hidden_layers, len(words), self.config.hidden_size)  # (L, B, H)
+        if state is None:
+            return words.new_zeros(shape), words.new_zeros(shape)
+        h, c = state
+        if not tuple(h.shape) == tuple(c.shape) == shape:
+            raise ValueError(
+                f"state has h {tuple(h.shape)} and c {tuple(c.shape)}, but these words need "
+                f"{shape}: (layers, batch, hidden). Carry the state of the same model and the same "
+                "rows (state[0][:, rows] keeps some of them), or begin again with state=None."
+            )
+        return h.to(words.dtype), c.to(words.dtype)
+
+    def _check_words(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        if input_ids.ndim != 2 or input_ids.numel() == 0 or input_ids.is_floating_point():
+            raise ValueError(
+                "input_ids must be whole numbers (batch, time) with at least one of each, not "
+                f"{input_ids.dtype} {tuple(input_ids.shape)}."
+            )
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask is {tuple(attention_mask.shape)}, but input_ids is "
+                f"{tuple(input_ids.shape)}: give one value per word of this call."
+            )
+        if input_ids.device.type == "cpu":  # elsewhere it would wait for the device
+            low, high = input_ids.aminmax()
+            if low < 0 or high >= self.config.vocab_size:
+                raise ValueError(
+                    f"input_ids holds the words {int(low)} to {int(high)}, but the vocabulary has "
+                    f"vocab_size={self.config.vocab_size}: is it another tokenizer's text?"
+                )
+
+    # Generation: the state takes the place of a cache.
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # which is for keys and values
+
+    def prepare_inputs_for_generation(
+        self, input_ids: LongTensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """What `forward` gets in a step: the words that the state has not seen, and their mask."""
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask[:, -inputs["input_ids"].shape[1] :]
+        return inputs
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Carry the state to the next step: since 5.24 transformers carries `cache` alone."""
+        model_kwargs = super()._update_model_kwargs_for_generation(
+            outputs, model_kwargs, *args, **kwargs
+        )
+        if outputs.get("state") is not None:
+            model_kwargs["state"] = outputs["state"]
+        return model_kwargs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: LongTensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[LongTensor, dict[str, Any]]:
+        """Repeat every row for its beams or samples; in a state rows are the second axis."""
+        state = model_kwargs.pop("state", None)
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        if state is not None:
+            model_kwargs["state"] = tuple(part.repeat_interleave(expand_size, 1) for part in state)
+        return input_ids, model_kwargs
+
+    def _reorder_cache(self, state: State, beam_idx: LongTensor) -> State:
+        """The state of the beams that beam search goes on with."""
+        h, c = state
+        return h.index_select(1, beam_idx), c.index_select(1, beam_idx)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 class LSTMConfig(RecurrentConfig):
@@ -33,7 +285,7 @@ class LSTMForCausalLM(RecurrentCausalLM):
     logits `(B, T, V)`, state (h, c), each `(layers, B, H)`.
 
     Source: Zaremba, Sutskever & Vinyals, *Recurrent Neural Network Regularization*, arXiv
-    1409.2329: the sizes, the places of dropout and the uniform initialisation.
+    1409.2329: the sizes, the places of dropout and the uniform initialization.
     """
 
     config_class = LSTMConfig

@@ -22,9 +22,10 @@ from ban_hf.data import ImageSplits, TextSplits, collate
 from ban_hf.data.text import WARM_UP, evaluation_columns
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.lineage.record import read_json
+from ban_hf.lineage.files import read_json
 from ban_hf.models import (
     CifarNetConfig,
+    check_model_args,
     create_classifier,
     create_language_model,
     image_processor,

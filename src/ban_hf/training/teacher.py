@@ -18,10 +18,11 @@ from transformers import (
     default_data_collator,
 )
 
-from ban_hf.data.views import ImageViews, collate
-from ban_hf.data.windows import POSITIONS, TokenWindows
+from ban_hf.data import ImageViews, collate
+from ban_hf.data.description import POSITIONS, describe_data
+from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.lineage.environment import architecture, describe_data, weights_digest
+from ban_hf.lineage.environment import architecture, weights_digest
 from ban_hf.lineage.record import sha256_of_json
 from ban_hf.tasks.base import Output, Task
 from ban_hf.training.arguments import BANTrainingArguments

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from ban_hf.data.views import SetEpoch
-from ban_hf.data.windows import POSITIONS, TokenWindows
+from ban_hf.data import SetEpoch
+from ban_hf.data.description import POSITIONS
+from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.tasks.auto import load_model, resolve_task
 from ban_hf.tasks.base import Items, Task, check_label_loss, check_label_range

@@ -1,24 +1,25 @@
 """Batched image views whose augmentation is a pure function of (seed, epoch, sample).
 
-Images are held decoded, as one uint8 tensor. A batch is gathered, cropped, flipped and normalised
-in a few vectorised operations on the device where that tensor lives. No random state is kept: a
-view depends on a counter only, so that a resumed run, several processes, workers, another batch
-order and a replayed teacher all see the same pixels.
+Images are kept decoded, as one uint8 tensor. A batch is gathered, cropped, flipped and normalized
+in a few vectorized operations on the device of that tensor. There is no random state: a view
+depends on a counter only, so that a resumed run, several processes, workers, another batch order
+and a replayed teacher all see the same pixels.
 """
 
+import copy
 import hashlib
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ban_hf.data.windows import POSITIONS
+from ban_hf.data.description import POSITIONS, DescribedDataset
 from ban_hf.errors import BANError
 
 # splitmix64 (Steele, Lea & Flood, OOPSLA 2014), its 64-bit constants written as signed integers.
@@ -56,7 +57,7 @@ def counter_hash(seed: int, epoch: int, sample_ids: Tensor) -> Tensor:
     return _mix(stream + (sample_ids + 1) * _GAMMA)  # (B,)
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """``(images / 255 - mean) / std``: ``(B, C, H, W)`` uint8 to float32; mean, std ``(C,)``."""
     scale = (1 / (255 * std)).view(-1, 1, 1)  # (C, 1, 1)
     shift = (mean / std).view(-1, 1, 1)  # (C, 1, 1)
@@ -74,9 +75,9 @@ def views(
     pad: int = 4,
     flip: bool = True,
 ) -> Tensor:
-    """Normalise, pad with zeros, crop at random to the same size, flip half of the images.
+    """Normalize, pad with zeros, crop at random to the same size, flip half of the images.
 
-    Padding comes *after* normalisation, so a border pixel is the mean colour, not black (He et al.
+    Padding comes *after* normalization, so a border pixel is the mean color, not black (He et al.
     2016 and DenseNet do so; the text of Zagoruyko & Komodakis 2016 fills in reflections instead).
     Each of the ``(2 pad + 1)^2`` crops is equally likely, to within 2^-20.
 
@@ -84,8 +85,8 @@ def views(
         images: ``(B, C, H, W)`` uint8.
         seed: of the run's views.
         epoch: counted from 0.
-        sample_ids: ``(B,)`` int64, on the device of ``images``: who the images are, wherever they
-            stand in a batch.
+        sample_ids: ``(B,)`` int64, on the device of ``images``: the number of each image in its
+            dataset, independent of its position in the batch.
         mean: ``(C,)``, in units where white is 1.
         std: ``(C,)``, likewise.
         pad: pixels added on each side.
@@ -107,12 +108,12 @@ def views(
         cols = torch.where(mirrored, cols.flip(0), cols)  # (B, W)
     cols = left[:, None] + cols  # (B, W)
     pixels = rows[:, :, None] * (width + 2 * pad) + cols[:, None, :]  # (B, H, W)
-    padded = F.pad(normalise(images, mean, std), (pad,) * 4)  # (B, C, H + 2 pad, W + 2 pad)
+    padded = F.pad(normalize(images, mean, std), (pad,) * 4)  # (B, C, H + 2 pad, W + 2 pad)
     index = pixels.view(batch, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
     return padded.view(batch, channels, -1).gather(2, index).view(images.shape)
 
 
-class ImageViews(Dataset[dict[str, Tensor]]):
+class ImageViews(DescribedDataset):
     """Decoded images and labels that give whole batches of (augmented) views.
 
     ``dataset.__getitems__(indices)``, which a ``DataLoader`` calls by itself, returns
@@ -129,10 +130,13 @@ class ImageViews(Dataset[dict[str, Tensor]]):
         mean: per channel, in units where white is 1; of the *training* images.
         std: likewise.
         rows: ``(M,)`` int64, the rows that make up this dataset (all of them by default).
-        augment: random crop and flip, or the plain normalised image.
+        augment: random crop and flip, or the plain normalized image.
         pad: pixels of padding for the crop.
         flip: mirror half of the images; off where a mirrored image means another thing (digits).
         seed: of the views.
+
+    Raises:
+        BANError: images of another shape or type, or a label without a name.
     """
 
     def __init__(
@@ -154,16 +158,23 @@ class ImageViews(Dataset[dict[str, Tensor]]):
                 f"images must be (N, C, H, W) uint8 with N labels, got {tuple(images.shape)} "
                 f"{images.dtype} and {len(labels)} labels"
             )
+        label_names = list(label_names)
+        outside = ((labels < 0) | (labels >= len(label_names))).nonzero()  # (K, 1)
+        if len(outside):
+            row = int(outside[0])
+            raise BANError(
+                f"labels[{row}]={int(labels[row])}: must be from 0 to {len(label_names) - 1}, the "
+                f"number of one of the {len(label_names)} label_names. Leave out images without a "
+                "label."
+            )
         self.images = images  # (N, C, H, W)
         self.labels = labels  # (N,)
-        self.label_names = list(label_names)
+        self.label_names = label_names
         self.mean = torch.as_tensor(mean, dtype=torch.float32)  # (C,)
         self.std = torch.as_tensor(std, dtype=torch.float32)  # (C,)
         self.rows = torch.arange(len(images)) if rows is None else rows  # (M,)
         self.augment, self.pad, self.flip = augment, pad, flip
-        self.gives_positions = False  # whether a batch says where its items stand
-        # In shared memory, so that workers that outlive an epoch see the next one.
-        self._counter = torch.tensor([seed, 0]).share_memory_()  # (2,) seed, epoch
+        self._counter = _shared_counter(seed)  # (2,) seed, epoch
 
     @property
     def seed(self) -> int:
@@ -202,7 +213,7 @@ class ImageViews(Dataset[dict[str, Tensor]]):
                 flip=self.flip,
             )
         else:
-            pixel_values = normalise(images, self.mean, self.std)
+            pixel_values = normalize(images, self.mean, self.std)
         batch = {"pixel_values": pixel_values, "labels": self.labels[rows]}
         return batch | ({POSITIONS: positions} if self.gives_positions else {})
 
@@ -223,6 +234,17 @@ class ImageViews(Dataset[dict[str, Tensor]]):
             flip=self.flip,
             seed=self.seed,
         ).to(self.images.device)
+
+    def with_seed(self, seed: int) -> Self:
+        """A copy over the same tensors whose views are those of another seed, at epoch 0."""
+        other = copy.copy(self)
+        other._counter = _shared_counter(seed)
+        return other
+
+    def with_positions(self) -> Self:
+        other = super().with_positions()
+        other._counter = _shared_counter(self.seed, self.epoch)
+        return other
 
     def to(self, device: torch.device | str) -> "ImageViews":
         """Move the tensors, in place, and return this dataset.
@@ -245,8 +267,17 @@ class ImageViews(Dataset[dict[str, Tensor]]):
         return digest.hexdigest()
 
     @property
+    def num_items(self) -> int:
+        return len(self)
+
+    def describe(self) -> dict[str, Any]:
+        """Size, fingerprint, and how the views are made; their seed is the training's, not ours."""
+        views = {name: v for name, v in self.views_definition.items() if name != "seed"}
+        return {"items": self.num_items, "fingerprint": self.fingerprint, "views": views}
+
+    @property
     def views_definition(self) -> dict[str, Any]:
-        """All that, beside the pixels, the epoch and the ids, determines a view; plain JSON."""
+        """All that determines a view in addition to pixels, epoch and ids; plain JSON."""
         definition: dict[str, Any] = {
             "schema": "ban_hf.views/1",
             "mean": [round(value, 7) for value in self.mean.tolist()],
@@ -258,11 +289,16 @@ class ImageViews(Dataset[dict[str, Tensor]]):
         return definition
 
 
+def _shared_counter(seed: int, epoch: int = 0) -> Tensor:
+    """In shared memory, so that workers that outlive an epoch see the next one."""
+    return torch.tensor([seed, epoch]).share_memory_()  # (2,)
+
+
 def collate(batch: Any) -> dict[str, Tensor]:
     """``collate_fn`` for :class:`ImageViews`, whose batches come ready; others are stacked.
 
     Raises:
-        ValueError: for what ``Trainer`` makes of a ready batch under ``remove_unused_columns``.
+        BANError: for what ``Trainer`` makes of a ready batch under ``remove_unused_columns``.
     """
     if isinstance(batch, dict):
         return batch
@@ -277,8 +313,9 @@ def collate(batch: Any) -> dict[str, Tensor]:
 class SetEpoch(TrainerCallback):
     """Tells the training set's :class:`ImageViews` which epoch begins.
 
-    Needed: accelerate 1.15 forwards ``set_epoch`` to a dataset in a plain run, but not with several
-    processes and not in an epoch that was resumed half-way, where it stops at the sampler.
+    It is needed because accelerate 1.15 forwards ``set_epoch`` to a dataset in a plain run, but
+    not with several processes and not in an epoch that was resumed half-way, where it stops at the
+    sampler.
     """
 
     def on_epoch_begin(
