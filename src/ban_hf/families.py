@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from accelerate import PartialState
 
-from ban_hf.data import describe_data
+from ban_hf.data.description import describe_data
 from ban_hf.errors import BANError
 from ban_hf.jobs.cost import plan
 from ban_hf.jobs.job import Job
@@ -36,7 +36,7 @@ from ban_hf.lineage.record import RECORD, Record, as_name
 from ban_hf.lineage.results import Column, Results
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import Sequence as Chain
-from ban_hf.tasks import task_of
+from ban_hf.tasks.auto import task_of
 from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
 from ban_hf.training.teacher_cache import check_folder
 

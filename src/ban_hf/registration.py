@@ -1,7 +1,8 @@
 """Makes the Auto classes of transformers know our models, without importing transformers.
 
 `AutoConfig` learns of our configs right after transformers has loaded it, and the `AutoModelFor...`
-classes of our models right after theirs. Where transformers is loaded already, this happens at once.
+classes of our models right after theirs. Where transformers is loaded already, this happens at
+once.
 """
 
 import importlib
@@ -11,18 +12,18 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-#: What is imported after which module of transformers; both register themselves.
+#: Modules of ours that register their classes, by the module of transformers that they need.
 AFTER = {
-    "transformers.models.auto.configuration_auto": "ban_hf.models.configuration",
-    "transformers.models.auto.modeling_auto": "ban_hf.models.registration",
+    "transformers.models.auto.configuration_auto": ("ban_hf.models.configuration",),
+    "transformers.models.auto.modeling_auto": ("ban_hf.models.factory", "ban_hf.training.ensemble"),
 }
 
 
 def register_with_transformers() -> None:
     """Register our classes now, as far as transformers is loaded, and the rest when it is."""
-    for theirs, ours in AFTER.items():
+    for theirs in AFTER:
         if theirs in sys.modules:
-            importlib.import_module(ours)
+            _register(theirs)
     sys.meta_path.insert(0, _AfterImport())
 
 
@@ -41,19 +42,24 @@ class _AfterImport(MetaPathFinder):
         found = (finder.find_spec(fullname, path, target) for finder in others)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _ThenRegister(spec.loader, AFTER[fullname])
+            spec.loader = _ThenRegister(spec.loader, fullname)
         return spec
 
 
 class _ThenRegister(Loader):
-    """Loads a module as its own loader does, then imports one of ours."""
+    """Loads a module as its own loader does, then registers what needs it."""
 
-    def __init__(self, loader: Loader, ours: str) -> None:
-        self.loader, self.ours = loader, ours
+    def __init__(self, loader: Loader, name: str) -> None:
+        self.loader, self.name = loader, name
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        importlib.import_module(self.ours)
+        _register(self.name)
+
+
+def _register(theirs: str) -> None:
+    for ours in AFTER[theirs]:
+        importlib.import_module(ours)

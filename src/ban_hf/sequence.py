@@ -15,7 +15,7 @@ from accelerate import PartialState
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
 
-from ban_hf.data import describe_data
+from ban_hf.data.description import describe_data
 from ban_hf.errors import BANError
 from ban_hf.hub.client import clean_token
 from ban_hf.hub.initial_teacher import (
@@ -62,7 +62,7 @@ from ban_hf.lineage.record import (
     check_name,
     reference,
 )
-from ban_hf.tasks import check_loadable, load_model, task_of
+from ban_hf.tasks.auto import check_loadable, load_model, task_of
 from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
 from ban_hf.training.recurrence import check_windows
 from ban_hf.training.teacher_cache import check_folder

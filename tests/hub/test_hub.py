@@ -12,6 +12,7 @@ import family
 import pytest
 import tiny
 import torch
+from ban_hf.jobs.run import Run
 from huggingface_hub import ModelCard, constants
 from loopback_hub.client import environment
 from msgspec.structs import replace
@@ -33,7 +34,6 @@ from ban_hf import (
 from ban_hf.errors import RecordError, TamperedFileError, UnverifiableError
 from ban_hf.hub import repository
 from ban_hf.hub.publishing import card
-from ban_hf.jobs.run import Run
 from ban_hf.lineage.record import Architecture, Record, Seed
 from ban_hf.tasks.heads import load_classifier
 

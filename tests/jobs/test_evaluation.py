@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ban_hf.jobs.measurement import ImageTest, TextTest
 from family import network, train, views
 from transformers import (
     AutoModelForImageClassification,
@@ -16,7 +17,6 @@ from transformers import (
 
 from ban_hf import BornAgainEnsemble, TokenWindows, create_language_model
 from ban_hf.jobs.evaluation import measure_family
-from ban_hf.jobs.measurement import ImageTest, TextTest
 from ban_hf.lineage.files import read_json, write_json
 from ban_hf.lineage.record import RECORD
 from ban_hf.tasks.heads import load_classifier

@@ -5,6 +5,7 @@ import copy
 import pytest
 import tiny
 import torch
+from ban_hf.jobs.generation import generation_seed
 from family import (
     network,
     same_weights,
@@ -19,7 +20,6 @@ from transformers import (
 
 from ban_hf import BornAgainEnsemble, train_generations
 from ban_hf.jobs import run as sequence
-from ban_hf.jobs.generation import generation_seed
 from ban_hf.lineage.record import RECORD, Record
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from ban_hf.reports.aggregate import main as aggregate
 from filelock import FileLock
 from launch import on_two_processes
 from PIL import Image
 
 from ban_hf import OBJECTIVES, BANTrainer, HubError, create_classifier, load_images
 from ban_hf.lineage.record import Record
-from ban_hf.reports.aggregate import main as aggregate
 
 
 def test_two_processes_train_a_family(tmp_path):

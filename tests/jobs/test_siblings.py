@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import tiny
 import yaml
+from ban_hf.jobs.siblings import run_families, side_by_side
+from ban_hf.reports.aggregate import aggregate
+from ban_hf.reports.plot_layout import axis_of
 from family import MEAN, STD, Killed, final_weights, identities, listing, network, train, views
 from launch import ROOT, on_two_processes
 from transformers import TrainerCallback
@@ -20,10 +23,7 @@ from ban_hf import (
     train_generations,
     verify_lineage,
 )
-from ban_hf.jobs.siblings import run_families, side_by_side
 from ban_hf.lineage.record import Record
-from ban_hf.reports.aggregate import aggregate
-from ban_hf.reports.plot_layout import axis_of
 from ban_hf.reports.report import markdown_table, write_report
 
 FOUR = "kd,kd+label,cwtm,dkpp"

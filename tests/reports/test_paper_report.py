@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from table_results import IMAGES, entry, image_entry, labels, table, text_entry
-
-from ban_hf.lineage.files import write_json
-from ban_hf.reports import table_report as table_report
 from ban_hf.reports.claims import verdicts
 from ban_hf.reports.merging import read_results
 from ban_hf.reports.outcomes import pack_classes
 from ban_hf.reports.table_report import markdown, write_table_report
+from table_results import IMAGES, entry, image_entry, labels, table, text_entry
+
+from ban_hf.lineage.files import write_json
+from ban_hf.reports import table_report as table_report
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BEATS = {"beats": ["ban", "teacher"], "says": "BAN beats its teacher"}

@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
+from ban_hf.reports.aggregate import aggregate, main
 from matplotlib.figure import Figure
 from PIL import Image
 
 from ban_hf.lineage.family_results import is_measured, results_of, subtitle
 from ban_hf.lineage.results import method_of
-from ban_hf.reports.aggregate import aggregate, main
 from ban_hf.reports.report import markdown_table, plot_generations, write_report
 
 ROOT = Path(__file__).parents[2]

@@ -13,16 +13,12 @@ from typing import Any
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedModel, default_data_collator
 
-from ban_hf.data import (
-    DataArguments,
-    ImageSplits,
-    ImageViews,
-    TextSplits,
-    TokenWindows,
-    collate,
-    load_splits,
-)
-from ban_hf.data.text import WARM_UP, evaluation_columns
+from ban_hf.data.arguments import DataArguments
+from ban_hf.data.augmentation import ImageViews, collate
+from ban_hf.data.images import ImageSplits
+from ban_hf.data.loading import load_splits
+from ban_hf.data.text import WARM_UP, TextSplits, evaluation_columns
+from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.hub.location import Location, resolve
 from ban_hf.hub.verification import ancestry
@@ -30,8 +26,8 @@ from ban_hf.jobs.evaluation import evaluate
 from ban_hf.lineage.environment import hardware, versions
 from ban_hf.lineage.family import finished_generations
 from ban_hf.lineage.record import Record
-from ban_hf.models import image_processor, vocabulary_digest
-from ban_hf.tasks import load_model, task_of
+from ban_hf.models.factory import image_processor, vocabulary_digest
+from ban_hf.tasks.auto import load_model, task_of
 from ban_hf.tasks.base import TOKENIZER_FILE, normalised_weights
 from ban_hf.tasks.classification import ImageFormat, image_format
 from ban_hf.training.ensemble import BornAgainEnsemble, check_alike

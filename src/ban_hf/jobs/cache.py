@@ -9,19 +9,16 @@ from typing import Any
 
 from transformers import PreTrainedModel, default_data_collator
 
-from ban_hf.data import (
-    DataArguments,
-    ImageSplits,
-    ImageViews,
-    TokenWindows,
-    collate,
-    describe_data,
-    load_splits,
-)
+from ban_hf.data.arguments import DataArguments
+from ban_hf.data.augmentation import ImageViews, collate
+from ban_hf.data.description import describe_data
+from ban_hf.data.images import ImageSplits
+from ban_hf.data.loading import load_splits
+from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.jobs.training import generation_seed
 from ban_hf.lineage.record import Record
-from ban_hf.tasks import task_of
+from ban_hf.tasks.auto import task_of
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.trainer import BANTrainer
 

@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from ban_hf.data import TokenWindows
+from ban_hf.data.windows import TokenWindows
 from ban_hf.jobs.job import Job
 from ban_hf.jobs.training import Setup, is_done
 from ban_hf.training.arguments import BANTrainingArguments

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from ban_hf.errors import BANError
 from ban_hf.lineage.results import CALIBRATION_BINS, block_losses, pack_classes
-from ban_hf.tasks import Task
+from ban_hf.tasks.base import Task
 from ban_hf.training.recurrence import is_recurrent
 
 Gather = Callable[[Tensor], Tensor]

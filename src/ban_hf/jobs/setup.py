@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ban_hf.data import ImageSplits, TextSplits, describe_data
+from ban_hf.data.description import describe_data
+from ban_hf.data.images import ImageSplits
+from ban_hf.data.text import TextSplits
 from ban_hf.errors import BANError, did_you_mean
 from ban_hf.jobs.training import Setup
 from ban_hf.objectives import OBJECTIVES
-from ban_hf.tasks.data import image_task, language_task, ready_batches, text_arguments
+from ban_hf.tasks.data import network_builder, prepare_arguments
+from ban_hf.tasks.data import prepare as data_of
 from ban_hf.training.arguments import BANTrainingArguments
 
 Splits = ImageSplits | TextSplits
@@ -34,20 +37,15 @@ def prepare(
     Returns:
         A copy of the arguments, for data that come in whole batches, and the setup.
     """
-    model_args, entropy = dict(model_args or {}), None
-    if isinstance(splits, ImageSplits):
-        args = ready_batches(args)
-        found = image_task(splits, args, model_name, model_args)
-    else:
-        args = text_arguments(splits, args, window)
-        found = language_task(splits, args, model_name, model_args, window)
-        entropy = splits.test_entropy
+    args = prepare_arguments(splits, args, window)
+    found = data_of(splits, args, window)
     parts = {name: found.pop(f"{name}_dataset") for name in ("train", "eval", "test")}
     described = {"train": parts["train"], "validation": parts["eval"], "test": parts["test"]}
     data = found.pop("data") | {
         name: describe_data(dataset) for name, dataset in described.items() if dataset is not None
     }
-    model_init = found.pop("model_init")
+    entropy = splits.test_entropy if isinstance(splits, TextSplits) else None
+    model_init = network_builder(splits, model_name, dict(model_args or {}))
     return args, Setup(
         model_init, parts["train"], parts["eval"], parts["test"], found, data, entropy
     )

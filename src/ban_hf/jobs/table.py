@@ -36,8 +36,8 @@ from ban_hf.errors import BANError, did_you_mean
 from ban_hf.jobs.job import Job, code_digest, digest
 from ban_hf.jobs.training import generation_seed
 from ban_hf.lineage.files import sha256_of_json
-from ban_hf.models import create_classifier, create_language_model
 from ban_hf.models.cifar_networks import is_cifar_name
+from ban_hf.models.factory import create_classifier, create_language_model
 from ban_hf.training.arguments import BANTrainingArguments
 
 SHIPPED = "ban_hf.paper_tables"  # recipes/paper, in an installed package

@@ -29,7 +29,7 @@ from transformers import (
     set_seed,
 )
 
-from ban_hf.data import ImageViews
+from ban_hf.data.augmentation import ImageViews
 from ban_hf.errors import BANError
 from ban_hf.jobs.evaluation import evaluate
 from ban_hf.jobs.job import Job, code_digest
@@ -54,8 +54,8 @@ from ban_hf.lineage.record import (
     Training,
     reference,
 )
-from ban_hf.models import share_ends
-from ban_hf.tasks import load_model
+from ban_hf.models.factory import share_ends
+from ban_hf.tasks.auto import load_model
 from ban_hf.tasks.catalog import LOWER_IS_BETTER
 from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
 from ban_hf.training.callbacks import check_trained

@@ -5,8 +5,9 @@ timm, which takes seconds to import, is loaded when a network of it is built.
 
 import sys
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification
 
+from .configuration import CharCNNLSTMConfig, CifarNetConfig, LSTMConfig
 from .factory import (
     LANGUAGE_PRESETS,
     PRESETS,
@@ -19,9 +20,9 @@ from .factory import (
     share_ends,
     vocabulary_digest,
 )
-from .modeling_char_cnn_lstm import CharCNNLSTMConfig, CharCNNLSTMForCausalLM, character_table
-from .modeling_cifar import CifarNetConfig, CifarNetForImageClassification
-from .modeling_lstm import LSTMConfig, LSTMForCausalLM
+from .modeling_char_cnn_lstm import CharCNNLSTMForCausalLM, character_table
+from .modeling_cifar import CifarNetForImageClassification
+from .modeling_lstm import LSTMForCausalLM
 
 __all__ = [
     "LANGUAGE_PRESETS",
@@ -56,7 +57,6 @@ def register() -> None:
         (LSTMConfig, LSTMForCausalLM, AutoModelForCausalLM),
         (CharCNNLSTMConfig, CharCNNLSTMForCausalLM, AutoModelForCausalLM),
     ):
-        AutoConfig.register(config.model_type, config, exist_ok=True)
         auto.register(config, model, exist_ok=True)
         config.register_for_auto_class()
         model.register_for_auto_class(auto.__name__)

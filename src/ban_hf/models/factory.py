@@ -30,14 +30,13 @@ from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 
 from ban_hf.errors import BANError, did_you_mean
 
+from .configuration import NUM_MARKS, CharCNNLSTMConfig, CifarNetConfig, LSTMConfig
 from .modeling_char_cnn_lstm import (
-    NUM_MARKS,
-    CharCNNLSTMConfig,
     CharCNNLSTMForCausalLM,
     character_table,
 )
-from .modeling_cifar import CifarNetConfig, CifarNetForImageClassification
-from .modeling_lstm import LSTMConfig, LSTMForCausalLM
+from .modeling_cifar import CifarNetForImageClassification
+from .modeling_lstm import LSTMForCausalLM
 
 # timm takes seconds to import: the functions that need it import it, or `cifar_networks`.
 

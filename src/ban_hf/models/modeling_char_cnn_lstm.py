@@ -5,7 +5,6 @@ with `trust_remote_code=True` where torch and transformers are installed and thi
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import LongTensor, Tensor, nn
@@ -13,55 +12,10 @@ from torch.nn.functional import embedding
 from torch.nn.utils.rnn import pad_sequence
 from transformers import initialization as init
 
-from .modeling_lstm import RecurrentCausalLM, RecurrentConfig
+from .configuration import NUM_MARKS, CharCNNLSTMConfig
+from .modeling_lstm import RecurrentCausalLM
 
 PADDING, START, END = range(3)  # what comes before the alphabet
-NUM_MARKS = 3
-
-
-class CharCNNLSTMConfig(RecurrentConfig):
-    """What it takes to rebuild the model; its other fields are `RecurrentConfig`'s.
-
-    Fields: `num_characters`, three marks (padding, start and end of a word) and the alphabet;
-    `max_word_length`, characters of a word that are read, without the marks; `character_size` of
-    their embedding; `filter_widths` in characters, and `filter_counts`, the filters of each width;
-    `num_highway_layers`.
-    """
-
-    model_type = "ban_char_cnn_lstm"
-
-    num_characters: int = 51
-    max_word_length: int = 65
-    character_size: int = 15
-    filter_widths: Sequence[int] = (1, 2, 3, 4, 5, 6, 7)
-    filter_counts: Sequence[int] = (50, 100, 150, 200, 200, 200, 200)
-    num_highway_layers: int = 2
-    tie_word_embeddings: bool = False
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        for name in ("filter_widths", "filter_counts"):
-            value = getattr(self, name)
-            if not isinstance(value, list | tuple) or not all(isinstance(n, int) for n in value):
-                raise ValueError(f"{name}={value!r} must be a list of whole numbers")
-            setattr(self, name, list(value))
-        for name in ("max_word_length", "character_size"):
-            self.check_at_least(name, 1)
-        self.check_at_least("num_characters", NUM_MARKS)
-        self.check_at_least("num_highway_layers", 0)
-        if self.tie_word_embeddings:
-            raise ValueError("tie_word_embeddings: words come from characters, nothing can be tied")
-        widths, counts = self.filter_widths, self.filter_counts
-        if not widths or len(widths) != len(counts) or min(*widths, *counts) < 1:
-            raise ValueError(
-                f"filter_widths={widths} and filter_counts={counts} must go together, one or more "
-                "of each and all at least 1"
-            )
-        if max(widths) > self.max_word_length + 2:
-            raise ValueError(
-                f"filter_widths={widths} are wider than a word with its two marks: give "
-                f"max_word_length={max(widths) - 2} or more, not {self.max_word_length}"
-            )
 
 
 def character_table(words: Sequence[str], max_word_length: int) -> tuple[Tensor, list[str]]:

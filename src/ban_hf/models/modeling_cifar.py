@@ -5,32 +5,14 @@ loads with `trust_remote_code=True` where torch, timm and transformers are insta
 package is not.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from torch import FloatTensor, LongTensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-
-class CifarNetConfig(PreTrainedConfig):
-    """What it takes to rebuild a CIFAR network; `num_labels` and `id2label` as in every config.
-
-    Fields: `architecture`, a name such as `"cifar_wrn_28_2"`; `model_args`, its keyword arguments
-    (`stem_stride`, `dropout`, `compression`); `image_size` and `num_channels` of the images it was
-    made for; `image_mean` and `image_std`, their normalization per channel, where recorded.
-    """
-
-    model_type = "ban_cifar"
-
-    architecture: str = "cifar_wrn_28_2"
-    model_args: dict[str, Any] | None = None
-    image_size: int = 32
-    num_channels: int = 3
-    image_mean: list[float] | None = None
-    image_std: list[float] | None = None
-    # set here, because a loss with problem_type=None writes its guess into the config
-    problem_type: Literal["single_label_classification"] | None = "single_label_classification"
+from .configuration import CifarNetConfig
 
 
 class CifarNetForImageClassification(PreTrainedModel):

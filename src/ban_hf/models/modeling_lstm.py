@@ -11,53 +11,14 @@ from typing import Any
 import torch
 from torch import FloatTensor, LongTensor, Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .configuration import LSTMConfig, RecurrentConfig
+
 State = tuple[Tensor, Tensor]
-
-
-class RecurrentConfig(PreTrainedConfig):
-    """The fields that all of our recurrent language models have.
-
-    Fields: `vocab_size`; `hidden_size` and `num_hidden_layers` (also `num_layers`) of the LSTM;
-    `dropout`; `initializer_range`, r of the uniform initialization in [-r, r]; the ids of the
-    special words; `vocabulary_sha256`, a digest of the words in the order of their ids, where they
-    are known: one model can teach another only if it is equal.
-    """
-
-    keys_to_ignore_at_inference = ["state"]  # noqa: RUF012
-    attribute_map = {"num_layers": "num_hidden_layers"}  # noqa: RUF012
-
-    vocab_size: int = 10_000
-    hidden_size: int = 650
-    num_hidden_layers: int = 2
-    dropout: float = 0.5
-    initializer_range: float = 0.05
-    bos_token_id: int | None = None
-    eos_token_id: int | None = None
-    pad_token_id: int | None = None
-    vocabulary_sha256: str | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
-            self.check_at_least(name, 1)
-        for name in ("dropout", "initializer_range"):
-            if not isinstance(getattr(self, name), int | float):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a number")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must be at least 0 and less than 1")
-        if self.initializer_range < 0:
-            raise ValueError(f"initializer_range={self.initializer_range} must not be negative")
-
-    def check_at_least(self, name: str, least: int) -> None:
-        """Raise unless a field is a whole number of at least `least`."""
-        value = getattr(self, name)
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
 @dataclass
@@ -259,21 +220,6 @@ class RecurrentCausalLM(PreTrainedModel, GenerationMixin):
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-class LSTMConfig(RecurrentConfig):
-    """What it takes to rebuild an LSTM language model; its other fields are `RecurrentConfig`'s.
-
-    Fields: `tie_word_embeddings`, whether the softmax reads the embedding's weights (Press & Wolf
-    2017, Inan et al. 2017).
-
-    The paper (Table 6) says one layer of 1500 units and 52M parameters. With 10,000 words and tied
-    weights one layer comes to 33.0M and two to 51.0M; `num_hidden_layers` builds either.
-    """
-
-    model_type = "ban_lstm"
-
-    tie_word_embeddings: bool = True
 
 
 class LSTMForCausalLM(RecurrentCausalLM):

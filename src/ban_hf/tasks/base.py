@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -417,6 +416,8 @@ def check_tokenizers(teacher_name: str, tokenizer: PreTrainedTokenizerBase) -> N
     folder = _local_tokenizer(teacher_name)
     if folder is None:
         return
+    from transformers import AutoTokenizer  # half loaded when the Auto classes load this module
+
     theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
     for word, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
         if theirs.get(word) != index:

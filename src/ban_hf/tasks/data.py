@@ -18,29 +18,24 @@ from transformers import (
     default_data_collator,
 )
 
-from ban_hf.data import ImageSplits, TextSplits, collate
-from ban_hf.data.text import WARM_UP, evaluation_columns
+from ban_hf.data.augmentation import collate
+from ban_hf.data.images import ImageSplits
+from ban_hf.data.text import WARM_UP, TextSplits, evaluation_columns
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.lineage.files import read_json
-from ban_hf.models import (
-    CifarNetConfig,
+from ban_hf.models.factory import (
     check_model_args,
     create_classifier,
     create_language_model,
     image_processor,
 )
+from ban_hf.models.modeling_cifar import CifarNetConfig
 from ban_hf.tasks.metrics import compute_classification_metrics
 
 Args = TypeVar("Args", bound=TrainingArguments)
 
 PROCESSOR_FILE = "preprocessor_config.json"
-
-#: Arguments of a network that its data decide.
-OF_IMAGES = frozenset(
-    "name label_names num_labels num_classes image_size image_mean image_std pretrained".split()
-)
-OF_TEXTS = frozenset({"name", "words", "vocab_size"})
 
 
 def prepare_arguments(
@@ -132,17 +127,12 @@ def network_builder(
         BANError: for arguments that the data decide; from the result, for those that the
             architecture does not have.
     """
-    of_data = OF_TEXTS if isinstance(splits, TextSplits) else OF_IMAGES
-    given = of_data & model_args.keys()
-    if given:
-        raise BANError(f"model_args: {', '.join(sorted(given))} come from elsewhere.")
+    is_text = isinstance(splits, TextSplits)
+    check_model_args(model_args, "text-generation" if is_text else "image-classification")
 
     def of_words(generation: int) -> PreTrainedModel:
         assert isinstance(splits, TextSplits)
-        try:
-            return create_language_model(name, words=splits.words, **model_args)
-        except TypeError as error:
-            raise BANError(f"model_args={model_args}: {error}") from error
+        return create_language_model(name, words=splits.words, **model_args)
 
     def of_images(generation: int) -> PreTrainedModel:
         assert isinstance(splits, ImageSplits)
@@ -156,7 +146,7 @@ def network_builder(
             **model_args,
         )
 
-    return of_words if isinstance(splits, TextSplits) else of_images
+    return of_words if is_text else of_images
 
 
 def _format_of(splits: ImageSplits) -> tuple[int, list[float], list[float]]:
@@ -244,37 +234,3 @@ def _of_processor(place: ModelFiles, processor: dict[str, Any]) -> ImageFormat:
                 "be measured."
             )
     return ImageFormat(int(height or 0), mean, std)
-
-
-# The former names, until their callers use `prepare_arguments`, `prepare` and `network_builder`
-
-
-def ready_batches(args: Args) -> Args:
-    """Arguments for data in whole batches; see `prepare_arguments`."""
-    args = copy.copy(args)
-    args.remove_unused_columns = args.dataloader_pin_memory = False
-    return args
-
-
-def text_arguments(splits: TextSplits, args: Args, window: int) -> Args:
-    """See `prepare_arguments`."""
-    return prepare_arguments(splits, args, window)
-
-
-def image_task(
-    splits: ImageSplits, args: TrainingArguments, model_name: str, model_args: dict[str, Any]
-) -> dict[str, Any]:
-    """See `prepare` and `network_builder`."""
-    return {"model_init": network_builder(splits, model_name, model_args)} | prepare(splits, args)
-
-
-def language_task(
-    splits: TextSplits,
-    args: TrainingArguments,
-    model_name: str,
-    model_args: dict[str, Any],
-    window: int,
-) -> dict[str, Any]:
-    """See `prepare` and `network_builder`."""
-    model_init = network_builder(splits, model_name, model_args)
-    return {"model_init": model_init} | prepare(splits, args, window)

@@ -8,19 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
-    PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import ModelOutput
 
 from ban_hf.errors import BANError
+from ban_hf.models.configuration import BornAgainEnsembleConfig
 from ban_hf.tasks.auto import build_model, member_config, task_of
 from ban_hf.tasks.base import normalised_weights
-from ban_hf.tasks.catalog import ENSEMBLE
 from ban_hf.training.recurrence import is_recurrent
 
 #: What members must agree on, where their configs have it, and what the ensemble has of the first.
@@ -35,25 +33,6 @@ class EnsembleOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     state: tuple[Any, ...] | None = None
-
-
-class BornAgainEnsembleConfig(PretrainedConfig):
-    """The configs of an ensemble's members, in order, and their `weights` (None: equal ones)."""
-
-    model_type = ENSEMBLE
-    keys_to_ignore_at_inference = ["state"]  # noqa: RUF012
-    weights: list[float] | None = None
-
-    def __init__(
-        self,
-        members: Sequence[dict[str, Any]] = (),
-        weights: Sequence[float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.members = [dict(member) for member in members]
-        if weights is not None:  # equal ones are not written: a file says one thing in one way
-            self.weights = list(weights)
-        super().__init__(**kwargs)
 
 
 class BornAgainEnsemble(PreTrainedModel):
@@ -200,7 +179,6 @@ def _words(model: PreTrainedModel, names: Sequence[str]) -> dict[str, Any]:
     return {name: config[name] for name in names if config.get(name) is not None}
 
 
-AutoConfig.register(BornAgainEnsembleConfig.model_type, BornAgainEnsembleConfig)
-AutoModelForImageClassification.register(BornAgainEnsembleConfig, BornAgainEnsemble)
+AutoModelForImageClassification.register(BornAgainEnsembleConfig, BornAgainEnsemble, exist_ok=True)
 AutoModelForSequenceClassification.register(BornAgainEnsembleConfig, BornAgainEnsemble)
 AutoModelForCausalLM.register(BornAgainEnsembleConfig, BornAgainEnsemble)

@@ -18,7 +18,7 @@ from transformers import (
     default_data_collator,
 )
 
-from ban_hf.data import ImageViews, collate
+from ban_hf.data.augmentation import ImageViews, collate
 from ban_hf.data.description import POSITIONS, describe_data
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError

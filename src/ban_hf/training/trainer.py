@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from ban_hf.data import SetEpoch
+from ban_hf.data.augmentation import SetEpoch
 from ban_hf.data.description import POSITIONS
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError

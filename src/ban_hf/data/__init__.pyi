@@ -1,0 +1,1 @@
+"""Data: decoded images with counter-based augmentation, and texts in windows."""
