@@ -1,7 +1,6 @@
 """What the Hub answers: the endpoints that `huggingface_hub` calls, for models."""
 
 import base64
-import functools
 import hashlib
 import json
 import re
@@ -12,14 +11,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-import yaml
-
 from .store import Commit, File, Refusal, Repository, goes_to_lfs
 
 if TYPE_CHECKING:
     from .server import LoopbackHub
 
-FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 WILDCARDS = {"repo": "[^/]+/[^/]+?", "path": ".*"}  # any other is one segment
 ROUTES: list[tuple[str, re.Pattern[str], Callable[["Call"], "Answer"]]] = []
 
@@ -58,7 +54,10 @@ class Call:
     @property
     def repository(self) -> Repository:
         """The repository, if there is one that the user may see: who may not is told no more."""
-        return self.visible(self.names["repo"])
+        repository, user = self.repositories.get(self.names["repo"]), self.user
+        if repository is None or (repository.private and user != repository.owner):
+            raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
+        return repository
 
     @property
     def commit(self) -> Commit:
@@ -66,12 +65,6 @@ class Call:
 
     def asks(self, option: str) -> bool:
         return self.query.get(option, ["false"])[0].lower() in ("true", "1")
-
-    def visible(self, repo_id: str) -> Repository:
-        repository, user = self.repositories.get(repo_id), self.user
-        if repository is None or (repository.private and user != repository.owner):
-            raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
-        return repository
 
     def require_owner(self, namespace: str) -> None:
         if self.user is None:
@@ -149,19 +142,8 @@ def whoami(call: Call) -> Answer:
     return answer(user | {"email": None, "orgs": [], "auth": auth})
 
 
-@functools.lru_cache
-def card_data(readme: str) -> dict[str, Any]:
-    """The metadata of a model card; it is a `yaml.YAMLError` where there is none to be read."""
-    found = FRONT_MATTER.match(readme)
-    return (yaml.safe_load(found[1]) if found else None) or {}
-
-
 @route("POST", "/api/validate-yaml")
 def validate_yaml(call: Call) -> Answer:
-    try:
-        card_data(call.data["content"])
-    except yaml.YAMLError as error:
-        return answer({"error": "invalid", "errors": [{"message": str(error)}]}, 400)
     return answer({"errors": [], "warnings": []})
 
 
@@ -175,11 +157,6 @@ def sibling(path: str, file: File, blobs: bool) -> dict[str, Any]:
 
 
 def model(repository: Repository, commit: Commit) -> dict[str, Any]:
-    readme = commit.files.get("README.md")
-    try:
-        card = card_data(repository.content(readme).decode()) if readme else {}
-    except yaml.YAMLError:
-        card = {}
     return {
         "_id": repository.id,
         "id": repository.id,
@@ -193,10 +170,7 @@ def model(repository: Repository, commit: Commit) -> dict[str, Any]:
         "disabled": False,
         "downloads": 0,
         "likes": 0,
-        "tags": card.get("tags", []),
-        "library_name": card.get("library_name"),
-        "pipeline_tag": card.get("pipeline_tag"),
-        "cardData": json.loads(json.dumps(card, default=str)),
+        "tags": [],
         "spaces": [],
     }
 
@@ -225,15 +199,11 @@ def tree(call: Call) -> Answer:
 
 @route("GET", "/api/models/{repo}/refs")
 def refs(call: Call) -> Answer:
-    def listing(kind: str, names: dict[str, str]) -> list[dict[str, str]]:
-        return [
-            {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit}
-            for name, commit in names.items()
-        ]
-
-    repository = call.repository
-    branches, tags = listing("heads", repository.branches), listing("tags", repository.tags)
-    return answer({"branches": branches, "converts": [], "tags": tags, "pullRequests": []})
+    tags = [
+        {"name": name, "ref": f"refs/tags/{name}", "targetCommit": commit}
+        for name, commit in call.repository.tags.items()
+    ]
+    return answer({"branches": [], "converts": [], "tags": tags, "pullRequests": []})
 
 
 @route("GET", "/api/models/{repo}/commits/{revision}")
@@ -255,16 +225,11 @@ def list_commits(call: Call) -> Answer:
 # Repositories and tags -------------------------------------------------------------------------
 
 
-def named(call: Call) -> str:
-    """The repository that a body names, in the user's own namespace by default."""
-    namespace = call.data.get("organization") or call.user
-    call.require_owner(namespace)
-    return f"{namespace}/{call.data['name']}"
-
-
 @route("POST", "/api/repos/create")
 def create(call: Call) -> Answer:
-    repo_id, hub = named(call), call.hub
+    namespace, hub = call.data.get("organization") or call.user, call.hub
+    call.require_owner(namespace)
+    repo_id = f"{namespace}/{call.data['name']}"
     url = {"url": f"{hub.endpoint}/{repo_id}", "name": repo_id, "id": repo_id}
     if repo_id in hub.repositories:
         error = {"error": f"You already created this model repo: {repo_id}"}
@@ -334,12 +299,12 @@ def added(repository: Repository, kind: str, value: dict[str, Any]) -> File:
     return File.lfs(value["oid"], len(stored))
 
 
-@route("POST", "/api/models/{repo}/commit/{branch}")
+@route("POST", "/api/models/{repo}/commit/main")
 def create_commit(call: Call) -> Answer:
-    hub, branch = call.hub, call.names["branch"]
+    hub = call.hub
     (_, header), *lines = [json.loads(line).values() for line in call.body.splitlines()]
     with call.change() as repository:
-        head = repository.branches[branch]
+        head = repository.head
         if not hub.ignores_parent and not head.startswith(header.get("parentCommit", "")):
             raise Refusal(412, "A commit has happened since. Please refresh and try again.")
         files = dict(repository.find(head).files)
@@ -349,7 +314,7 @@ def create_commit(call: Call) -> Answer:
             else:
                 files[value["path"]] = added(repository, kind, value)
         message = "\n\n".join(filter(None, (header["summary"], header.get("description"))))
-        commit = repository.commit(files, message, call.user, hub.store.now, branch)
+        commit = repository.commit(files, message, call.user, hub.store.now)
     url = f"{hub.endpoint}/{repository.id}/commit/{commit.id}"
     return answer({"success": True, "commitOid": commit.id, "commitUrl": url, "hookOutput": ""})
 

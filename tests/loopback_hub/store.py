@@ -87,7 +87,7 @@ class Repository:
     id: str
     private: bool
     created: datetime
-    branches: dict[str, str] = field(default_factory=dict)
+    head: str = ""  # of its branch, main
     tags: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)  # by sha256
@@ -97,13 +97,9 @@ class Repository:
     def owner(self) -> str:
         return self.id.partition("/")[0]
 
-    @property
-    def head(self) -> str:
-        return self.branches["main"]
-
     def find(self, revision: str = "main") -> Commit:
-        """The commit that a branch, a tag or a full id names."""
-        commit = self.branches.get(revision) or self.tags.get(revision) or revision
+        """The commit that `main`, a tag or a full id names."""
+        commit = ({"main": self.head} | self.tags).get(revision, revision)
         if commit not in self.commits:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return self.commits[commit]
@@ -139,18 +135,16 @@ class Repository:
         message: str,
         author: str,
         date: datetime,
-        branch: str = "main",
     ) -> Commit:
-        """Commit a whole tree on top of a branch."""
-        parent = self.branches.get(branch)
-        commit = Commit(dict(files), message, author, date, parent)
+        """Commit a whole tree on top of the head."""
+        commit = Commit(dict(files), message, author, date, self.head or None)
         self.commits[commit.id] = commit
-        self.branches[branch] = commit.id
+        self.head = commit.id
         return commit
 
     def copy(self) -> "Repository":
         """A copy that changes on its own; commits and contents never change, and are shared."""
-        parts = ("branches", "tags", "commits", "objects", "tampered")
+        parts = ("tags", "commits", "objects", "tampered")
         return replace(self, **{part: copy.copy(getattr(self, part)) for part in parts})
 
 

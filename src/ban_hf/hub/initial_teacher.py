@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.errors import BANError
-from ban_hf.hub.download import download
 from ban_hf.hub.location import LOCAL_GENERATION, LocalPath, resolve
-from ban_hf.hub.verification import Entry, ancestry, check_files
+from ban_hf.hub.verification import Entry, ancestry, check_files, copy_verified
 from ban_hf.lineage.family import finished_generations
 from ban_hf.lineage.record import RECORD, Record
 
@@ -131,7 +130,7 @@ def place_teacher(teacher: FirstTeacher, folder: Path, data: dict[str, Any]) -> 
     if (folder / RECORD).is_file():
         check_files(Entry.at(LocalPath(folder)))
     else:
-        download(teacher.entries, folder.parent)
+        copy_verified(teacher.entries, folder.parent)
         ancestry(LocalPath(folder))  # what its record names is there, too
     theirs, ours = _normalisation(Record.read(folder).data), _normalisation(data)
     if theirs and ours and theirs != ours:

@@ -1,11 +1,16 @@
 """Walk a network's teachers back to generation 0, across folders and repositories, and verify them.
 
 `load_lineage` reads records alone and checks their structure. `verify_lineage` also downloads every
-file and checks every hash. Both fail closed: what cannot be reached is not verified. Hashes prove
-that nothing changed since the record was written. They do not prove who wrote it.
+file and checks every hash. `copy_verified` copies what was checked. All fail closed: what cannot be
+reached is not verified. Hashes prove that nothing changed since the record was written. They do not
+prove who wrote it.
 """
 
-from collections.abc import Iterable
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +29,7 @@ from ban_hf.errors import (
 from ban_hf.hub.location import HubRevision, LocalPath, Location, repo_info, resolve
 from ban_hf.lineage.family import Lineage, finished_generations, generation_folders
 from ban_hf.lineage.files import LOADED, is_shown, read_json, sha256_of_file
-from ban_hf.lineage.record import LOG, RECORD, FileEntry, Record, Reference
+from ban_hf.lineage.record import CARD, LOG, PICTURE, RECORD, FileEntry, Record, Reference
 
 
 @dataclass(frozen=True)
@@ -341,6 +346,51 @@ def check_file(place: Location, file: FileEntry) -> Path:
             f"{file.path} of {place} has the sha256 {digest}; its record says {file.sha256}."
         )
     return path
+
+
+def copy_verified(entries: Sequence[Entry], output_dir: Path) -> None:
+    """Copy generations and ensembles, from a Hub or a folder, into the folders of a family.
+
+    Every file is checked against its record.
+
+    Raises:
+        LineageError: if a file is not as its record lists it; a folder is written whole or not at
+            all.
+        BANError: if a folder is in the way, or two generations have one number.
+    """
+    names = Counter(folder_name(entry.record) for entry in entries)
+    if several := [name for name, count in names.items() if count > 1]:
+        raise BANError(
+            f"several networks are to be {', '.join(several)}, since a student learned from "
+            "several teachers: pull each by its own repository, into folders of their own."
+        )
+    for entry in entries:
+        _copy(entry, output_dir / folder_name(entry.record))
+
+
+def _copy(entry: Entry, folder: Path) -> None:
+    """Copy a generation or an ensemble, whole or not at all."""
+    if folder.exists():
+        existing = Entry.at(LocalPath(folder)) if (folder / RECORD).is_file() else None
+        if existing is not None and existing.lineage_sha256 == entry.lineage_sha256:
+            check_files(existing)
+            return
+        raise BANError(f"{folder} is in the way of {entry.place}: move it, or pull elsewhere.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".pull-") as partial:
+        files = {file.path: check_file(entry.place, file) for file in entry.record.files}
+        beside = {RECORD, CARD, PICTURE} & set(entry.place.names())
+        files |= {name: entry.place.fetch(name) for name in beside}
+        for name, source in files.items():
+            target = Path(partial, folder.name, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        os.replace(Path(partial, folder.name), folder)
+
+
+def folder_name(record: Record) -> str:
+    """The folder of a generation or an ensemble in its family's directory."""
+    return "ensemble" if record.kind == "ensemble" else f"generation-{record.generation}"
 
 
 def _check_main(entry: Entry) -> None:
