@@ -28,7 +28,7 @@ from ban_hf.reports.aggregate import pool
 from ban_hf.reports.merging import SCHEMA, read_results
 from ban_hf.reports.report import markdown_table, write_report
 from ban_hf.reports.table_report import markdown, write_table_report
-from ban_hf.tasks.base import normalised_weights
+from ban_hf.tasks.base import normalized_weights
 
 PROVED = (
     "Verified: the generations fall by one down to 0; each teacher and member is, by the hashes of "
@@ -106,7 +106,7 @@ def push(args: argparse.Namespace) -> Answer:
 
 def ensemble(args: argparse.Namespace) -> Answer:
     """Measure models and their ensemble on a dataset."""
-    normalised_weights(args.weights, len(args.members))  # all that can be refused before the work
+    normalized_weights(args.weights, len(args.members))  # all that can be refused before the work
     data = DatasetArguments(**{f.name: getattr(args, f.name) for f in fields(DatasetArguments)})
     members = load_members(args.members)
     if args.output_dir is not None:

@@ -20,7 +20,7 @@ from ban_hf.jobs.measurement import ImageTest, TextTest
 from ban_hf.lineage.environment import hardware, versions
 from ban_hf.models import image_processor, vocabulary_digest
 from ban_hf.tasks.auto import task_of
-from ban_hf.tasks.base import normalised_weights
+from ban_hf.tasks.base import normalized_weights
 from ban_hf.tasks.data import ImageFormat, image_format
 from ban_hf.tasks.heads import load_classifier
 from ban_hf.training.ensemble import BornAgainEnsemble, check_alike
@@ -98,7 +98,7 @@ def measure_members(
     Raises:
         ValueError: if the dataset has other classes or words than the models.
     """
-    shares = normalised_weights(weights, len(members)) or [1 / len(members)] * len(members)
+    shares = normalized_weights(weights, len(members)) or [1 / len(members)] * len(members)
     tests, source = (  # an ImageTest for each, or one TextTest for all
         _text_tests(members, data)
         if task_of(members[0].model).name == "text-generation"

@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 
 from ban_hf.errors import BANError
 from ban_hf.tasks.auto import build_model, member_config, task_of
-from ban_hf.tasks.base import normalised_weights
+from ban_hf.tasks.base import normalized_weights
 from ban_hf.tasks.catalog import ENSEMBLE
 from ban_hf.training.recurrence import is_recurrent
 
@@ -51,7 +51,7 @@ class BornAgainEnsembleConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.members = [dict(member) for member in members]
-        if weights is not None:  # equal ones are not written: a file says one thing in one way
+        if weights is not None:  # equal ones are not written, so that a file is unique
             self.weights = list(weights)
         super().__init__(**kwargs)
 
@@ -77,7 +77,7 @@ class BornAgainEnsemble(PreTrainedModel):
 
     def __init__(self, config: BornAgainEnsembleConfig) -> None:
         super().__init__(config)
-        normalised_weights(config.weights, len(config.members))  # of a file, that may be another's
+        normalized_weights(config.weights, len(config.members))  # the file may be another's
         self.members = nn.ModuleList(
             build_model(member_config(member)) for member in config.members
         )
@@ -107,7 +107,7 @@ class BornAgainEnsemble(PreTrainedModel):
         members = list(members)
         if not members:
             raise BANError("members is empty: an ensemble needs at least one model.")
-        weights = normalised_weights(weights, len(members))
+        weights = normalized_weights(weights, len(members))
         check_alike(members)
         first = members[0]
         own = {"_name_or_path": ""}  # not the folder of this machine that it was loaded from

@@ -21,7 +21,7 @@ from transformers import (
 from ban_hf.data.views import ImageViews, collate
 from ban_hf.data.windows import POSITIONS, TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.lineage.environment import architecture, describe_data, weights_digest
+from ban_hf.lineage.environment import architecture, describe_data, plain_json, weights_digest
 from ban_hf.lineage.record import sha256_of_json
 from ban_hf.tasks.base import Output, Task
 from ban_hf.training.arguments import BANTrainingArguments
@@ -293,7 +293,9 @@ class FrozenTeacher(TrainerCallback):
             },
         }
         in_order = self.carried.carries("teacher")
-        return CacheContents(key, len(dataset), row, self.args.teacher_cache_dtype, in_order)
+        return CacheContents(
+            plain_json(key), len(dataset), row, self.args.teacher_cache_dtype, in_order
+        )
 
     def _output_layer(self) -> nn.Linear:
         """The layer that gives the teacher's logits, and whose input is stored.
