@@ -118,7 +118,7 @@ def dkd(
 
     Formula: T^2 (target_weight KL(b || b') + non_target_weight KL(p^ || q^)), where
     b = (p_*, 1 - p_*) and b' = (q_*, 1 - q_*) tell target from non-target, and p^, q^ are p, q
-    without the target, renormalised; all of them at temperature T.
+    without the target, renormalized; all of them at temperature T.
     Gradient: with respect to z_*, at T = 1, target_weight (q_* - p_*); with respect to z_i, i != *,
     target_weight (p_* - q_*) q^_i + non_target_weight (q^_i - p^_i).
     Shapes: logits `(N, C)`, labels `(N,)`; result `(N,)`.
@@ -217,7 +217,7 @@ def _decouple(
 
 
 def check_logits(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> None:
-    """Hold that logits are two of the same shape `(N, C)` with C >= 2, and temperature above 0."""
+    """Raise unless logits have the same shape `(N, C)` with C >= 2, and temperature is above 0."""
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
         raise BANError(
             "student_logits and teacher_logits must have the same shape (N, C), but have "

@@ -1,4 +1,4 @@
-"""`ban-hf cache`: what it fills ahead is what a sequence would have asked."""
+"""`ban-hf cache`: what it fills ahead is what a sequence would have stored."""
 
 import json
 
@@ -67,7 +67,7 @@ def test_a_student_reads_all_that_it_would_ask(train, data, tmp_path, monkeypatc
     assert {file.name: file.stat().st_mtime_ns for file in cache.glob("*.npy")} == before
 
     def ask(*args, **kwargs):
-        raise AssertionError("the teacher was asked")
+        raise AssertionError("the teacher ran")
 
     monkeypatch.setattr(FrozenTeacher, "forward", ask)
     train(tmp_path / "again", teacher=str(teacher), teacher_cache=str(cache))

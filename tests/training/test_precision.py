@@ -16,7 +16,7 @@ BFLOAT16 = {"avx512_bf16": True}
 
 
 def trainer(folder, student=None, teacher=None, callbacks=None, **changes):
-    """A Wide-ResNet taught by another, on 24 images of 8 x 8."""
+    """A trainer of a Wide-ResNet with another as its teacher, on 24 images of 8 x 8."""
     options = dict(remove_unused_columns=False, per_device_train_batch_size=8)
     return BANTrainer(
         tiny.cifar(1) if student is None else student,
@@ -35,7 +35,7 @@ def is_channels_last(model) -> bool:
 
 @pytest.fixture
 def bfloat16(monkeypatch):
-    """A CPU that computes bfloat16, as far as it says."""
+    """A CPU that reports to compute bfloat16."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: BFLOAT16)
 
 

@@ -1,4 +1,4 @@
-"""The teacher: any model, frozen, outside the student, and asked about the right things."""
+"""The teacher: any model, frozen, outside the student, and run on the right inputs."""
 
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def test_teacher_and_student_may_share_frozen_weights(tmp_path):
 
 
 class CallsTrain(TrainerCallback):
-    """A callback of somebody who switches the teacher to train mode and unfreezes it."""
+    """A user's callback that switches the teacher to train mode and unfreezes it."""
 
     def __init__(self, teacher: nn.Module) -> None:
         self.teacher = teacher

@@ -1,4 +1,4 @@
-"""The teacher cache: a student that replays it comes to the weights of an asked teacher's."""
+"""The teacher cache: a student that replays it has the weights of one whose teacher runs."""
 
 import shutil
 import subprocess
@@ -29,10 +29,10 @@ def reader(folder, **changes):
 
 
 def forbid(trainer, monkeypatch):
-    """Let the teacher's forward fail: it must not be asked."""
+    """Let the teacher's forward fail: it must not run."""
 
     def forward(*args, **kwargs):
-        raise AssertionError("the teacher was asked")
+        raise AssertionError("the teacher ran")
 
     monkeypatch.setattr(trainer.frozen_teacher.plain, "forward", forward)
     return trainer

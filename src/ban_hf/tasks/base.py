@@ -89,12 +89,15 @@ class Task:
         facts: names and metrics.
         label_names: of a batch; a model that is run for its logits alone gets none of them.
         outputs: the logits among a model's outputs.
+        one_item_a_row: whether a row of a batch is one item, so that `Trainer` itself measures the
+            label loss of an evaluation without a teacher. Otherwise it is the mean over items.
         default_label_weight: `label_weight` of a sequence of such models, where none is given.
     """
 
     facts: TaskFacts
     label_names: tuple[str, ...] = ("labels",)
     outputs: tuple[Output, ...] = (Output(),)
+    one_item_a_row: bool = False
     default_label_weight: float = 0.0
 
     @property
@@ -232,6 +235,10 @@ class Task:
                 check_tokenizers(str(teacher_name or teacher.config.name_or_path), processor)
 
     # Metrics
+
+    def loss_metrics(self, loss: float) -> dict[str, float]:
+        """What an evaluation logs that follows from its label loss, by name."""
+        return {}
 
     def metrics(self) -> list[evaluate.Metric]:
         """The task's metrics by items, for `evaluate`; they compose with `evaluate.combine`."""
@@ -463,7 +470,7 @@ def mean_logits(
     return log_mean_exp(logits.log_softmax(axis), log_weights)  # (..., C)
 
 
-def normalised_weights(weights: Sequence[float] | None, members: int) -> list[float] | None:
+def normalized_weights(weights: Sequence[float] | None, members: int) -> list[float] | None:
     """Weights that sum to 1; None for equal ones.
 
     Raises:
@@ -496,7 +503,7 @@ def weighted(
 
     A member of weight 0 is left out, so that nothing of it comes through: 0 times NaN is NaN.
     """
-    weights = normalised_weights(weights, len(members))
+    weights = normalized_weights(weights, len(members))
     if weights is None:
         return list(members), None
     counted = [(m, w) for m, w in zip(members, weights, strict=True) if w > 0]

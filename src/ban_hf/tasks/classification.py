@@ -13,6 +13,8 @@ from ban_hf.tasks.metrics import CalibrationError, ErrorRate, NegativeLogLikelih
 class Classification(Task):
     """One class for each row: logits `(B, C)`, labels `(B,)`."""
 
+    one_item_a_row = True
+
     def logits(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Tensor:
         logits: Tensor = outputs.logits  # (N, C)
         return logits

@@ -3,6 +3,7 @@
 from typing import Any
 
 import evaluate
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,6 +40,9 @@ class CausalLanguageModeling(Task):
                 )
             labels = F.pad(labels, (0, 1), value=IGNORED)[..., 1:]  # (B, T)
         return class_labels(labels, places)
+
+    def loss_metrics(self, loss: float) -> dict[str, float]:
+        return {"perplexity": torch.tensor(loss).exp().item()}  # inf for a loss beyond 709
 
     def metrics(self) -> list[evaluate.Metric]:
         return [Perplexity(), NegativeLogLikelihood()]

@@ -68,7 +68,7 @@ class BANTrainingArguments(TrainingArguments):
     decay_norms_and_biases: bool | None = field(
         default=None,
         metadata={
-            "help": "Weight decay on the biases and the parameters of normalisation layers: true "
+            "help": "Weight decay on the biases and the parameters of normalization layers: true "
             "as in the paper, false for none; by default as transformers.Trainer does, which knows "
             "a BatchNorm by its name only."
         },
@@ -85,7 +85,7 @@ class BANTrainingArguments(TrainingArguments):
     teacher_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Images or sentences that the teacher is asked about at a time, of all "
+            "help": "Images or sentences that the teacher runs on at a time, of all "
             "micro-batches of a step. By default a micro-batch; 32 images on the fast path of a "
             "CPU, whose cache they fit. On a GPU more may be faster under gradient accumulation."
         },
@@ -93,9 +93,9 @@ class BANTrainingArguments(TrainingArguments):
     teacher_cache: str | None = field(
         default=None,
         metadata={
-            "help": "Folder to keep the teacher's outputs in, and to read them from where they "
-            "are there: every further student of this teacher then costs what labels cost. In a "
-            "sequence of its first teacher alone, which others may have, too."
+            "help": "Folder to store the teacher's outputs in, and to read them from if they "
+            "are there: every further student of this teacher then costs what labels cost. A "
+            "sequence stores those of its first teacher only, which other runs may share."
         },
     )
     teacher_cache_dtype: str = field(
@@ -123,7 +123,7 @@ class BANTrainingArguments(TrainingArguments):
 
     hub_license: str | None = field(
         default=None,
-        metadata={"help": "Licence of the weights for the model cards, such as apache-2.0."},
+        metadata={"help": "License of the weights for the model cards, such as apache-2.0."},
     )
 
     def __post_init__(self) -> None:

@@ -90,7 +90,7 @@ class FiniteLossGuard(TrainerCallback):
 
 
 def check_trained(steps: int) -> None:
-    """Hold that a training has made a step.
+    """Raise unless a training has made a step.
 
     Raises:
         ValueError: naming what may be the cause.

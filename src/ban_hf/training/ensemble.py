@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from ban_hf.errors import BANError
 from ban_hf.models.configuration import BornAgainEnsembleConfig
 from ban_hf.tasks.auto import build_model, member_config, task_of
-from ban_hf.tasks.base import normalised_weights
+from ban_hf.tasks.base import normalized_weights
 from ban_hf.training.recurrence import is_recurrent
 
 #: What members must agree on, where their configs have it, and what the ensemble has of the first.
@@ -56,7 +56,7 @@ class BornAgainEnsemble(PreTrainedModel):
 
     def __init__(self, config: BornAgainEnsembleConfig) -> None:
         super().__init__(config)
-        normalised_weights(config.weights, len(config.members))  # of a file, that may be another's
+        normalized_weights(config.weights, len(config.members))  # the file may be another's
         self.members = nn.ModuleList(
             build_model(member_config(member)) for member in config.members
         )
@@ -86,7 +86,7 @@ class BornAgainEnsemble(PreTrainedModel):
         members = list(members)
         if not members:
             raise BANError("members is empty: an ensemble needs at least one model.")
-        weights = normalised_weights(weights, len(members))
+        weights = normalized_weights(weights, len(members))
         check_alike(members)
         first = members[0]
         own = {"_name_or_path": ""}  # not the folder of this machine that it was loaded from

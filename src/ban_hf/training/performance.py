@@ -62,7 +62,7 @@ def fast_arguments(args: Args, model: nn.Module) -> Args:
 
 
 def allow_fast_products(args: TrainingArguments) -> None:
-    """Let a GPU multiply float32 matrices as TF32, unless `tf32` says otherwise."""
+    """Let a GPU multiply float32 matrices as TF32, unless `tf32` is given."""
     if args.device.type == "cuda" and args.tf32 is None and is_torch_tf32_available():
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True

@@ -23,6 +23,7 @@ from ban_hf.data.description import POSITIONS, describe_data
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.lineage.environment import architecture, weights_digest
+from ban_hf.lineage.files import plain_json
 from ban_hf.lineage.record import sha256_of_json
 from ban_hf.tasks.base import Output, Task
 from ban_hf.training.arguments import BANTrainingArguments
@@ -294,7 +295,9 @@ class FrozenTeacher(TrainerCallback):
             },
         }
         in_order = self.carried.carries("teacher")
-        return CacheContents(key, len(dataset), row, self.args.teacher_cache_dtype, in_order)
+        return CacheContents(
+            plain_json(key), len(dataset), row, self.args.teacher_cache_dtype, in_order
+        )
 
     def _output_layer(self) -> nn.Linear:
         """The layer that gives the teacher's logits, and whose input is stored.

@@ -32,7 +32,6 @@ from torch import Tensor
 
 from ban_hf.errors import BANError
 from ban_hf.lineage.disk import existing_parent, format_bytes, free_bytes
-from ban_hf.lineage.environment import plain_json
 from ban_hf.lineage.record import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -247,7 +246,7 @@ class TeacherCache:
 
     def _key(self) -> dict[str, Any]:
         kept = {"items": self.contents.items, "row": list(self.contents.row)}
-        return plain_json({**self.contents.key, "kept": kept | {"dtype": self.contents.dtype}})
+        return {**self.contents.key, "kept": kept | {"dtype": self.contents.dtype}}
 
     def _check_key(self) -> None:
         """Raise if the folder holds other outputs."""

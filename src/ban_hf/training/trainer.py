@@ -20,7 +20,7 @@ from ban_hf.data.description import POSITIONS
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.tasks.auto import load_model, resolve_task
-from ban_hf.tasks.base import Items, Task, check_label_loss, check_label_range
+from ban_hf.tasks.base import Task, check_label_loss, check_label_range
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.callbacks import FiniteLossGuard
 from ban_hf.training.loss import (
@@ -47,7 +47,6 @@ from ban_hf.training.teacher import FrozenTeacher, check_teacher
 logger = logging.getLogger(__name__)
 
 TEACHER_BATCH = "teacher_batch"  # what get_batch_samples adds to a batch
-PERPLEXITY = "perplexity"
 
 
 class BANTrainer(Trainer):
@@ -321,7 +320,7 @@ class BANTrainer(Trainer):
             extra = self.task.extra_loss(self.model, outputs)
             if extra is not None:
                 loss = loss + extra / self.step_batches
-        elif self.teacher is not None or (self._evaluating and self._measures_items):
+        elif self.teacher is not None or (self._evaluating and not self.task.one_item_a_row):
             outputs = self._run_student(model, inputs)
             loss = self._measure(outputs, inputs)
         else:
@@ -329,11 +328,6 @@ class BANTrainer(Trainer):
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
             self.carried.keep("student", outputs)
         return (loss, outputs) if return_outputs else loss
-
-    @property
-    def _measures_items(self) -> bool:
-        """Whether a batch of the task has several items a row, whose mean `Trainer` cannot take."""
-        return self.task.headline.name == PERPLEXITY
 
     def training_step(
         self,
@@ -359,18 +353,15 @@ class BANTrainer(Trainer):
         columns = item_statistics(items.logits, teacher_logits, items.labels, items.weights)
         found = ItemStatistics.of(columns)  # (N,) each
         label_loss = found.label_loss
-        if self.args.label_smoothing_factor and self._smooths_evaluation(items):
-            label_loss = self.task.label_losses(items, self.args.label_smoothing_factor)  # (N,)
+        smoothing = self.args.label_smoothing_factor
+        if smoothing and self.task.one_item_a_row and items.labels is not None:
+            label_loss = self.task.label_losses(items, smoothing)  # (N,), as Trainer measures it
         kept = [label_loss, found.agreement, found.teacher_kl, items.weights]
         measured = torch.stack([column.float() for column in kept], 1)  # (N, 4)
         # Row by row: those that fill up the last batch for all processes are dropped.
         rows = measured.view(items.rows, -1, 4).sum(1)  # (B, 4)
         self._evaluated.append(self.accelerator.gather_for_metrics(rows))
         return rows[:, 0].sum() / rows[:, 3].sum().clamp(min=1)
-
-    def _smooths_evaluation(self, items: Items) -> bool:
-        """Whether `Trainer` smooths the labels of an evaluation, too."""
-        return items.labels is not None and not self._measures_items
 
     def evaluation_loop(
         self,
@@ -399,9 +390,7 @@ class BANTrainer(Trainer):
         """The means over all items of an evaluation."""
         *sums, items = torch.cat(self._evaluated).double().sum(0).tolist()
         loss, agreement, divergence = (total / max(1, items) for total in sums)
-        means = {"loss": loss}
-        if self._measures_items:
-            means[PERPLEXITY] = torch.tensor(loss).exp().item()  # inf, of a loss beyond 709
+        means = {"loss": loss} | self.task.loss_metrics(loss)
         if self.teacher is not None:
             means |= {"teacher_agreement": 100 * agreement, "teacher_kl": divergence}
         return means
