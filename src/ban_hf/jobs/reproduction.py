@@ -14,7 +14,7 @@ from ban_hf.jobs.networks import RESULTS
 from ban_hf.jobs.table import Table
 from ban_hf.lineage.record import read_json
 from ban_hf.lineage.results import Budget, Claim, Column, Entry, Figures, Order, Results, Row
-from ban_hf.reports.reading import check_entry
+from ban_hf.reports.reading import check_cell, check_entry
 from ban_hf.reports.report import write_report
 from ban_hf.reports.tables import NetworkSize, network_name, network_sizes, notes, size_table
 
@@ -167,11 +167,12 @@ class Reproduction:
         if found.get("job") != job.name:
             raise BANError(f"{path} is of another job: delete it, and give the command again.")
         try:
-            for name, kind in {"log": list, "hardware": str, "versions": dict, "code": str}.items():
+            for name, kind in {"log": list, "hardware": str, "versions": dict}.items():
                 if not isinstance(found.get(name), kind):
                     raise BANError(f"{path} is damaged: {name} is missing, or not what it must be.")
             entry = self._entry(("", "", 0), found)
             check_entry(path, entry, self.table.spec["metric"], found.get("labels"))
+            check_cell(path, entry, self.table.spec["metric"])
         except msgspec.ValidationError as error:
             raise BANError(
                 f"{path} is damaged: {error}. Delete it, and give the command again."
