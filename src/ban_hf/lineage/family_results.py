@@ -13,6 +13,7 @@ from ban_hf.lineage.results import (
     MEASURES,
     Claim,
     Column,
+    ColumnKind,
     Entry,
     Figures,
     Order,
@@ -39,12 +40,12 @@ def generation_column(generation: int, name: str, method: str | None = None) -> 
         name: how it is shown: `labels`, `BAN-1`, `BAN+L-2`.
         method: where students of several methods are compared, that of this one.
     """
-    kind = "labels" if generation == 0 else "student"
+    kind: ColumnKind = "labels" if generation == 0 else "student"
     prefix = f"{method}-" if method else ""
     return Column(
         name=f"{prefix}generation-{generation}",
         heading=name,
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         generation=generation,
         method=method,
     )
@@ -250,7 +251,8 @@ def results_of_records(
     seeds = [record["seed"].get("family_seed") for record in generations]
     known = list(dict.fromkeys(seed for seed in seeds if seed is not None))
     seed = known[-1] if known else 0
-    columns, entries = [], []
+    columns: list[Column] = []
+    entries: list[Entry] = []
     for record in generations:
         method, number = method_of(record.get("objective")), record["generation"]
         column = generation_column(number, method if method == "labels" else f"{method}-{number}")
