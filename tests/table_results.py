@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from ban_hf.reports.outcomes import block_losses, pack_classes
+from ban_hf.lineage.results import Results, block_losses, pack_classes
+from ban_hf.reports.reading import table_of_version_1
 
 IMAGES = 1000
 COLUMNS = {
@@ -57,11 +59,19 @@ def text_entry(column: str, seed: int, nll: Any, **changes: Any) -> dict:
     mean = nll.mean().item()
     test = {"perplexity": float(np.exp(mean)), "nll": mean, "n": len(nll)}
     validation = {"perplexity": float(np.exp(mean)) + 1}
-    return entry(column, seed, test, block_losses(nll), **{"validation": validation} | changes)
+    outcomes = msgspec.to_builtins(block_losses(nll))
+    return entry(column, seed, test, outcomes, **{"validation": validation} | changes)
 
 
-def table(entries: list[dict], *, claims: Any = (), metric: str = "error", **changes: Any) -> dict:
-    """A table of one row that holds these entries."""
+def table(entries: list[dict], **changes: Any) -> Results:
+    """A table of one row that holds these entries, see `table_data`."""
+    return table_of_version_1(table_data(entries, **changes))
+
+
+def table_data(
+    entries: list[dict], *, claims: Any = (), metric: str = "error", **changes: Any
+) -> dict:
+    """The same as it is in a file of schema `ban_hf.table/1`."""
     is_image = metric == "error"
     columns = [
         {"name": name, "heading": heading, "in_paper": name != "ens3", "ensemble": "ens" in name}

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from msgspec.structs import replace
 
+from ban_hf.errors import BANError
+from ban_hf.lineage.family_results import (
+    ROW,
+    control_column,
+    ensemble_column,
+    family_results,
+    generation_column,
+)
+from ban_hf.lineage.results import Entry, Results
 from ban_hf.objectives import OBJECTIVES
 from ban_hf.reports.model_card import render_card
 
@@ -99,7 +109,7 @@ def generation(number: int, repo: str = "someone/cifar10-wrn", **changes) -> dic
 
 
 def language(number: int) -> dict:
-    """A published record of a language model, BAN+L, without a licence."""
+    """A published record of a language model, BAN+L, without a license."""
     record = generation(number, "someone/ptb")
     if record["objective"]:
         record["objective"]["label_weight"] = 1.0
@@ -151,26 +161,29 @@ def family(*records: dict, own: bool = True) -> list[dict]:
     ]
 
 
-def results() -> dict:
-    """A run's `results.json`, with ensembles and controls."""
-    rows = [
-        {"generation": k, "name": "BAN", "test": {"error": 25.0 - k, "nll": 0.98765, "n": 10000}}
-        for k in range(3)
+def results() -> Results:
+    """What a run measured, with ensembles and controls."""
+    columns = [generation_column(k, f"BAN-{k}" if k else "labels") for k in range(3)]
+    columns.append(ensemble_column([1, 2], "Ens*2 of generations 1-2"))
+    columns.append(control_column(2, "labels again, network 2"))
+    columns.append(control_column(2, "Ens*2 of label-trained networks", size=2))
+    tests = [{"error": 25.0 - k, "nll": 0.98765, "n": 10000} for k in range(3)]
+    tests += [
+        {"error": 21.5, "nll": 0.8},
+        {"error": 25.2, "nll": 1.0},
+        {"error": 21.9, "nll": 0.85},
     ]
-    test = {"error": 21.5, "nll": 0.8}
-    control = {"name": "labels again, network 2", "kind": "network", "size": 1}
-    rival = {"name": "Ens*2 of label-trained networks", "kind": "ensemble", "size": 2}
-    return {
-        "title": "wrn on cifar10",
-        "dataset": {"name": "cifar10"},
-        "seed": 42,
-        "generations": rows,
-        "ensembles": [{"name": "Ens*2 of generations 1-2", "members": [1, 2], "test": test}],
-        "controls": [
-            control | {"test": {"error": 25.2, "nll": 1.0}},
-            rival | {"test": {"error": 21.9, "nll": 0.85}},
+    return family_results(
+        title="wrn on cifar10",
+        metric="error",
+        dataset={"name": "cifar10"},
+        columns=columns,
+        entries=[
+            Entry(row=ROW, column=column.name, seed=42, test=test)
+            for column, test in zip(columns, tests, strict=True)
         ],
-    }
+        seeds=[42],
+    )
 
 
 def continued() -> dict:
@@ -235,7 +248,11 @@ def table_of(card: ModelCard) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-@pytest.mark.parametrize("name", CARDS)
+#: Cards that are compared word for word; the others share their templates.
+WHOLE = ("generation-2", "language", "ensemble")
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_the_whole_card(name):
     assert str(card_of(name)) == (GOLDEN / f"{name}.md").read_text("utf-8")
 
@@ -294,16 +311,16 @@ def test_a_local_run_claims_nothing_on_the_hub_and_gives_no_path_away():
     assert 'from_pretrained("path/to/cifar10-wrn-gen1")' in card.text
 
 
-def test_a_licence_that_was_not_given_is_said_and_not_invented():
+def test_a_license_that_was_not_given_is_said_and_not_invented():
     card = card_of("generation-2", license=None)
     assert "license" not in card.data.to_dict()
-    assert "No licence was given" in card.text
-    assert "No licence" not in card_of("generation-2").text
+    assert "No license was given" in card.text
+    assert "No license" not in card_of("generation-2").text
 
 
 def test_the_table_marks_this_one_and_links_the_others_at_their_commits():
     heading, _, *rows = table_of(card_of("generation-2"))
-    assert heading[:4] == ["network", "learnt from", "test error % ↓", "NLL ↓"]
+    assert heading[:4] == ["network", "learned from", "test error % ↓", "NLL ↓"]
     url = "https://huggingface.co/someone/cifar10-wrn-gen"
     assert rows[0][:3] == [f"[generation 0]({url}0/tree/{commit(0)})", "labels", "25.00"]
     assert rows[1][0] == f"[generation 1]({url}1/tree/{commit(1)})"
@@ -448,24 +465,50 @@ def test_data_of_unknown_name_is_said_and_no_result_is_claimed_for_it():
 def test_a_missing_fact_is_an_error_and_not_a_gap():
     record = generation(0)
     del record["seed"]["seed"]
-    with pytest.raises(ValueError, match="lacks what a card tells"):
+    with pytest.raises(BANError, match="lacks what a card tells"):
         render_card(record)
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="kind='merge'"):
+    with pytest.raises(BANError, match="kind='merge'"):
         render_card(generation(0) | {"kind": "merge"})
-    with pytest.raises(ValueError, match="pipeline_tag='images'"):
+    with pytest.raises(BANError, match="pipeline_tag='images'"):
         render_card(generation(0), pipeline_tag="images")
-    with pytest.raises(ValueError, match="generation 1, which comes last"):
+    with pytest.raises(BANError, match="generation 1, which comes last"):
         render_card(generation(1), family=[generation(0)])
-    pooled = results()
-    pooled["generations"][0]["test"]["error"] = {"mean": 25.0, "std": 1.0, "values": [24, 26]}
-    with pytest.raises(ValueError, match="results are of several runs"):
+    pooled = replace(results(), seeds=(1, 2))
+    with pytest.raises(BANError, match="results are of several runs"):
         card_of("ensemble", results=pooled)
+
+
+def test_a_student_of_several_teachers_names_them_all():
+    teachers = [reference("someone/wrn", 0), reference("someone/densenet", 0)]
+    student = generation(1) | {"teacher": teachers, "family": "pair"}
+    records = [generation(0, f"someone/{name}") for name in ("wrn", "densenet")]
+    for record, teacher in zip(records, teachers, strict=True):
+        record["place"] = {key: teacher[key] for key in ("repo_id", "revision")}
+    card = render_card(student, family=[*records, student], repo_id="someone/pair-gen1", **OURS)
+    assert card.data.base_model == ["someone/wrn-gen0", "someone/densenet-gen0"]
+    text = " ".join(card.text.split())
+    assert "learned from **its teachers' mean predictions** (BAN)" in text
+    links = [
+        f"[someone/{n}-gen0@0123456](https://huggingface.co/someone/{n}-gen0"
+        for n in ("wrn", "densenet")
+    ]
+    tree = f"/tree/{commit(0)})"
+    both = f"generation 0, {links[0]}{tree} and generation 0, {links[1]}{tree}"
+    assert f"Its teachers are {both}." in text
+    assert text.count("taught by **generation 0**") == 2
+    rows = table_of(card)[2:]
+    assert [row[0].partition("](")[0] for row in rows] == [
+        "[generation 0",
+        "[generation 0",
+        "**generation 1 (this one)**",
+    ]
+    assert "someone/densenet-gen0" in rows[1][0]
 
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    for card_name in CARDS:
+    for card_name in WHOLE:
         card_of(card_name).save(GOLDEN / f"{card_name}.md")

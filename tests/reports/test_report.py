@@ -1,114 +1,213 @@
-"""The report: the table's every cell, pooling over seeds, the picture as a file."""
+"""The report of a family and of a table: their text against golden files, and their files.
 
-import itertools
-import json
+Run this file as a script to rewrite the golden files.
+"""
+
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
-from ban_hf.reports.aggregate import aggregate, main
-from matplotlib.figure import Figure
-from PIL import Image
+from msgspec.structs import replace
+from table_results import IMAGES, entry, image_entry, labels, table, text_entry
 
-from ban_hf.lineage.family_results import is_measured, results_of, subtitle
-from ban_hf.lineage.results import method_of
-from ban_hf.reports.report import markdown_table, plot_generations, write_report
+from ban_hf.errors import BANError
+from ban_hf.lineage.family_results import (
+    control_column,
+    ensemble_column,
+    family_results,
+    generation_column,
+    results_of_records,
+    side_by_side,
+)
+from ban_hf.lineage.results import Entry, Outcomes, Parameters, Results, method_of, pack_classes
+from ban_hf.reports import figures
+from ban_hf.reports.reading import read_results
+from ban_hf.reports.report import report_text, subtitle, write_report
+from ban_hf.reports.statistics import is_measured
+from ban_hf.reports.verdicts import verdicts
 
-ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
-COMMITTED = [path.parent for path in sorted((ROOT / "results").glob("*/results.json"))]
+BEATS = {"beats": ["ban", "teacher"], "says": "BAN beats its teacher"}
+EXPLAINS = {"explains": ["cwtm", "ban", "teacher"], "says": "CWTM alone explains the gain"}
+SATURATES = {"saturates": ["teacher", "ban", "ban-2", "ban-3"], "says": "Gains saturate"}
 
 
-def run(seed: int, errors=(20.0, 18.0, 17.0), *, control=15.5) -> dict:
-    """Results of two students, their ensemble and a control."""
-    return {
-        "title": "A family on digits",
-        "command": f"accelerate launch recipes/ban_cifar.py --seed {seed}",
-        "hardware": "2 CPU cores",
-        "seed": seed,
-        "dataset": {"name": "digits"},
-        "generations": [
-            {
-                "generation": k,
-                "name": f"BAN-{k}" if k else "Generation 0 (labels)",
-                "seed": 100 * seed + k,
-                "test": {"error": error, "nll": (error or 0) / 10, "ece": 1.234, "n": 1000},
-                "validation": {"error": 16.0 + k},
-                "best_validation": {"error": 15.0 + k, "epoch": 7},
-                "teacher_agreement": 90.0 + k if k else None,
-                "train_loss": 0.5,
-                "seconds": 60.4,
-            }
-            for k, error in enumerate(errors)
-        ],
-        "ensembles": [
-            {"members": [1, 2], "name": "Ens*2", "test": {"error": 16.0, "nll": 1.0, "ece": 1.0}}
-        ],
-        "controls": [
-            {
-                "name": "label-trained again",
-                "kind": "network",
-                "size": 1,
-                "test": {"error": 19.0, "nll": 2.0, "ece": None},
-            },
-            {
-                "name": "2 label-trained",
-                "kind": "ensemble",
-                "size": 2,
-                "test": {"error": control, "nll": 1.5, "ece": math.nan},
-            },
-        ],
-        "versions": {"torch": "2.15.0"},
-    }
+def small_table() -> Results:
+    """Two rows, the second of them half done; one network diverged; columns beyond the paper."""
+    wrong = {"teacher": (500, 510), "ban": (400, 420), "cwtm": (490, 495), "ban-2": (380, 430)}
+    wrong |= {"ens2": (350, 360), "ens3": (340, 350)}
+    size = {"all": 149476, "trainable": 0}
+    entries = [
+        image_entry(column, seed, count, **({"parameters": size} if "ens" in column else {}))
+        for column, counts in wrong.items()
+        for seed, count in enumerate(counts, 1)
+    ]
+    entries += [image_entry("teacher", s, 700 + 9 * s, row="half") for s in (1, 2)]
+    lost = {"error": None, "nll": None, "ece": None, "n": IMAGES}
+    entries += [image_entry("ban", 1, 720, row="half"), entry("ban", 2, lost, {}, row="half")]
+    paper = {"teacher": 17.69, "ban": 16.69, "cwtm": 17.42, "ban-2": 16.44, "ens2": 15.39}
+    sizes = {"paper_parameters": {"ban": 16.1}, "sizes": {"teacher": 16_120_538, "ban": 16_120_538}}
+    whole = {"name": "net", "heading": "DenseNet-90-60", "paper": paper}
+    half = {"name": "half", "heading": "DenseNet-80-120", "paper": {"teacher": 16.87, "ban": 16}}
+    half["note"] = "the paper's teacher is a member of its Ens*3"
+    claims = [BEATS, EXPLAINS, SATURATES, {"beats": ["ens3", "ens2"], "says": "Ens*3 beats Ens*2"}]
+    return table(entries, claims=claims, rows=[whole | sizes, half])
 
 
-def language_run(seed: int, perplexities=(21.0, 19.2, 18.7), *, entropy: float | None = 2.75):
-    """Results of two language models, their ensemble and a control."""
+def small_family(seeds: tuple[int, ...] = (1, 2), *, gain: int = 100) -> Results:
+    """Two students, their ensemble and controls; each student is right on `gain` images more."""
+    truth = labels()
+    columns = [
+        *(generation_column(k, f"BAN-{k}" if k else "labels") for k in range(3)),
+        ensemble_column([1, 2], "Ens*2 of generations 1-2"),
+        control_column(2, "labels again, network 2"),
+        control_column(2, "Ens*2 of label-trained networks", size=2),
+    ]
+    wrong = [600, 600 - gain, 600 - 2 * gain, 580 - 2 * gain, 595, 570]
+    entries = []
+    for column, count in zip(columns, wrong, strict=True):
+        for seed in seeds:
+            at_fault = np.arange(IMAGES) < count + 3 * seed  # (IMAGES,)
+            predicted = np.where(at_fault, (truth + 1) % 10, truth)
+            is_student = column.kind == "student"
+            entries.append(
+                Entry(
+                    row="family",
+                    column=column.name,
+                    seed=seed,
+                    test={"error": 100 * at_fault.mean().item(), "nll": count / 300, "n": IMAGES},
+                    outcomes=Outcomes(predicted=pack_classes(predicted)),
+                    parameters=Parameters(all=77_706 * column.size, trainable=77_706),
+                    validation={"error": 30.0} if column.generation is not None else None,
+                    best_validation={"error": 29.0, "epoch": 4},
+                    train_loss=0.5,
+                    teacher_agreement=90.0 + seed if is_student else None,
+                    seconds=12.0 if column.size == 1 else None,
+                )
+            )
+    return family_results(
+        title="cifar_wrn_10_1 on digits",
+        metric="error",
+        dataset={"name": "digits"},
+        columns=columns,
+        entries=entries,
+        seeds=seeds,
+        labels=pack_classes(truth),
+        command="accelerate launch recipes/ban_cifar.py",
+        hardware="CPU, 2 cores (x86_64)",
+        versions={"torch": "2.15.0"},
+    )
 
-    def test(perplexity: float) -> dict:
-        nll = math.log(perplexity)
-        known = {} if entropy is None else {"above_entropy": nll - entropy}
-        return {"perplexity": perplexity, "nll": nll, "n": 19999} | known
 
-    dataset = {"name": "grammar"} | ({} if entropy is None else {"test_entropy": entropy})
-    return {
-        "title": "lstm_200 on grammar",
-        "command": f"accelerate launch recipes/ban_ptb.py --seed {seed}",
-        "hardware": "2 CPU cores",
-        "metric": "perplexity",
-        "seed": seed,
-        "dataset": dataset,
-        "generations": [
-            {
-                "generation": k,
-                "name": f"BAN-{k}" if k else "labels",
-                "seed": 100 * seed + k,
-                "test": test(perplexity),
-                "validation": {"perplexity": perplexity + 1},
-                "best_validation": {"perplexity": perplexity + 0.5, "epoch": 4.0},
-                "train_loss": 2.5,
-                "seconds": 31.2,
-            }
-            | ({"teacher_agreement": 80.0 + k} if k else {})
-            for k, perplexity in enumerate(perplexities)
-        ],
-        "ensembles": [{"members": [1, 2], "name": "Ens*2 of generations 1-2", "test": test(18.1)}],
-        "controls": [
-            {
-                "name": "labels again, network 2",
-                "kind": "network",
-                "size": 1,
-                "test": test(20.7),
-            },
-            {
-                "name": "Ens*2 of label-trained networks",
-                "kind": "ensemble",
-                "size": 2,
-                "test": test(19.1),
-            },
-        ],
-        "versions": {"torch": "2.15.0"},
-    }
+REPORTS = {"table": small_table, "family": small_family}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_the_whole_report(name, tmp_path, monkeypatch):
+    drawn = [("generations.png", "Test error by *generation*."), ("half-gradient.png", "Half.")]
+    monkeypatch.setattr(figures, "write_figures", lambda results, folder: drawn)
+    results, folder = REPORTS[name](), tmp_path / "new" / "folder"
+    text = write_report(results, folder)
+    file = "report.md" if name == "table" else "results.md"
+    report = (folder / file).read_text("utf-8")
+    assert report == (GOLDEN / f"report-{name}.md").read_text("utf-8")
+    assert report.startswith(text)
+    assert read_results([folder / "results.json"]) == results
+    assert sorted(path.name for path in folder.iterdir()) == sorted([file, "results.json"])
+
+
+def test_a_family_says_what_is_shown_and_what_is_not():
+    shown = {v.says: v.verdict for v in verdicts(small_family())}
+    assert shown["BAN-1 beats labels"] == "yes"
+    assert shown["BAN-2 beats labels again, network 2"] == "yes"
+    assert shown["Ens*2 of generations 1-2 beats Ens*2 of label-trained networks"] == "yes"
+    assert shown["Gains saturate"] == "no"
+    small = {v.says: v.verdict for v in verdicts(small_family(gain=1))}
+    assert small["BAN-1 beats labels"] == "not shown"
+    assert small["BAN-2 beats labels again, network 2"] == "not shown"
+
+
+def test_one_seed_of_a_family_shows_nothing_and_says_so():
+    one = small_family((1,))
+    assert {v.verdict for v in verdicts(one)} == {"not shown", "no gain shown"}
+    report = report_text(one)
+    assert "There is one seed, so no difference is shown." in report
+    assert "lower in 1 of 1 seed, -10.00 points (95 % interval -11." in report
+    assert ", over test items alone)" in report
+
+
+def test_students_of_several_methods_are_set_against_their_teacher_and_bans():
+    families = {}
+    for method, gain in (("BAN", 100), ("CWTM", 20)):
+        results = small_family(gain=gain)
+        columns = tuple(
+            replace(c, heading=c.heading.replace("BAN", method)) for c in results.columns
+        )
+        families[method] = replace(results, columns=columns)
+    found = side_by_side(families, "Two methods", "a command")
+    assert [c.name for c in found.columns][:4] == [
+        "generation-0",
+        "BAN-generation-1",
+        "BAN-generation-2",
+        "BAN-ensemble-1-2",
+    ]
+    verdict = {v.says: v.verdict for v in verdicts(found)}
+    assert verdict["CWTM-1 beats labels"] == "yes"
+    assert verdict["CWTM-1 alone explains the gain of BAN-1"] == "no"
+    assert found.figures.ablation[0] == "generation-0"
+    assert "CWTM: Ens\\*2" in report_text(found)
+
+
+def test_the_report_of_a_text_has_its_validation_too():
+    words = np.random.default_rng(0).normal(3, 1, 20_000)
+    entries = [
+        text_entry(column, seed, words - gain + 0.01 * seed)
+        for column, gain in (("teacher", 0), ("ban", 0.1))
+        for seed in (1, 2)
+    ]
+    row = {"name": "net", "heading": "LSTM", "paper": {"teacher": 71.87, "ban": 68.56}}
+    row["paper_validation"] = {"teacher": 75.11, "ban": 71.19}
+    results = table(entries, metric="perplexity", rows=[row], claims=[BEATS])
+    lines = [" ".join(line.split()) for line in report_text(results).splitlines()]
+    test = lines.index("| network | test perplexity | Teacher | BAN |")
+    validation = lines.index("| network | validation perplexity | Teacher | BAN |")
+    assert lines[test + 2].startswith("| LSTM | ours | 20.49 ± 0.14 |")
+    assert lines[validation + 2].startswith("| LSTM | ours | 21.49 ± 0.14 |")
+    assert lines[test + 3] == "| | paper | 71.87 | 68.56 |"
+    assert lines[validation + 3] == "| | paper | 75.11 | 71.19 |"
+    follows = next(line for line in lines if "BAN beats" in line)
+    assert follows.startswith("- BAN beats its teacher: yes, in 2 of 2 seeds, -1.9")
+    assert " in perplexity (95 % interval -" in follows
+
+
+def test_a_table_not_begun_is_the_papers_alone():
+    report = report_text(replace(small_table(), entries=(), seeds=(1,)))
+    assert "| DenseNet-90-60  | ours" in report
+    assert "Teacher (in no seed)" in report
+    for section in ("What follows", "Each column", "Beyond", "Parameters", "Figures"):
+        assert section not in report
+
+
+def test_a_row_that_the_paper_does_not_have_is_ours_alone():
+    entries = [image_entry(c, 1, n) for c, n in (("teacher", 500), ("ban", 400))]
+    row = {"name": "net", "heading": "A network of our own"}
+    report = report_text(table(entries, rows=[row], claims=[BEATS]))
+    assert "| paper" not in report
+    assert "The paper:" not in report
+    assert "Not measured" not in report
+
+
+def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "write_figures", lambda results, folder: [])
+    write_report(small_table(), tmp_path)
+    before = (tmp_path / "report.md").read_text("utf-8")
+    one, *others = small_table().entries
+    short = replace(one, outcomes=Outcomes(predicted=pack_classes(labels()[:5])))
+    with pytest.raises(BANError, match="5 predictions for 1000 labels"):
+        write_report(replace(small_table(), entries=(short, *others)), tmp_path)
+    assert (tmp_path / "report.md").read_text("utf-8") == before
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def record(generation: int | None, values: dict[str, float], **changes) -> dict:
@@ -129,274 +228,57 @@ def record(generation: int | None, values: dict[str, float], **changes) -> dict:
     } | changes
 
 
-def texts_of_the_picture(results: dict, monkeypatch, folder: Path) -> str:
-    """All that is written in the picture, a line each."""
-    figures = []
-    save = Figure.savefig
-
-    def keep(figure, *args, **kwargs):
-        figures.append(figure)
-        save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    plot_generations(results, folder / "results.png")
-    axes = figures[-1].axes[0]
-    texts = [text.get_text() for text in (*figures[-1].texts, *axes.texts)]
-    ticks = " ".join(label.get_text() for label in axes.get_xticklabels())
-    return "\n".join([*texts, f"ticks {ticks}", axes.get_ylabel()])
-
-
-def test_the_table_of_one_run():
-    assert markdown_table(run(1)) == "\n".join(
-        [
-            "| generation | test error % | NLL | ECE % | agreement with its teacher % |",
-            "| --- | ---: | ---: | ---: | ---: |",
-            "| Generation 0 (labels) | 20.00 | 2.000 | 1.23 | – |",
-            "| BAN-1 | 18.00 | 1.800 | 1.23 | 91.00 |",
-            "| BAN-2 | 17.00 | 1.700 | 1.23 | 92.00 |",
-            "| Ens*2 | 16.00 | 1.000 | 1.00 | – |",
-            "| label-trained again | 19.00 | 2.000 | – | – |",
-            "| 2 label-trained | 15.50 | 1.500 | – | – |",
-        ]
-    )
-
-
-def test_aggregation_keeps_the_table_and_adds_the_spread():
-    pooled = aggregate([run(1, (20.0, 18.0, 17.0)), run(2, (22.0, 23.0, 17.0))])
-    table = markdown_table(pooled).splitlines()
-    assert len(table) == len(markdown_table(run(1)).splitlines())
-    assert table[2].startswith("| Generation 0 (labels) | 21.00 ± 1.41 | 2.100 ± 0.141 |")
-    assert table[6].endswith("| – | – |")
-    assert pooled["seeds"] == [1, 2]
-    assert pooled["generations"][1]["test"]["n"] == 1000
-
-
-def test_differences_are_paired_by_seed():
-    runs = [run(1, (20.0, 18.0, 17.0)), run(2, (22.0, 23.0, 17.0)), run(3, (20.0, 19.0, 20.0))]
-    first, second, ensembles = aggregate(runs)["differences"]
-    assert first["name"] == "BAN-1 minus Generation 0 (labels)"
-    assert first["error"]["values"] == [-2.0, 1.0, -1.0]
-    assert (first["error"]["negative"], first["error"]["positive"]) == (2, 1)
-    assert first["error"]["mean"] == pytest.approx(-2 / 3)
-    assert first["error"]["std"] == pytest.approx(math.sqrt(7 / 3))
-    assert (second["error"]["negative"], second["error"]["positive"]) == (2, 0)
-    assert ensembles["name"] == "Ens*2 minus 2 label-trained"
-    assert ensembles["error"]["values"] == [0.5, 0.5, 0.5]
-
-
-@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
-def test_committed_results_are_what_the_code_makes_of_their_seeds(folder, tmp_path):
-    seeds = sorted(folder.glob("seed-*.json"))
-    main([str(tmp_path), *map(str, seeds or [folder / "results.json"])])
-    for name in ("results.json", "results.md"):
-        assert (tmp_path / name).read_text("utf-8") == (folder / name).read_text("utf-8"), name
-
-
-def test_the_document_of_a_language_model(tmp_path):
-    runs = [language_run(1), language_run(2, (21.5, 19.1, 18.9))]
-    write_report(aggregate(runs), tmp_path)
-    expected = (GOLDEN / "language-results.md").read_text("utf-8")
-    assert (tmp_path / "results.md").read_text("utf-8") == expected
-    assert json.loads((tmp_path / "results.json").read_text("utf-8"))["metric"] == "perplexity"
-
-
-def test_a_text_of_unknown_entropy_has_no_column_for_it():
-    results = language_run(1, entropy=None)
-    heading = "| generation | test perplexity | nats per word | agreement with its teacher % |"
-    assert markdown_table(results).splitlines()[0] == heading
-
-
-def test_perplexities_are_paired_by_seed():
-    runs = [language_run(1), language_run(2, (21.5, 22.0, 18.0))]
-    first, _, ensembles = aggregate(runs)["differences"]
-    assert first["perplexity"]["values"] == pytest.approx([-1.8, 0.5])
-    assert first["nll"]["mean"] == pytest.approx(math.log(19.2 * 22 / 21 / 21.5) / 2)
-    assert (first["perplexity"]["negative"], first["nll"]["positive"]) == (1, 1)
-    assert ensembles["perplexity"]["values"] == pytest.approx([-1.0, -1.0])
-
-
-def test_the_picture_says_what_it_shows(tmp_path, monkeypatch):
-    images = texts_of_the_picture(run(1), monkeypatch, tmp_path)
-    assert "Test error (%)" in images
-    assert "1,000 test items" in images
-    assert "Best possible" not in images
-    texts = texts_of_the_picture(language_run(1), monkeypatch, tmp_path)
-    assert texts.endswith("\nTest perplexity")
-    assert "19,999 test words" in texts
-    assert "\nBest possible: 15.64" in texts
-
-
-def test_what_is_far_off_the_scale_is_told_beside_the_picture(tmp_path, monkeypatch):
-    texts = texts_of_the_picture(language_run(1, entropy=1.0), monkeypatch, tmp_path)
-    assert "one seed (1) · best possible: 2.72" in texts
-    assert "Best possible" not in texts
-    alone = language_run(1, (21.0,)) | {"ensembles": [], "controls": []}
-    assert "\nBest possible: 15.64" in texts_of_the_picture(alone, monkeypatch, tmp_path)
-
-
-def test_records_alone_make_a_table():
+def test_records_alone_make_results():
     records = [
         record(0, {"loss": 0.2, "error": 5.85, "nll": 0.2}),
         record(1, {"loss": 0.3, "error": 6.13, "nll": 0.3, "teacher_agreement": 94.7}),
     ]
-    results = results_of(records, record(None, {"error": 6.0}))
-    assert markdown_table(results).splitlines()[2:] == [
-        "| labels | 5.85 | 0.200 | – | – |",
-        "| BAN-1 | 6.13 | 0.300 | – | 94.70 |",
-        "| Ens*2 of generations 1, 2 | 6.00 | – | – | – |",
-    ]
+    results = results_of_records(records, record(None, {"error": 6.0}))
+    assert [e.value("error") for e in results.entries] == [5.85, 6.13, 6.0]
+    assert results.entries[1].teacher_agreement == 94.7
+    assert results.columns[2].heading == "Ens*2 of generations 1, 2"
     assert subtitle(results) == "digits · 359 test items · one seed (42)"
-    assert (results["hardware"], results["versions"]) == ("2 CPU cores", {"torch": "2.15.0"})
-    with pytest.raises(ValueError, match="generations is empty"):
-        results_of([])
+    assert (results.hardware, results.versions) == ("2 CPU cores", {"torch": "2.15.0"})
+    with pytest.raises(BANError, match="generations is empty"):
+        results_of_records([])
 
 
-def test_records_of_language_models_have_their_loss_as_nats_per_word():
-    results = results_of([record(0, {"loss": 4.757, "perplexity": 116.4})])
-    assert results["metric"] == "perplexity"
-    assert markdown_table(results).splitlines()[2] == "| labels | 116.40 | 4.7570 | – |"
+def test_records_are_measured_by_what_they_have():
+    text = results_of_records([record(0, {"loss": 4.757, "perplexity": 116.4})])
+    assert (text.metric, text.entries[0].value("nll")) == ("perplexity", 4.757)
+    loss = results_of_records([record(k, {"loss": 0.5 - k / 10}) for k in range(2)])
+    assert (loss.metric, [m.name for m in loss.measure.metrics]) == ("loss", ["loss"])
+    nothing = results_of_records([record(0, {}), record(1, {"error": math.nan})])
+    assert not is_measured(nothing)
+    assert is_measured(results_of_records([record(0, {}), record(1, {"error": 5.0})]))
 
 
-def test_records_whose_loss_is_all_that_was_measured():
-    results = results_of([record(k, {"loss": 0.5 - k / 10}) for k in range(2)])
-    heading = "| generation | test loss | agreement with its teacher % |"
-    assert markdown_table(results).splitlines()[0] == heading
+def test_generations_of_several_runs_are_said_to_be():
+    pulled = record(2, {"error": 7.2}, seed={"seed": 3, "family_seed": 1}, family="theirs")
+    own = [record(k, {"error": 7.0 - k / 10}, family="ours") for k in (3, 4)]
+    results = results_of_records([pulled, *own])
+    assert "Generations come from runs of several seeds (1, 42)." in report_text(results)
+    assert [c.generation for c in results.columns] == [2, 3, 4]
 
 
-def test_the_methods_have_the_paper_s_names():
+def test_the_methods_have_the_names_of_the_paper():
     names = [("kd", 0), ("kd", 1), ("cwtm", 0), ("dkpp", 0.5)]
     objectives = [{"name": name, "label_weight": weight} for name, weight in names]
     assert [*map(method_of, objectives)] == ["BAN", "BAN+L", "CWTM", "DKPP+L"]
     assert method_of(None) == "labels"
 
 
-def test_a_family_that_goes_on_from_another_is_drawn_from_its_first(tmp_path, monkeypatch):
-    pulled = record(2, {"error": 7.2}, seed={"seed": 3, "family_seed": 1}, family="theirs")
-    own = [record(k, {"error": 7.0 - k / 10}, family="ours") for k in (3, 4)]
-    texts = texts_of_the_picture(results_of([pulled, *own]), monkeypatch, tmp_path).splitlines()
-    assert texts[:2] == [
-        "Family ours",
-        "digits · 359 test items · one run of each generation (seeds 1, 42)",
-    ]
-    assert "ticks 2 3 4" in texts
-    assert "First teacher" in texts
+def test_a_family_has_a_known_metric_and_a_generation():
+    options = {"title": "t", "dataset": {"name": "d"}, "entries": [], "seeds": [1]}
+    with pytest.raises(BANError, match="metric='bleu' of the results must be one of error, perp"):
+        family_results(metric="bleu", columns=[generation_column(0, "labels")], **options)
+    with pytest.raises(BANError, match="one generation at least"):
+        family_results(metric="error", columns=[], **options)
 
 
-def test_a_generation_alone_is_not_a_line_of_born_again_ones(tmp_path, monkeypatch):
-    first = texts_of_the_picture(results_of([record(0, {"error": 7.2})]), monkeypatch, tmp_path)
-    assert "Trained on labels" in first
-    assert "(labels)" in first
-    third = texts_of_the_picture(results_of([record(3, {"error": 7.2})]), monkeypatch, tmp_path)
-    assert "\nBorn-again\n" in third
-    for text in (first, third):
-        assert "First teacher" not in text
-        assert "generations" not in text
-
-
-def test_without_measurements_there_is_no_picture(tmp_path):
-    nothing = results_of([record(0, {}), record(1, {"error": math.nan})], record(None, {}))
-    assert not is_measured(nothing)
-    with pytest.raises(ValueError, match=r"no test error of any generation.*test_dataset"):
-        plot_generations(nothing, tmp_path / "results.png")
-    assert not list(tmp_path.iterdir())
-    assert "| labels | – | – | – | – |" in markdown_table(nothing)
-    some = results_of([record(0, {}), record(1, {"error": 5.0})])
-    assert is_measured(some)
-    plot_generations(some, tmp_path / "results.png")
-
-
-@pytest.mark.parametrize("errors", [(60, 20, 18, 17), (17, 18, 20, 60), (60, 5, 50, 4), (5, 5, 5)])
-def test_a_value_stands_clear_of_its_line(errors, tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: figures.append(figure))
-    monkeypatch.setattr(Path, "replace", lambda *a: None)
-    results = results_of([record(k, {"error": float(e)}) for k, e in enumerate(errors)])
-    plot_generations(results, tmp_path / "results.png")
-    axes = figures[-1].axes[0]
-    figures[-1].draw_without_rendering()
-    places = axes.transData.transform(list(enumerate(errors)))
-    for text, place in zip(axes.texts, places, strict=False):
-        assert text.get_text() == f"{errors[list(places[:, 0]).index(place[0])]:.2f}"
-        assert not crosses(text.get_window_extent(), places)
-
-
-def crosses(box, places) -> bool:
-    """Whether a line through points passes through a box."""
-    for (x, y), (to_x, to_y) in itertools.pairwise(places):
-        steps = [i / 200 for i in range(201)]
-        if any(box.contains(x + s * (to_x - x), y + s * (to_y - y)) for s in steps):
-            return True
-    return False
-
-
-def test_an_unknown_metric_is_named():
-    with pytest.raises(ValueError, match="metric='bleu' of the results must be one of error, perp"):
-        markdown_table(run(1) | {"metric": "bleu"})
-
-
-def test_runs_that_do_not_belong_together_are_refused():
-    with pytest.raises(ValueError, match="by different metrics: error, perplexity"):
-        aggregate([run(1), language_run(2) | {"dataset": {"name": "digits"}}])
-    with pytest.raises(ValueError, match="comes twice"):
-        aggregate([run(1), run(1)])
-    with pytest.raises(ValueError, match="different data: digits, cifar10"):
-        aggregate([run(1), run(2) | {"dataset": {"name": "cifar10"}}])
-    with pytest.raises(ValueError, match="measured different things"):
-        aggregate([run(1), run(2) | {"controls": []}])
-    with pytest.raises(ValueError, match="aggregated already"):
-        aggregate([run(1), aggregate([run(2), run(3)])])
-    with pytest.raises(ValueError, match="empty"):
-        aggregate([])
-
-
-def test_a_report_is_three_files_and_no_left_over(tmp_path):
-    write_report(run(1), tmp_path / "new" / "folder")
-    folder = tmp_path / "new" / "folder"
-    assert sorted(p.name for p in folder.iterdir()) == ["results.json", "results.md", "results.png"]
-    text = (folder / "results.md").read_text("utf-8")
-    assert markdown_table(run(1)) in text
-    assert "accelerate launch recipes/ban_cifar.py --seed 1" in text
-    assert "| BAN-1 | 0.500 | 17.00 | 16.00 | 7 | 60 |" in text
-    assert "nan" not in text.lower()
-
-
-@pytest.mark.parametrize(
-    "results",
-    [
-        run(1),
-        aggregate([run(1), run(2, (21.0, 18.5, 17.5))]),
-        run(1, (20.0,)) | {"ensembles": [], "controls": []},
-        run(1, (0.0, 0.0, None)),
-        language_run(1),
-        language_run(1, (math.inf, 19.2, 18.7)),
-    ],
-    ids=[
-        "one run",
-        "aggregated",
-        "generation 0 alone",
-        "nothing wrong, one missing",
-        "language",
-        "an infinite perplexity",
-    ],
-)
-def test_the_picture_is_fit_for_a_slide(results, tmp_path):
-    plot_generations(results, tmp_path / "results.png")
-    with Image.open(tmp_path / "results.png") as image:
-        assert image.size == (1440, 810)
-        assert len(image.convert("RGB").getcolors(1 << 20)) > 10
-
-
-def test_the_command_aggregates(tmp_path, capsys):
-    for seed in (1, 2):
-        (tmp_path / f"{seed}.json").write_text(json.dumps(run(seed)))
-    main([str(tmp_path / "out"), str(tmp_path / "1.json"), str(tmp_path / "2.json")])
-    assert "2 seeds (1, 2)" in (tmp_path / "out" / "results.md").read_text("utf-8")
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["seeds"] == [1, 2]
-    assert str(tmp_path / "out") in capsys.readouterr().out
-
-
-def test_the_command_names_a_bad_file(tmp_path, capsys):
-    (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(SystemExit):
-        main([str(tmp_path), str(tmp_path / "other.json")])
-    assert "other.json is not the results.json of a run" in capsys.readouterr().err
+if __name__ == "__main__":
+    for name, make in REPORTS.items():
+        drawn = "![Generations](generations.png)\n\nTest error by *generation*."
+        drawn += "\n\n![Half gradient](half-gradient.png)\n\nHalf."
+        text = f"{report_text(make())}\n## Figures\n\n{drawn}\n"
+        (GOLDEN / f"report-{name}.md").write_text(text, "utf-8")

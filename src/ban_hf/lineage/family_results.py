@@ -13,6 +13,7 @@ from ban_hf.lineage.results import (
     MEASURES,
     Claim,
     Column,
+    ColumnKind,
     Entry,
     Figures,
     Order,
@@ -24,6 +25,8 @@ from ban_hf.lineage.results import (
 )
 
 ROW = "family"  # name of the only row
+#: Leading metrics that a record may have, the first that is there first.
+RECORDED = ("error", "perplexity", "loss")
 TASKS = {"perplexity": "text"}  # by metric; all others are of images
 #: Methods that take a part of the teacher's signal, and the method that takes all of it.
 PARTS, WHOLE = ("CWTM", "DKPP"), "BAN"
@@ -37,12 +40,12 @@ def generation_column(generation: int, name: str, method: str | None = None) -> 
         name: how it is shown: `labels`, `BAN-1`, `BAN+L-2`.
         method: where students of several methods are compared, that of this one.
     """
-    kind = "labels" if generation == 0 else "student"
+    kind: ColumnKind = "labels" if generation == 0 else "student"
     prefix = f"{method}-" if method else ""
     return Column(
         name=f"{prefix}generation-{generation}",
         heading=name,
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         generation=generation,
         method=method,
     )
@@ -100,12 +103,12 @@ def family_results(
         note: what a reader must know.
 
     Raises:
-        BANError: if the metric is not known, or no column is a generation.
+        BANError: if the metric is not known, or there is no column.
     """
     if metric not in MEASURES:
         raise BANError(f"metric={metric!r} of the results must be one of {', '.join(MEASURES)}.")
-    if not any(column.kind in ("labels", "student") for column in columns):
-        raise BANError("columns: give the record of one generation at least.")
+    if not columns:
+        raise BANError("columns is empty: give the record of one generation at least.")
     return Results(
         title=title,
         task=TASKS.get(metric, "image"),
@@ -131,7 +134,9 @@ def _generations(columns: Iterable[Column]) -> list[Column]:
 
 
 def _claims(columns: Sequence[Column]) -> list[Claim]:
-    first, *students = _generations(columns)
+    if not (generations := _generations(columns)):
+        return []
+    first, *students = generations
     claims = [_beats(student, first) for student in students]
     by_heading = {student.heading: student for student in students}
     for student in students:  # of a number, so that they had the same seed
@@ -170,7 +175,9 @@ def _beats(column: Column, base: Column) -> Claim:
 
 
 def _figures(columns: Sequence[Column]) -> Figures:
-    first, *students = _generations(columns)
+    if not (generations := _generations(columns)):
+        return Figures()
+    first, *students = generations
     ensembles = [column for column in columns if column.kind == "ensemble"]
     together = [c.name for c in columns if c.kind == "control" and c.size > 1]
     several = len({student.method for student in students}) > 1
@@ -231,23 +238,28 @@ def results_of_records(
         ensemble: the ensemble's record, if there is one.
 
     Returns:
-        `metric` is the first of `MEASURES` that a record has of the test split. Where none has
+        `metric` is the first of `RECORDED` that a record has of the test split. Where none has
         any, no entry has a value, and there is nothing to draw.
 
     Raises:
-        BANError: if no generation is given.
+        BANError: if no record is given.
     """
     records = [*generations, *([ensemble] if ensemble else [])]
-    if not generations:
+    if not records:
         raise BANError("generations is empty: give the record of one generation at least.")
     last, trainings = records[-1], [record["training"] for record in generations]
     seeds = [record["seed"].get("family_seed") for record in generations]
     known = list(dict.fromkeys(seed for seed in seeds if seed is not None))
     seed = known[-1] if known else 0
-    columns, entries = [], []
+    columns: list[Column] = []
+    entries: list[Entry] = []
     for record in generations:
         method, number = method_of(record.get("objective")), record["generation"]
         column = generation_column(number, method if method == "labels" else f"{method}-{number}")
+        alike = sum(number == before.generation for before in columns)
+        if alike:  # teachers of one student may be of one generation
+            extra = f"{column.heading} ({1 + alike})"
+            column = replace(column, name=f"{column.name}-{1 + alike}", heading=extra)
         columns.append(column)
         entries.append(_entry_of(record, column.name, seed))
     if ensemble:
@@ -255,7 +267,7 @@ def results_of_records(
         name = f"Ens*{len(members)} of generations {', '.join(map(str, members))}"
         columns.append(ensemble_column(members, name))
         entries.append(_entry_of(ensemble, columns[-1].name, seed))
-    metrics = [name for name in MEASURES if any(name in entry.test for entry in entries)]
+    metrics = [name for name in RECORDED if any(name in entry.test for entry in entries)]
     several = f"Generations come from runs of several seeds ({', '.join(map(str, known))})."
     return family_results(
         title=f"Family {last['family']}",

@@ -36,6 +36,7 @@ from ban_hf.reports.statistics import (
 )
 from ban_hf.reports.style import (
     BLUE,
+    GREEN,
     GREY,
     INK,
     ORANGE,
@@ -188,9 +189,9 @@ def _estimates(results: Results, row: str, columns: Sequence[str]) -> dict[str, 
 def draw_overview(results: Results, rows: Sequence[str]) -> Picture | None:
     """A family by generation: its networks, its ensembles, and controls of equal cost."""
     (row,) = rows
-    if not is_measured(results):
-        return None
     networks = [c for c in results.columns if c.kind in ("labels", "student")]
+    if not networks or not is_measured(results):
+        return None
     values = _estimates(results, row, [column.name for column in results.columns])
     places = _places(networks)
     lines = _network_lines(networks, places, values)
@@ -205,10 +206,12 @@ def draw_overview(results: Results, rows: Sequence[str]) -> Picture | None:
         axes.axhline(
             first.mean, color=INK, lw=1, ls="--", zorder=1, label=f"Level of {networks[0].heading}"
         )
-    best, limits = best_possible(results), axis_range(values.values())
+    best, limits, told = best_possible(results), axis_range(values.values()), ""
     if best is not None and best > limits[0] - (limits[1] - limits[0]):
-        axes.axhline(best, color="#00785A", lw=1.2, label="Best possible")
+        axes.axhline(best, color=GREEN, lw=1.2, label=f"Best possible: {best:.2f}")
         levels.append(best)
+    elif best is not None:  # far off the axis
+        told = f" · best possible: {best:.2f}"
     axes.set_ylim(axis_range(values.values(), levels))
     ticks = [textwrap.fill(column.heading, 9) for column in networks]
     axes.set_xticks([places[column.name] for column in networks], ticks)
@@ -216,7 +219,7 @@ def draw_overview(results: Results, rows: Sequence[str]) -> Picture | None:
     axes.set_ylabel(axis_title(results))
     axes.legend()
     bars = f" · bars: {how_sure(results)}" if len(results.seeds) < 2 else ""
-    titled(figure, results.title, subtitle(results) + bars)
+    titled(figure, results.title, subtitle(results) + told + bars)
     says = f"Test {results.measure.title} by generation. Bars: {how_sure(results)}."
     return figure, says
 

@@ -87,8 +87,10 @@ def _read(path: Path) -> Results:
             )
     except msgspec.ValidationError as error:
         raise BANError(f"{path} is damaged: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BANError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    except KeyError as error:
+        raise BANError(f"{path} is damaged: {error.args[0]} is missing.") from error
+    except (TypeError, AttributeError) as error:
+        raise BANError(f"{path} is damaged: {error}.") from error
     _check(path, results)
     return results
 
@@ -103,6 +105,8 @@ def _check(path: Path, results: Results) -> None:
             cell = f"row {entry.row!r}, column {entry.column!r}"
             raise BANError(f"{path} is damaged: it has an entry of {cell}, which it does not name.")
         check_entry(path, entry, results.metric, results.labels)
+        if not results.is_family:
+            check_cell(path, entry, results.metric)
 
 
 def check_entry(path: Path, entry: Entry, metric: str, labels: str | None) -> None:
@@ -118,6 +122,22 @@ def check_entry(path: Path, entry: Entry, metric: str, labels: str | None) -> No
             item_losses(entry, labels)
         except ValueError as error:
             raise BANError(f"{path} is damaged: {error}") from error
+
+
+def check_cell(path: Path, entry: Entry, metric: str) -> None:
+    """Raise unless an entry of a table has what its report needs.
+
+    Raises:
+        BANError: naming the file and what is missing.
+    """
+    needed = ["code", "network", "parameters"]
+    needed += ["outcomes"] if entry.value(metric) is not None else []
+    for name in needed:
+        if getattr(entry, name) is None:
+            raise BANError(
+                f"{path} is damaged: {name} is missing in row {entry.row!r}, column "
+                f"{entry.column!r}, seed {entry.seed}."
+            )
 
 
 def table_of_version_1(data: Mapping[str, Any]) -> Results:
@@ -142,9 +162,6 @@ def table_of_version_1(data: Mapping[str, Any]) -> Results:
 
 def family_of_version_1(data: Mapping[str, Any]) -> Results:
     """The results of a family, from the form that has no schema, of one seed or of several."""
-    for key in ("title", "command", "hardware", "dataset", "generations", "versions"):
-        if key not in data:
-            raise BANError(f"This is not the results.json of a run: it has no {key}.")
     seeds = data.get("seeds") or data.get("seed", 0)
     several = seeds if "differences" in data else None  # pooled, else of one run
     seeds = several or [seeds[-1] if isinstance(seeds, list) else seeds or 0]

@@ -3,12 +3,14 @@
 import math
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from table_results import image_entry, labels, table, text_entry
 
-from ban_hf.reports.outcomes import pack_classes
-from ban_hf.reports.statistics import interval, paired_difference, share_of_gain
+from ban_hf.lineage.family_results import family_results, generation_column
+from ban_hf.lineage.results import Entry, Results, pack_classes
+from ban_hf.reports.statistics import estimate, paired_difference, share_of_gain
 
 NORMAL = 1.96
 
@@ -17,12 +19,13 @@ def flips(rate: float, seed: int, n: int = 4000) -> np.ndarray:
     return np.random.default_rng(seed).random(n) < rate
 
 
-def of_images(cells: dict[str, list], n: int = 4000) -> dict:
+def of_images(cells: dict[str, list], n: int = 4000, missing: tuple = ()) -> Results:
     """Columns to the wrong images of each seed."""
     entries = [
         image_entry(column, seed, wrong)
         for column, seeds in cells.items()
         for seed, wrong in enumerate(seeds, 1)
+        if (column, seed) not in missing
     ]
     return table(entries, labels=pack_classes(labels(n)))
 
@@ -33,9 +36,9 @@ def test_a_difference_in_no_item_or_in_all_has_no_spread():
     found = paired_difference(results, "net", "ban", "teacher")
     assert (found.mean, found.std) == (-100, 0)
     assert (found.low, found.high) == pytest.approx((-100, -100))
-    assert (found.values, found.seeds, found.lower) == ((-100.0,) * 3, (1, 2, 3), 3)
+    assert (found.values, found.seeds, found.better) == ((-100.0,) * 3, (1, 2, 3), 3)
     same = paired_difference(results, "net", "cwtm", "ban")
-    assert (same.mean, same.low, same.high, same.lower) == (0, 0, 0, 0)
+    assert (same.mean, same.low, same.high, same.better) == (0, 0, 0, 0)
 
 
 def test_a_constant_ratio_of_what_varies_stays_it_whatever_is_drawn():
@@ -45,7 +48,7 @@ def test_a_constant_ratio_of_what_varies_stays_it_whatever_is_drawn():
         [text_entry("teacher", 1, words), text_entry("ban", 1, words - 0.1)], metric="perplexity"
     )
     found = paired_difference(results, "net", "ban", "teacher")
-    base = interval(results, "net", "teacher")
+    base = estimate(results, "net", "teacher")
     factor = math.exp(-0.1) - 1
     assert found.mean == pytest.approx(factor * math.exp(words.mean()), rel=1e-6)
     # factor < 0: the larger perplexity has the larger gain
@@ -56,14 +59,14 @@ def test_a_constant_ratio_of_what_varies_stays_it_whatever_is_drawn():
 def test_the_text_metric_is_the_perplexity_of_all_words():
     words = np.concatenate([np.full(500, 2.0), np.full(250, 5.0)])  # blocks of unlike size
     results = table([text_entry("teacher", 1, words)], metric="perplexity")
-    found = interval(results, "net", "teacher")
+    found = estimate(results, "net", "teacher")
     assert found.mean == pytest.approx(math.exp(3.0))
     assert (found.low, found.high) == pytest.approx((math.exp(2), math.exp(5)))
 
 
 def test_the_interval_of_coin_flips_is_the_normal_one():
     results = of_images({"teacher": [flips(0.3, 1)], "ban": [flips(0.2, 2)]})
-    one = interval(results, "net", "teacher")
+    one = estimate(results, "net", "teacher")
     p = one.mean / 100
     width = 2 * NORMAL * 100 * math.sqrt(p * (1 - p) / 4000)
     assert one.high - one.low == pytest.approx(width, rel=0.08)
@@ -92,7 +95,7 @@ def test_seeds_that_differ_widen_the_interval():
     base, better, worse = (np.arange(4000) < n for n in (2000, 1600, 2400))
     results = of_images({"teacher": [base] * 2, "ban": [better, worse]})
     found = paired_difference(results, "net", "ban", "teacher")
-    assert (found.mean, found.lower) == (0, 1)
+    assert (found.mean, found.better) == (0, 1)
     assert found.std == pytest.approx(10 * math.sqrt(2))
     assert found.low < -9
     assert found.high > 9
@@ -104,7 +107,7 @@ def test_swapping_columns_negates():
     back = paired_difference(results, "net", "teacher", "ban")
     assert (back.mean, back.low, back.high) == pytest.approx((-there.mean, -there.high, -there.low))
     assert back.values == tuple(-value for value in there.values)
-    assert (there.lower, back.lower) == (2, 0)
+    assert (there.better, back.better) == (2, 0)
 
 
 def test_pairing_is_narrower_than_not_pairing():
@@ -128,14 +131,14 @@ def test_one_seed_has_an_interval_over_items_alone():
 
 
 def test_only_seeds_that_both_have_are_paired():
-    results = of_images({"teacher": [flips(0.3, s) for s in (1, 2, 3)], "ban": [flips(0.2, 4)] * 3})
-    results["entries"] = [e for e in results["entries"] if (e["column"], e["seed"]) != ("ban", 2)]
-    results["entries"][0]["test"]["error"] = None  # the first seed's teacher: not finite
+    cells = {"teacher": [flips(0.3, s) for s in (1, 2, 3)], "ban": [flips(0.2, 4)] * 3}
+    results = of_images(cells, missing=[("ban", 2)])
+    results.entries[0].test["error"] = None  # the first seed's teacher: not finite
     assert paired_difference(results, "net", "ban", "teacher").seeds == (3,)
-    assert interval(results, "net", "ban").seeds == (1, 3)
+    assert estimate(results, "net", "ban").seeds == (1, 3)
     assert paired_difference(results, "net", "ban", "teacher", seeds=[1, 2]) is None
     assert paired_difference(results, "net", "ban", "nothing") is None
-    assert interval(results, "another", "ban") is None
+    assert estimate(results, "another", "ban") is None
 
 
 def test_other_test_items_are_not_paired():
@@ -173,3 +176,53 @@ def test_the_same_results_give_the_same_interval_and_soon():
     first = paired_difference(results, "net", "ban", "teacher")
     assert time.process_time() - start < 2
     assert paired_difference(results, "net", "ban", "teacher") == first
+
+
+def test_without_outcomes_there_is_no_interval_but_that_of_one_error_rate():
+    """The error of n items in one seed says how many were wrong, and no difference which."""
+    wrong = flips(0.25, 3)
+    results = of_images({"teacher": [wrong], "ban": [flips(0.2, 2)]})
+    whole = estimate(results, "net", "teacher")
+    columns = [generation_column(0, "labels"), generation_column(1, "BAN-1")]
+
+    def family(seeds: int) -> Results:
+        entries = [
+            Entry(row="family", column=c.name, seed=s, test={"error": whole.mean, "n": 4000})
+            for c in columns
+            for s in range(seeds)
+        ]
+        return family_results(
+            title="t",
+            metric="error",
+            dataset={"name": "digits"},
+            columns=columns,
+            entries=entries,
+            seeds=range(seeds),
+        )
+
+    alone = estimate(family(1), "family", "generation-0")
+    assert (alone.low, alone.high) == (whole.low, whole.high)
+    difference = paired_difference(family(1), "family", "generation-1", "generation-0")
+    assert (difference.mean, difference.low, difference.high) == (0, None, None)
+    assert (difference.is_better, difference.is_worse) == (False, False)
+    assert estimate(family(2), "family", "generation-0").low is None
+
+
+def test_where_greater_is_better_a_higher_value_is_shown_to_be_better():
+    """The accuracy of a network is 100 minus its error, so each verdict stays what it was."""
+    cells = {"teacher": [flips(0.3, s) for s in (1, 2)], "ban": [flips(0.2, 3)] * 2}
+    cells["cwtm"] = [flips(0.25, 4)] * 2
+    error = of_images(cells)
+    entries = tuple(
+        msgspec.structs.replace(e, test={"accuracy": 100 - e.test["error"]}) for e in error.entries
+    )
+    accuracy = msgspec.structs.replace(error, metric="accuracy", entries=entries)
+    lower, higher = (paired_difference(r, "net", "ban", "teacher") for r in (error, accuracy))
+    assert (higher.low, higher.high) == pytest.approx((-lower.high, -lower.low))
+    assert (higher.better, higher.is_better, higher.is_worse) == (2, True, False)
+    assert higher.gain == pytest.approx(lower.gain)
+    back = paired_difference(accuracy, "net", "teacher", "ban")
+    assert (back.better, back.worse, back.is_better, back.is_worse) == (0, 2, False, True)
+    shares = [share_of_gain(r, "net", "cwtm", "teacher", "ban") for r in (error, accuracy)]
+    assert shares[0].value == pytest.approx(shares[1].value)
+    assert (shares[0].low, shares[0].high) == pytest.approx((shares[1].low, shares[1].high))
