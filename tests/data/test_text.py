@@ -282,7 +282,7 @@ def test_line_ends_that_are_there_already_are_warned_of(tmp_path, caplog):
     load_text(write(tmp_path / "corpus"))
     assert not caplog.text
     load_text(write(tmp_path / "ended", valid="a dog <eos>\n"))
-    assert "<eos> stands in the validation text" in caplog.text
+    assert "<eos> is in the validation text" in caplog.text
 
 
 # Real data

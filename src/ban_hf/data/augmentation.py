@@ -121,7 +121,7 @@ class ImageViews(DescribedDataset):
     ``collate_fn`` or ``data_collator``. ``dataset[i]`` is the same view of one sample.
 
     Subsets made by :meth:`select` share the tensors. A sample's id is its row in these tensors, so
-    a sample keeps its views whatever subset it is in.
+    a sample keeps its views in every subset.
 
     Args:
         images: ``(N, C, H, W)`` uint8.
@@ -328,5 +328,5 @@ class SetEpoch(TrainerCallback):
         """Called by `Trainer` before it takes the first batch of an epoch."""
         dataset = kwargs["train_dataloader"].dataset
         if isinstance(dataset, ImageViews):
-            # Resumed half-way, state.epoch is a fraction above the epoch that goes on.
+            # After a resume within an epoch, state.epoch is that epoch and a fraction.
             dataset.set_epoch(math.floor(state.epoch or 0))

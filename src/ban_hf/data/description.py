@@ -23,7 +23,7 @@ MOST_READ = 10_000
 
 
 class DescribedDataset(Dataset[dict[str, Tensor]], ABC):
-    """A dataset of ours, which knows what a record has to say of it."""
+    """A dataset of ours, which describes itself for a record."""
 
     gives_positions = False
     """Whether a batch tells the positions of its items in the dataset, under `POSITIONS`."""

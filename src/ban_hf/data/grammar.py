@@ -1,6 +1,6 @@
 """Sentences from a small probabilistic grammar of English, whose entropy is known exactly.
 
-A verb agrees in number with its subject, however much stands between the two:
+A verb agrees in number with its subject, at any distance:
 
     the dogs near a cat that sees these birds are happy <eos>
     mary thinks that the teacher that some friends help sleeps and two boys follow each other <eos>
@@ -22,10 +22,10 @@ import numpy as np
 from ban_hf.errors import BANError
 
 VERSION = "ban_hf.grammar/1"
-"""To be raised with every change of the rules or of how they are drawn: the text is another."""
+"""Raise it with every change of the rules or of how they are drawn: the text changes."""
 
 RULES: dict[str, dict[str, float]] = {
-    # A phrase, what it may be, and how often. "" is nothing; # is s or p throughout a rule.
+    # A phrase, its expansions, and their weights. "" is nothing; # is s or p throughout a rule.
     "sentence": {"clause more <eos>": 1},
     "more": {"": 7, "LINK clause": 3},
     "clause": {"noun_phrase_# predicate_#": 1},
@@ -128,23 +128,17 @@ class Grammar:
     # What is known of it
 
     @cached_property
-    def _expansions(self) -> np.ndarray:
-        """M, how often an expansion of symbol i holds symbol j, on average, (symbols, symbols)."""
-        rows = list(self.rules)
-        return np.array(
-            [[sum(p * e.count(j) for e, p in self.rules[i].items()) for j in rows] for i in rows]
-        )
-
-    @property
-    def spectral_radius(self) -> float:
-        """Of M. Below 1 every sentence ends, and its mean length is finite."""
-        return float(np.abs(np.linalg.eigvals(self._expansions)).max())
-
-    @cached_property
     def uses(self) -> dict[str, float]:
-        """Expected uses of each symbol in a sentence: u = start + M' u, so (I - M')^-1 start."""
-        start = np.array([float(symbol == self.start) for symbol in self.rules])
-        uses = np.linalg.solve(np.eye(len(start)) - self._expansions.T, start)  # (symbols,)
+        """Expected uses of each symbol in a sentence: u = start + M' u, so (I - M')^-1 start.
+
+        M_ij is how often an expansion of symbol i holds symbol j, on average.
+        """
+        rows = list(self.rules)
+        counts = np.array(
+            [[sum(p * e.count(j) for e, p in self.rules[i].items()) for j in rows] for i in rows]
+        )  # (symbols, symbols)
+        start = np.array([float(symbol == self.start) for symbol in rows])  # (symbols,)
+        uses = np.linalg.solve(np.eye(len(start)) - counts.T, start)  # (symbols,)
         return dict(zip(self.rules, uses.tolist(), strict=True))
 
     @property
@@ -175,11 +169,11 @@ class Grammar:
     def log_probabilities(self, words: list[str]) -> list[float]:
         """Log-probability of each word of a text, given all that come before it; exact.
 
-        Keeps each row of symbols and words that may be still to come, with its probability: two of
+        Keeps each row of symbols and words that can still follow, with its probability: two of
         them after "the", until a noun tells the number, else one.
 
         Raises:
-            ValueError: a word that cannot stand where it stands.
+            BANError: a word that cannot follow the words before it.
         """
         logps = []
         rows: dict[tuple[str, ...], float] = {(self.start,): 1.0}

@@ -30,7 +30,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """What a name stands for, and what is known of its images."""
+    """The dataset of a built-in name, and what is known of its images."""
 
     hub_id: str | None  # None: it needs no download
     statistics: Statistics | None = None  # of the training images; None: computed
@@ -40,7 +40,7 @@ class BuiltIn:
 BUILT_IN = {
     "cifar10": BuiltIn("uoft-cs/cifar10", ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
     "cifar100": BuiltIn("uoft-cs/cifar100", ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))),
-    "digits": BuiltIn(None, flip=False),  # a mirrored digit is another thing
+    "digits": BuiltIn(None, flip=False),  # a mirrored digit is not a digit
 }
 
 
@@ -48,7 +48,7 @@ BUILT_IN = {
 class ImageSplits:
     """Training images with augmentation, validation and test images without.
 
-    ``validation`` is None where none was asked for. ``source`` says where they came from:
+    ``validation`` is None where there is none. ``source`` has their origin:
     ``{"id": ..., "config": ..., "revision": ...}``.
     """
 
@@ -97,7 +97,7 @@ def load_images(
         those of the images that are trained on.
 
     Raises:
-        ValueError: an unknown dataset or column (with a near match), an unreadable image or an
+        BANError: an unknown dataset or column (with a near match), an unreadable image or an
             unknown label (with split and row), a fraction or number out of range.
     """
     if not 0 <= validation < 1:
@@ -148,7 +148,7 @@ def _split(
         if not 0 < train_samples <= len(rows["train"]):
             raise BANError(
                 f"train_samples={train_samples}: must be from 1 to {len(rows['train'])}, the "
-                "training images that are left beside validation and test"
+                "training images without validation and test"
             )
         rows["train"], _ = stratified(rows["train"], labels, train_samples, seed)
     for split, part in rows.items():
@@ -201,7 +201,7 @@ def channel_statistics(images: Tensor) -> Statistics:
 
 def _digits() -> dict[str, datasets.Dataset]:
     """scikit-learn's 8x8 grey digits, each pixel shown as 4x4, with a fixed split."""
-    from sklearn.datasets import load_digits  # takes a second: only where it is wanted
+    from sklearn.datasets import load_digits  # takes a second to import
 
     bunch = load_digits()
     grey = (bunch.images * (255 / 16)).round().astype(np.uint8)  # (N, 8, 8)
@@ -221,9 +221,9 @@ def _digits() -> dict[str, datasets.Dataset]:
 
 
 def _load(name: str, config: str | None, revision: str | None) -> dict[str, datasets.Dataset]:
-    """The splits that there are, under the names train, validation and test."""
+    """The existing splits, by the names train, validation and test."""
     path, hub_id = Path(name), name
-    if name in BUILT_IN:  # a folder of that name in the working directory is something else
+    if name in BUILT_IN:  # not a folder of that name in the working directory
         hub_id = str(BUILT_IN[name].hub_id)
         path = Path(os.environ.get("BAN_HF_DATA") or os.devnull, name)
     try:

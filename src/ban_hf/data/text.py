@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 EOS = "<eos>"
 """Ends each line."""
 UNK = "<unk>"
-"""Stands for every word that is not in the vocabulary."""
-WARM_UP = 2  # windows before each column of a measurement, so that its width makes no difference
+"""Replaces every word that is not in the vocabulary."""
+WARM_UP = 2
+"""Windows before each column in a measurement, so that the number of columns does not matter."""
 GRAMMAR_WORDS = {"train": 8_000, "validation": 5_000, "test": 20_000}
 HELD_OUT = 0.05
 """Share of the lines that validation and test each get, where there is one split only."""
@@ -48,11 +49,11 @@ _TEXT_FILES = (".txt", ".tokens", ".raw")
 class TextSplits:
     """A corpus as word ids, in reading order.
 
-    `entropy` and `test_entropy` are known of the built-in grammar only, in nats per word: of the
-    source, and what the true grammar itself loses on this very test text (its first word left out,
-    which is no target for :class:`TokenWindows` either). No model can be expected to lose less.
+    `entropy` and `test_entropy` are known of the built-in grammar only, in nats per word: the
+    entropy of the source, and the loss of the true grammar on this test text (without its first
+    word, which is no target for :class:`TokenWindows` either). No model has a lower expected loss.
 
-    `source` says where the text came from, how many words each split has, and which; plain JSON.
+    `source` has the origin of the text, its words by split, and a digest of them; plain JSON.
     """
 
     train: Tensor  # (n,) int64
@@ -70,9 +71,9 @@ class TextSplits:
 
 
 def evaluation_columns(splits: TextSplits, columns: int, window: int, processes: int = 1) -> int:
-    """As many columns as asked for, fewer where a column of its own text would be under a window.
+    """The number of columns, fewer if a column of its own text would be shorter than a window.
 
-    Every process has as many. (With several processes a very short text may be too short.)
+    Every process has the same number. (With several processes a short text may be too short.)
     """
     shortest = min(len(splits.validation), len(splits.test))
     possible = (shortest - 1 - WARM_UP * window) // window // processes
@@ -106,14 +107,14 @@ def load_text(
         text_column: by default the only column of strings. A row is one line or several.
         vocabulary_size: at most this many words, `<eos>` and `<unk>` among them.
         train_words: train on the first words only, so many. The vocabulary is still that of the
-            whole training split, so that perplexities compare. Of the grammar any number can be
-            had; the default is 8,000.
+            whole training split, so that perplexities compare. The grammar has any number; its
+            default is 8,000.
 
     Returns:
         The splits.
 
     Raises:
-        ValueError: an unknown dataset or column (with a near match), missing or ambiguous split
+        BANError: an unknown dataset or column (with a near match), missing or ambiguous split
             files, an empty text, one that is not UTF-8 (with the byte), a number out of range.
     """
     if train_words is not None and train_words < 1:
@@ -129,7 +130,7 @@ def load_text(
     texts = {split: read_words(text) for split, text in raw.items()}
     for split, text in raw.items():
         if texts[split].count(EOS) > text.count("\n"):
-            logger.warning("%s: %s stands in the %s text, beside its line ends", name, EOS, split)
+            logger.warning("%s: %s is in the %s text, not only at line ends", name, EOS, split)
     words = vocabulary(texts["train"], vocabulary_size)
     if train_words is not None and train_words > len(texts["train"]):
         raise BANError(
@@ -141,7 +142,7 @@ def load_text(
 
 
 def vocabulary(text: list[str], size: int | None = None) -> list[str]:
-    """The most frequent words of a text; `<unk>` counts as often as what it stands for."""
+    """The most frequent words of a text; `<unk>` counts as often as the words that it replaces."""
     counts = Counter(text)
     special = {EOS: counts.pop(EOS, 0), UNK: counts.pop(UNK, 0)}
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
@@ -180,12 +181,12 @@ def _splits(texts: dict[str, list[str]], words: list[str], source: Mapping[str, 
 def read_corpus(
     name: str, config: str | None, revision: str | None, text_column: str | None
 ) -> tuple[dict[str, str], dict[str, str | None]]:
-    """Text of the splits train, validation and test, each line ended; and where it came from.
+    """Text of the splits train, validation and test, each line ended; and its origin.
 
     See :func:`ban_hf.data.load_text` for arguments and errors.
     """
     path, hub_id, known = Path(name), name, source_id(name)
-    if name in BUILT_IN_TEXTS:  # a folder of that name in the working directory is something else
+    if name in BUILT_IN_TEXTS:  # not a folder of that name in the working directory
         path = Path(os.environ.get("BAN_HF_DATA") or os.devnull, name)
         hub_id, known_config, known_revision = BUILT_IN_TEXTS[name]
         known = hub_id
@@ -216,7 +217,7 @@ def read_corpus(
 
 
 def _text_files(path: Path) -> dict[str, Path]:
-    """The text file of each split; none where `path` is, or holds, something for `datasets`."""
+    """The text file of each split; none if `path` is, or holds, files for `datasets`."""
     if path.is_file():
         return {} if path.suffix in FILE_BUILDERS else {"train": path}
     if not path.is_dir():
@@ -292,7 +293,7 @@ def _join(data: datasets.Dataset, split: str, column: str | None) -> str:
 
 
 def _hold_out(text: str, name: str) -> dict[str, str]:
-    """The first lines to train on, the next for validation, the last for test."""
+    """The first lines for training, the next for validation, the last for test."""
     lines = text.split("\n")[:-1]
     count = max(1, round(HELD_OUT * len(lines)))
     if len(lines) <= 2 * count:
@@ -310,16 +311,16 @@ def _hold_out(text: str, name: str) -> dict[str, str]:
 
 
 def read_words(text: str) -> list[str]:
-    """Words of a text: what stands between white space, and `<eos>` for each line break."""
+    """Words of a text: it is split at white space, and each line break gives `<eos>`."""
     return text.replace("\n", f" {EOS} ").split()
 
 
 def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     """The tokenizer that does what :func:`read_words` does and numbers the words.
 
-    `<eos>` also pads, on the left: a prompt that follows it begins a line, and no word is added to
-    the vocabulary. Decoding writes a space before each word, the first one too: a pipeline appends
-    the words that it generated to the prompt as they are.
+    `<eos>` is also the padding, on the left: a prompt after it begins a line, and no word is added
+    to the vocabulary. Decoding writes a space before each word, also the first: a pipeline appends
+    the generated words to the prompt as they are.
 
     Args:
         words: the vocabulary in the order of ids, `<eos>` and `<unk>` among them.

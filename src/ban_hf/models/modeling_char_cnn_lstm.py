@@ -123,12 +123,12 @@ class CharCNNLSTMForCausalLM(RecurrentCausalLM):
             init.zeros_(self.characters)
 
     def embed_words(self, input_ids: LongTensor) -> Tensor:
-        """Encode each distinct word once, and put its features wherever it stands."""
-        words, places = input_ids.unique(return_inverse=True)  # (N,), (B, T)
+        """Encode each distinct word once, and copy its features to all its positions."""
+        words, positions = input_ids.unique(return_inverse=True)  # (N,), (B, T)
         characters = embedding(words, self.characters)  # (N, L)
         if not characters[:, 0].all():
             raise ValueError(
                 "characters, the table of the words' characters, is empty: make the model with "
                 "create_language_model(name, words=...), or load one that was."
             )
-        return embedding(places, self.encoder(characters))  # (B, T, F)
+        return embedding(positions, self.encoder(characters))  # (B, T, F)

@@ -40,7 +40,7 @@ class CifarNetForImageClassification(PreTrainedModel):
     def init_weights(self) -> None:
         """Keep the initialization that the network was built with.
 
-        `post_init` calls this to draw every weight anew, from N(0, 0.02). `from_pretrained` takes
+        `post_init` calls this to draw every weight again, from N(0, 0.02). `from_pretrained` takes
         another path (`initialize_weights`) and still fills in what a checkpoint lacks.
         """
 
