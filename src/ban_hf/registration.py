@@ -15,7 +15,10 @@ from types import ModuleType
 #: Modules of ours that register their classes, by the module of transformers that they need.
 AFTER = {
     "transformers.models.auto.configuration_auto": ("ban_hf.models.configuration",),
-    "transformers.models.auto.modeling_auto": ("ban_hf.models.factory", "ban_hf.training.ensemble"),
+    "transformers.models.auto.modeling_auto": (
+        "ban_hf.models.registration",
+        "ban_hf.training.ensemble",
+    ),
 }
 
 

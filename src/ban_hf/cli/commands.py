@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ban_hf.cli.terminal import draw_tree, measurement_table, table
+from ban_hf.cli.terminal import branch, draw_tree, measurement_table, table
 from ban_hf.data.arguments import DataArguments
 from ban_hf.errors import BANError
 from ban_hf.lineage.family import Lineage, finished_generations
@@ -49,7 +49,7 @@ def lineage(args: argparse.Namespace) -> Answer:
     from ban_hf.hub.verification import load_lineage
 
     found = load_lineage(args.where, args.revision)
-    return Answer(_as_data(found), draw_tree(found))
+    return Answer(_as_data(found), draw_tree(found, branch()))
 
 
 def verify(args: argparse.Namespace) -> Answer:
@@ -57,7 +57,7 @@ def verify(args: argparse.Namespace) -> Answer:
     from ban_hf.hub.verification import verify_lineage
 
     found = verify_lineage(args.where, args.revision)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": record.name,
             "files": len(record.files),
@@ -82,7 +82,7 @@ def pull(args: argparse.Namespace) -> Answer:
 
     folder = args.output_dir or Path(args.where.partition("@")[0]).name
     found = pull(args.where, folder, revision=args.revision)
-    text = f"Pulled into {folder}, each file as its record says.\n{draw_tree(found)}"
+    text = f"Pulled into {folder}, each file as its record says.\n{draw_tree(found, branch())}"
     return Answer({"output_dir": str(folder)} | _as_data(found), text)
 
 
@@ -110,9 +110,9 @@ def push(args: argparse.Namespace) -> Answer:
 def ensemble(args: argparse.Namespace) -> Answer:
     """Measure models and their ensemble on a dataset."""
     from ban_hf.cli import models
-    from ban_hf.tasks.base import normalised_weights
+    from ban_hf.tasks.base import normalized_weights
 
-    normalised_weights(args.weights, len(args.members))  # all that can be refused before the work
+    normalized_weights(args.weights, len(args.members))  # all that can be refused before the work
     members = models.load_members(args.members)
     if args.output_dir is not None:
         models.check_savable(members, args.output_dir)
@@ -144,13 +144,13 @@ def cache(args: argparse.Namespace) -> Answer:
 
 def card(args: argparse.Namespace) -> Answer:
     """Render a model card again."""
-    from ban_hf.hub import cards
+    from ban_hf.hub.publishing import card, write_card
 
     options = {"revision": args.revision, "license": args.license}
     if args.output_dir is None:
-        content = str(cards.card(args.where, **options))
+        content = str(card(args.where, **options))
         return Answer({"card": content}, content)
-    files = [str(path) for path in cards.write_card(args.where, args.output_dir, **options)]
+    files = [str(path) for path in write_card(args.where, args.output_dir, **options)]
     return Answer({"files": files}, f"Written: {', '.join(files)}")
 
 

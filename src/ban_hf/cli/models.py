@@ -28,8 +28,8 @@ from ban_hf.lineage.family import finished_generations
 from ban_hf.lineage.record import Record
 from ban_hf.models.factory import image_processor, vocabulary_digest
 from ban_hf.tasks.auto import load_model, task_of
-from ban_hf.tasks.base import TOKENIZER_FILE, normalised_weights
-from ban_hf.tasks.classification import ImageFormat, image_format
+from ban_hf.tasks.base import TOKENIZER_FILE, normalized_weights
+from ban_hf.tasks.data import ImageFormat, image_format
 from ban_hf.training.ensemble import BornAgainEnsemble, check_alike
 
 IMAGES_AT_ONCE, COLUMNS = 500, 20  # what the recipes' configurations measure with
@@ -118,7 +118,7 @@ def measure_members(
         BANError: if the dataset has other classes or words than the models.
     """
     task = task_of(members[0].model)
-    shares = normalised_weights(weights, len(members)) or [1 / len(members)] * len(members)
+    shares = normalized_weights(weights, len(members)) or [1 / len(members)] * len(members)
     if members[0].reads_images:
         loaders, source = _image_loaders(members, data, batch_size or IMAGES_AT_ONCE)
         entropy = None

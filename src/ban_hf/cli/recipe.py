@@ -235,6 +235,7 @@ def shareable_command(recipe: str, argv: Sequence[str], token: str | None) -> st
 
 def run(recipe: Recipe, argv: Sequence[str], real: str) -> None:
     """Train the families of a recipe, measure and report them; or say what that would take."""
+    from ban_hf.data.images import ImageSplits
     from ban_hf.data.loading import load_splits
     from ban_hf.families import Families
     from ban_hf.jobs.setup import describe_dataset, prepare
@@ -244,12 +245,10 @@ def run(recipe: Recipe, argv: Sequence[str], real: str) -> None:
     _begin(recipe, argv, real)
     data, family = recipe.data, recipe.family
     splits = load_splits(data, recipe.task)
-    if family.smoke and recipe.task == IMAGES:
-        splits = dataclasses.replace(
-            splits,
-            validation=splits.validation and splits.validation.select(range(16), augment=False),
-            test=splits.test.select(range(16), augment=False),
-        )
+    if family.smoke and isinstance(splits, ImageSplits):
+        splits.test = splits.test.select(range(16), augment=False)
+        if splits.validation is not None:
+            splits.validation = splits.validation.select(range(16), augment=False)
     name = str(family.model_name)
     args, setup = prepare(splits, recipe.args, name, family.network_args, data.window)
     dataset = describe_dataset(splits, data.window)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ban_hf.lineage.family import Lineage
 from ban_hf.lineage.record import Record
-from ban_hf.lineage.results import counted, entries_of, mean_of, measure_of, results_of
+from ban_hf.lineage.results import MEASURES, Measure, counted, finite
 
 BRANCH, ASCII_BRANCH = "└─ ", "`- "
 MISSING = "-"
@@ -18,7 +18,7 @@ COMMIT = re.compile(r"(.+@[0-9a-f]{7})[0-9a-f]{33}")
 
 
 def say(text: str) -> None:
-    """Print text that may be anybody's: no control characters, no sign that cannot be encoded."""
+    """Print text from anywhere: no control characters, no sign that cannot be encoded."""
     encoding = sys.stdout.encoding or "ascii"
     print(CONTROL.sub("?", text).encode(encoding, "replace").decode(encoding), flush=True)
 
@@ -39,39 +39,42 @@ def branch() -> str:
 
 def draw_tree(lineage: Lineage, branch: str = BRANCH) -> str:
     """A family as a tree: each generation below its teacher, then the ensemble."""
-    records = lineage.records
-    ensemble = lineage.ensemble.to_dict() if lineage.ensemble else None
-    results = results_of([record.to_dict() for record in lineage.generations], ensemble)
-    measure = measure_of(results)
-    rows = []
-    rows_of = zip(records, entries_of(results), lineage.locations, strict=True)
-    for depth, (record, entry, location) in enumerate(rows_of):
-        value = mean_of(entry["test"].get(measure.leading.name))
+    measure, rows = _measure(lineage.records), []
+    for record, location in zip(lineage.records, lineage.locations, strict=True):
+        value = finite(record.metric(measure.leading.name, "test"))
         unit = f" {measure.unit}" if measure.unit else ""
         figure = MISSING if value is None else f"{value:.{measure.leading.digits}f}{unit}"
-        indent = "" if record is lineage.ensemble or not depth else "   " * (depth - 1) + branch
+        depth = 0 if record.generation is None else record.generation
+        depth -= lineage.generations[0].generation or 0 if depth else 0
+        indent = "   " * (depth - 1) + branch if depth else ""
         rows.append(
             [
                 indent + _name(record, lineage.family),
                 _objective(record),
                 f"{measure.title} {figure}",
-                short_place(location),
+                short_location(location),
             ]
         )
     return f"{lineage.family}\n{table(rows)}"
 
 
-def short_place(place: str) -> str:
-    """A commit by its first seven digits; a folder as it is seen from here."""
-    if match := COMMIT.fullmatch(place):
+def _measure(records: Sequence[Record]) -> Measure:
+    """What the networks are measured by: the first measure that one of them has."""
+    names = {metric.name for record in records for metric in record.metrics}
+    return next((m for name, m in MEASURES.items() if name in names), MEASURES["error"])
+
+
+def short_location(location: str) -> str:
+    """A commit by its first seven digits; a folder relative to the current one."""
+    if match := COMMIT.fullmatch(location):
         return match[1]
-    path = Path(place)
+    path = Path(location)
     below = path.is_absolute() and path.is_relative_to(Path.cwd())
-    return os.path.relpath(path) if below else place
+    return os.path.relpath(path) if below else location
 
 
 def table(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
-    """Rows in columns; `numbers`: all but the first column stand on the right."""
+    """Rows in columns; `numbers`: all but the first column are aligned on the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -87,11 +90,13 @@ def measurement_table(measured: dict[str, Any]) -> str:
     """What `measure_members` found, a line for each member and one for the ensemble of several."""
     several = len(measured["members"]) > 1
     entries = [*measured["members"], *([measured["ensemble"]] if several else [])]
-    measure = measure_of({"metric": measured["metric"], "ensembles": entries})
-    rows = [["", "weight", *(metric.heading for metric in measure.metrics)]]
+    measure = MEASURES[measured["metric"]]
+    tests = [entry["test"] for entry in entries]
+    metrics = [m for m in measure.metrics if any(finite(t.get(m.name)) is not None for t in tests)]
+    rows = [["", "weight", *(metric.heading for metric in metrics)]]
     for entry in entries:
         weight = f"{entry['weight']:.3f}" if "weight" in entry else ""
-        values = [f"{entry['test'][metric.name]:.{metric.digits}f}" for metric in measure.metrics]
+        values = [f"{entry['test'][metric.name]:.{metric.digits}f}" for metric in metrics]
         rows.append([entry["name"], weight, *values])
     n = measured["ensemble"]["test"]["n"]
     return f"{measured['dataset']['id']}: {n:,} test {measure.items}\n{table(rows, numbers=True)}"
@@ -105,7 +110,7 @@ def _name(record: Record, family: str) -> str:
 
 
 def _objective(record: Record) -> str:
-    """How a generation learnt: `labels`, `BAN`, `BAN+L, T=4`, `CWTM`, ..."""
+    """How a generation learned: `labels`, `BAN`, `BAN+L, T=4`, `CWTM`, ..."""
     if record.kind == "ensemble":
         return "mean"
     temperature = record.objective.temperature if record.objective else 1

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FirstTeacher:
+class InitialTeacher:
     """The generation that a sequence goes on from, which it has not trained.
 
     Attributes:
@@ -45,7 +45,7 @@ class FirstTeacher:
 
 
 def noted_teacher(note: dict[str, Any] | None) -> dict[str, str]:
-    """What a run was noted to go on from, as in `FirstTeacher`."""
+    """What a run was noted to go on from, as in `InitialTeacher`."""
     noted: dict[str, str] = (note or {}).get("run", {}).get("teacher") or {}
     return noted
 
@@ -60,7 +60,7 @@ def given_generations(noted: dict[str, str], output_dir: Path) -> list[Path]:
 
 def find_teacher(
     asked: str, noted: dict[str, str], output_dir: Path, token: str | None
-) -> FirstTeacher:
+) -> InitialTeacher:
     """The teacher that is asked for; where it is noted and was copied, as it stands there.
 
     Then the Hub is not asked again: it may be away, or its branch elsewhere by now. Nor need the
@@ -72,7 +72,7 @@ def find_teacher(
     """
     if not Path(asked).is_dir() and {asked, _digest(asked)} & {*noted.values()}:
         if (generation := _copied(noted, output_dir)) is not None:
-            return FirstTeacher(noted, generation)
+            return InitialTeacher(noted, generation)
         asked = noted["teacher"] if asked in noted.values() else asked
     place = resolve(asked, token=token)
     if isinstance(place, LocalPath) and finished_generations(place.path):
@@ -88,7 +88,7 @@ def find_teacher(
         entries = [entry for entry in chain if isinstance(entry.place, LocalPath)]
     if noted.get("teacher") == note["teacher"]:
         note = noted
-    return FirstTeacher(note, int(last.record.generation or 0), tuple(entries))
+    return InitialTeacher(note, int(last.record.generation or 0), tuple(entries))
 
 
 def _copied(noted: dict[str, str], output_dir: Path) -> int | None:
@@ -100,7 +100,7 @@ def _copied(noted: dict[str, str], output_dir: Path) -> int | None:
     return last if local is None or last == int(local[1]) else None
 
 
-def hold_no_other_teacher(output_dir: Path, ours: list[Path]) -> None:
+def check_no_other_teacher(output_dir: Path, ours: list[Path]) -> None:
     """Hold that no teacher of an earlier attempt stands where it would be taken for this run's.
 
     Args:
@@ -118,7 +118,7 @@ def hold_no_other_teacher(output_dir: Path, ours: list[Path]) -> None:
             )
 
 
-def place_teacher(teacher: FirstTeacher, folder: Path, data: dict[str, Any]) -> None:
+def place_teacher(teacher: InitialTeacher, folder: Path, data: dict[str, Any]) -> None:
     """Put the teacher beside its students, in `folder`; if it is there already, hold it is whole.
 
     Warns where it was trained on images that were normalised otherwise than those of `data`, which

@@ -32,6 +32,11 @@ class LocalPath:
     def __str__(self) -> str:
         return str(self.path)
 
+    @property
+    def load_arguments(self) -> dict[str, str]:
+        """As arguments of `from_pretrained`."""
+        return {"pretrained_model_name_or_path": str(self.path)}
+
     def absolute(self) -> "LocalPath":
         """The same folder by its absolute path; links stay, since one may be to another disk."""
         return LocalPath(Path(os.path.abspath(self.path)))
@@ -79,6 +84,11 @@ class HubRevision:
 
     def __str__(self) -> str:
         return f"{self.repo_id}@{self.revision}"
+
+    @property
+    def load_arguments(self) -> dict[str, str]:
+        """As arguments of `from_pretrained`."""
+        return {"pretrained_model_name_or_path": self.repo_id, "revision": self.revision}
 
     def fetch(self, name: str) -> Path:
         """The path of a file, downloaded unless it is in the cache.

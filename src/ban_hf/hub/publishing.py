@@ -11,7 +11,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from huggingface_hub import ModelCard
 from msgspec.structs import replace
@@ -33,6 +33,9 @@ from ban_hf.hub.verification import Entry, ancestry, check_file, check_model, wa
 from ban_hf.lineage.family import finished_generations
 from ban_hf.lineage.files import as_json, read_json
 from ban_hf.lineage.record import CARD, LOG, PICTURE, RECORD, Record, Reference
+
+if TYPE_CHECKING:
+    from ban_hf.lineage.results import Results
 
 logger = logging.getLogger(__name__)
 
@@ -391,21 +394,21 @@ def card_files(
         repo_id: of the repository, if there is one.
         license: of the weights, as the Hub writes it.
     """
-    from ban_hf.reports.plotting import plot_generations
+    from ban_hf.reports.figures import save_overview
 
     results = _results(place, record, before)
     rendered = _render(place, record, before, repo_id, license, results)
     files = {CARD: str(rendered).encode()}
     if _has_picture(record, results):
         with tempfile.TemporaryDirectory() as folder:
-            plot_generations(results, Path(folder, PICTURE))
+            save_overview(results, Path(folder, PICTURE))
             files[PICTURE] = Path(folder, PICTURE).read_bytes()
     return files
 
 
-def _has_picture(record: Record, results: Mapping[str, Any]) -> bool:
+def _has_picture(record: Record, results: "Results") -> bool:
     """Whether there is anything to compare in a picture."""
-    from ban_hf.lineage.results import is_measured
+    from ban_hf.reports.statistics import is_measured
 
     return record.generation != 0 and is_measured(results)
 
@@ -425,7 +428,7 @@ def _render(
     before: Sequence[Entry],
     repo_id: str | None,
     license: str | None,
-    results: Mapping[str, Any],
+    results: "Results",
 ) -> ModelCard:
     from ban_hf.reports.model_card import render_card
 
@@ -451,19 +454,20 @@ def _as_family(entry: Entry) -> dict[str, Any]:
     return data | {"place": {"repo_id": entry.place.repo_id, "revision": entry.place.revision}}
 
 
-def _results(place: Location, record: Record, before: Sequence[Entry]) -> dict[str, Any]:
+def _results(place: Location, record: Record, before: Sequence[Entry]) -> "Results":
     """The measurements of a run, controls included; without them those of the records."""
-    from ban_hf.lineage.results import results_of
+    from ban_hf.lineage.family_results import results_of_records
+    from ban_hf.reports.reading import read_results
 
     records = [entry.record.to_dict() for entry in before]
     if record.kind == "generation":
-        return results_of([*records, record.to_dict()])
+        return results_of_records([*records, record.to_dict()])
     if isinstance(place, LocalPath) and (file := place.path.parent / "results.json").is_file():
-        measured = read_json(file)
-        last = (measured.get("generations") or [{}])[-1]
-        if last.get("generation") == before[-1].record.generation:
+        measured = read_results([file])
+        generations = [c.generation for c in measured.columns if c.kind in ("labels", "student")]
+        if generations[-1:] == [before[-1].record.generation]:
             return measured
-    return results_of(records, record.to_dict())
+    return results_of_records(records, record.to_dict())
 
 
 def pipeline_tag(config: Mapping[str, Any], place: Location) -> str:

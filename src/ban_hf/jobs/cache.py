@@ -65,7 +65,7 @@ def fill_cache(
         args.teacher_cache, args.teacher_cache_dtype = str(folder), dtype
         dataset = _training_data(teacher, record, data)
         is_images = isinstance(dataset, ImageViews)
-        if is_images:
+        if isinstance(dataset, ImageViews):
             views_seed = generation_seed(args.seed, int(record.generation or 0) + 1)
             dataset = dataset.with_seed(views_seed if args.data_seed is None else args.data_seed)
             dataset.to(args.device)

@@ -5,7 +5,6 @@ train, with the same arguments and data, and thrown away. Nothing is written whe
 """
 
 import copy
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,19 +18,18 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ban_hf.data.windows import TokenWindows
-from ban_hf.jobs.job import Job
-from ban_hf.jobs.training import Setup, is_done
-from ban_hf.training.arguments import BANTrainingArguments
-from ban_hf.training.callbacks import check_trained
-from ban_hf.training.footprint import (
+from ban_hf.jobs.footprint import (
     Footprint,
     count_events,
-    existing_parent,
-    format_bytes,
     format_duration,
     format_step,
     seconds_now,
 )
+from ban_hf.jobs.job import Job
+from ban_hf.jobs.training import Setup, is_done
+from ban_hf.lineage.disk import existing_parent, format_bytes, free_bytes
+from ban_hf.training.arguments import BANTrainingArguments
+from ban_hf.training.callbacks import check_trained
 from ban_hf.training.performance import describe
 from ban_hf.training.trainer import BANTrainer
 
@@ -179,12 +177,13 @@ def plan(
     kinds = {"with labels": labels} | ({"with a teacher": student} if counts.students else {})
     steps = [f"{format_step(kind.step)} {name}" for name, kind in kinds.items()]
     whole = [f"{format_duration(length.seconds(kind))} {name}" for name, kind in kinds.items()]
+    how = describe(trainer.model, trainer.args, fast=trainer.args.fast)
     timed = [f"{kind.steps} steps {name}" for name, kind in kinds.items()]
     lines += [
         f"An estimate from {' and '.join(timed)}, on this machine as busy as it is now:",
         f"  networks    {counts}",
         f"  of each     {length.epochs} epochs, {length.steps} steps of {batch} {items}",
-        f"  on          {describe(trainer.model, trainer.args)}; processes: {args.world_size}",
+        f"  on          {how}; processes: {args.world_size}",
         f"  a step      {', '.join(steps)}",
         f"  a network   {', '.join(whole)}; its evaluations are included",
         f"  altogether  {format_duration(counts.seconds(length, labels, student))}",
@@ -205,7 +204,7 @@ def plan(
 def _disk(parts: Mapping[str, int], needs: Mapping[Path, int]) -> list[str]:
     """What is needed of each disk, and a warning where it has less."""
     named = ", ".join(f"{name} {format_bytes(number)}" for name, number in parts.items() if number)
-    free = {folder: shutil.disk_usage(existing_parent(folder)).free for folder in needs}
+    free = {folder: free_bytes(folder) for folder in needs}
     first = format_bytes(next(iter(free.values())))
     lines = [
         f"  disk        {format_bytes(sum(parts.values()))} at most: {named}; {first} are free"

@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.results import CALIBRATION_BINS, block_losses, pack_classes
+from ban_hf.lineage.results import block_losses, pack_classes
 from ban_hf.tasks.base import Task
+from ban_hf.tasks.metrics import CALIBRATION_BINS
 from ban_hf.training.recurrence import is_recurrent
 
 Gather = Callable[[Tensor], Tensor]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ban_hf.errors import BANError
 from ban_hf.lineage.environment import versions
-from ban_hf.lineage.record import sha256_of_json
+from ban_hf.lineage.files import sha256_of_json
 
 #: Raised by one where a change of the code gives the same arguments another result, so that jobs of
 #: tables that were finished before are done again. A comment or a new name changes no result.

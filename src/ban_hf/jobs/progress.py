@@ -8,7 +8,13 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 from transformers import ProgressCallback
 
-from ban_hf.jobs.cost import STUDENT_STEP, Footprint, duration, seconds_now, step_time
+from ban_hf.jobs.footprint import (
+    STUDENT_STEP,
+    Footprint,
+    format_duration,
+    format_step,
+    seconds_now,
+)
 from ban_hf.lineage.disk import format_bytes
 
 #: Steps before the first line: those that warm up, and those that are timed.
@@ -47,13 +53,15 @@ class GenerationProgress(ProgressCallback):
         self, step: float, args: Any, state: Any, model: nn.Module, optimizer: Optimizer
     ) -> None:
         """Say what is to come of time and disk, as far as steps and parameters tell it."""
-        here, all_of_them = map(duration, self._times(step, state))
+        here, all_of_them = map(format_duration, self._times(step, state))
         disk = Footprint.of(model, optimizer, args)
-        needed = (self.generations + 1) * disk.weights + disk.ensembles([self.generations])
+        needed = (self.generations + 1) * disk.weights
+        needed += (max(2, self.generations) if self.generations else 0) * disk.weights
         needed += disk.checkpoints(args, state.max_steps, state.num_train_epochs)
         tqdm.write(
-            f"generation {self.generation}/{self.generations} · {step_time(step)} a step · {here} "
-            f"for this generation, {all_of_them} for all · about {format_bytes(needed)} of disk"
+            f"generation {self.generation}/{self.generations} · {format_step(step)} a step · "
+            f"{here} for this generation, {all_of_them} for all · "
+            f"about {format_bytes(needed)} of disk"
         )
 
     def on_prediction_step(
@@ -87,7 +95,9 @@ class GenerationProgress(ProgressCallback):
         if not done:
             return ""
         here, all_of_them = self._times((time.monotonic() - self.started) / done, state)
-        return f" · {duration(here)} left ({duration(all_of_them)} for all generations)"
+        return (
+            f" · {format_duration(here)} left ({format_duration(all_of_them)} for all generations)"
+        )
 
     def _times(self, step: float, state: Any) -> tuple[float, float]:
         """Seconds left of this generation and of the sequence, at so many a step.

@@ -27,7 +27,7 @@ from ban_hf.jobs.training import (
     train,
 )
 from ban_hf.lineage.files import sha256_of_json
-from ban_hf.lineage.results import Budget, Claim, Column, Figures, Order, Results, Row
+from ban_hf.lineage.results import Budget, Claim, Column, ColumnKind, Figures, Order, Results, Row
 from ban_hf.training.arguments import BANTrainingArguments
 
 JOBS, CACHES, LOGS = "jobs", "teacher_caches", "logs"  # folders of the output directory
@@ -232,7 +232,9 @@ def _cache_name(job: Job) -> str | None:
 
 def column_of(name: str, spec: Mapping[str, Any]) -> Column:
     """The column of a name, as a table's file describes it."""
-    kind = "ensemble" if "ensemble" in spec else "student" if spec.get("teacher") else "labels"
+    kind: ColumnKind = (
+        "ensemble" if "ensemble" in spec else "student" if spec.get("teacher") else "labels"
+    )
     return Column(
         name=name,
         heading=spec.get("heading", name),

@@ -55,6 +55,7 @@ from ban_hf.lineage.record import (
     reference,
 )
 from ban_hf.models.factory import share_ends
+from ban_hf.models.modeling_cifar import CifarNetForImageClassification
 from ban_hf.tasks.auto import load_model
 from ban_hf.tasks.catalog import LOWER_IS_BETTER
 from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
@@ -138,6 +139,7 @@ def train(
     _check_fresh(job, home, init_sha256)
     teacher = load_teacher(job, home)
     if job.arguments.get("share_ends"):
+        assert isinstance(teacher, CifarNetForImageClassification)  # as the table has checked
         share_ends(model, teacher)
     data_seed = args.seed if args.data_seed is None else args.data_seed
     trainer = BANTrainer(
@@ -168,7 +170,7 @@ def train(
             else tuple(reference(home / each.folder, folder) for each in job.teachers)
         )
         record.objective = Objective(
-            args.objective, args.temperature, args.teacher_weight, args.label_weight
+            args.objective, args.temperature, args.teacher_weight, args.label_weight or 0.0
         )
     partial = work / "finished"
     if args.should_save:

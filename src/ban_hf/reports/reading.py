@@ -17,7 +17,7 @@ from ban_hf.lineage.family_results import (
     family_results,
     generation_column,
 )
-from ban_hf.lineage.record import read_json
+from ban_hf.lineage.files import read_json
 from ban_hf.lineage.results import (
     MEASURES,
     SCHEMA,

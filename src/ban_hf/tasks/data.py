@@ -24,13 +24,13 @@ from ban_hf.data.text import WARM_UP, TextSplits, evaluation_columns
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.lineage.files import read_json
+from ban_hf.models.configuration import CifarNetConfig
 from ban_hf.models.factory import (
     check_model_args,
     create_classifier,
     create_language_model,
     image_processor,
 )
-from ban_hf.models.modeling_cifar import CifarNetConfig
 from ban_hf.tasks.metrics import compute_classification_metrics
 
 Args = TypeVar("Args", bound=TrainingArguments)

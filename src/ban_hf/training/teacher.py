@@ -23,8 +23,7 @@ from ban_hf.data.description import POSITIONS, describe_data
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.lineage.environment import architecture, weights_digest
-from ban_hf.lineage.files import plain_json
-from ban_hf.lineage.record import sha256_of_json
+from ban_hf.lineage.files import plain_json, sha256_of_json
 from ban_hf.tasks.base import Output, Task
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.performance import is_convolutional, prepare_frozen, to_channels_last
@@ -277,9 +276,11 @@ class FrozenTeacher(TrainerCallback):
         else:
             self._head = self._output_layer()
             row = (dataset.window, self._head.in_features)
-        network = {"class": f"{type(teacher).__module__}.{type(teacher).__qualname__}"}
+        network: dict[str, Any] = {
+            "class": f"{type(teacher).__module__}.{type(teacher).__qualname__}"
+        }
         if isinstance(teacher, PreTrainedModel):
-            network = architecture(teacher)
+            network = architecture(teacher).to_dict()
         else:
             network["modules_sha256"] = sha256_of_json(repr(teacher))
         key = {

@@ -110,7 +110,6 @@ class BANTrainer(Trainer):
         args = BANTrainingArguments("tmp_trainer") if args is None else args
         if not isinstance(args, BANTrainingArguments):
             raise TypeError(f"args must be a BANTrainingArguments, not a {type(args).__name__}.")
-        args.check_one_objective()
         if teacher is not None:
             if trainer_kwargs.get("compute_loss_func") is not None:
                 raise BANError("compute_loss_func and teacher exclude each other: see objective.")
