@@ -193,7 +193,7 @@ class TestRefusals:
         verify_lineage("ns/fam")
 
     @pytest.mark.parametrize("heeds", [True, False])
-    def test_somebody_who_writes_between_our_look_and_our_commit(
+    def test_a_commit_of_others_between_our_look_and_our_commit(
         self, hub, never_killed, monkeypatch, heeds
     ):
         look = repository._check_no_conflict
