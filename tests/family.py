@@ -44,8 +44,8 @@ def views(n: int = 24, seed: int = 0, augment: bool = True) -> ImageViews:
 def train(folder: Path, generations: int = 2, model_init=network, **changes) -> Lineage:
     """Train a family; `changes` are arguments of `train_generations`, or of the trainer."""
     of_family = (
-        "train_dataset eval_dataset test_dataset callbacks ensemble family teacher report".split()
-    )
+        "train_dataset eval_dataset test_dataset callbacks ensemble family data teacher report"
+    ).split()
     family = {name: changes.pop(name) for name in of_family if name in changes}
     defaults = {
         "per_device_train_batch_size": 8,
