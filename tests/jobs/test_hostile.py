@@ -104,7 +104,7 @@ def test_one_class_is_nothing_to_learn(name):
 
 
 def test_arguments_that_a_network_does_not_take_are_named():
-    with pytest.raises(ValueError, match=r"model_args=.*dropuot.* not taken by cifar_wrn_10_1"):
+    with pytest.raises(ValueError, match=r"model_args: dropuot: not taken by cifar_wrn_10_1"):
         create_classifier("cifar_wrn_10_1", num_labels=3, dropuot=0.1)
 
 

@@ -8,13 +8,11 @@ import sys
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from torch.nn.functional import cross_entropy, log_softmax
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -27,6 +25,7 @@ from ban_hf import (
     LSTMForCausalLM,
     create_language_model,
 )
+from ban_hf.data import word_tokenizer
 from ban_hf.models import LANGUAGE_PRESETS, character_table, vocabulary_digest
 from ban_hf.models.modeling_char_cnn_lstm import CharacterCNN
 from ban_hf.tasks.heads import build_classifier, load_classifier
@@ -209,19 +208,13 @@ def test_dropout_is_active_in_training_only(name):
     assert not torch.equal(dropped(words).logits, dropped(words).logits)
 
 
-@both
-def test_dropout_before_the_softmax(name):
-    model = tiny(name, dropout=0.9)
-    seen: list[torch.Tensor] = []
-    model.lm_head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    model(text(4, 20))
-    assert (seen[0] == 0).float().mean() > 0.8
-
-
-def test_dropout_before_and_within_the_lstm():
-    """On its input, but not behind the highway layers, as Kim et al. do; and between layers."""
-    words = text(2, 5)
+def test_dropout_before_within_and_after_the_lstm():
+    """On the input, but not after highway layers, as Kim et al. do; between layers; before z."""
+    words, seen = text(2, 5), []
     lstm = tiny("lstm_200", dropout=0.9)
+    lstm.lm_head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    lstm(text(4, 20))
+    assert (seen[0] == 0).float().mean() > 0.8
     assert (lstm.embed_words(words) == 0).float().mean() > 0.7
     assert lstm.lstm.dropout == 0.9
     assert tiny("lstm_200", dropout=0.9, num_layers=1).lstm.dropout == 0
@@ -276,15 +269,6 @@ def test_padding_changes_nothing(name, mask, dtype):
         close(tuple(part[:, mine] for part in out.state), alone.state)
         said = torch.cat([top[mine], alone.logits[0]])
         close(out.logits[row], said[mask[row].long().cumsum(0)])
-
-
-@both
-def test_a_mask_without_padding_takes_the_fast_way(name, monkeypatch):
-    model = tiny(name).eval()
-    words = text(3, 6)
-    monkeypatch.setattr(model, "_run_padded", None)
-    mask = torch.ones_like(words)
-    assert torch.equal(model(words, attention_mask=mask).logits, model(words).logits)
 
 
 def test_gradients_do_not_come_from_padding():
@@ -466,19 +450,11 @@ def test_generation_goes_on_from_the_state_it_gives_back():
     assert torch.equal(rest[:, 1:], whole[:, 9:])
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    words = models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
-    tokenizer = Tokenizer(words)
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    marks = {"unk_token": "<unk>", "eos_token": "<eos>", "bos_token": "<eos>", "pad_token": "<eos>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **marks)
-
-
 @both
 def test_pipeline(name, tmp_path):
     model = tiny(name, seed=4).eval()
     model.save_pretrained(tmp_path)
-    word_tokenizer().save_pretrained(tmp_path)
+    word_tokenizer(WORDS).save_pretrained(tmp_path)
     write = pipeline("text-generation", model=str(tmp_path), batch_size=2)
     prompts = ["the cat sat", "a dog"]
     outputs = write(prompts, max_new_tokens=6, do_sample=False, return_full_text=False)

@@ -363,7 +363,7 @@ def _check_arguments(name: str, given: Mapping[str, Any], known: Sequence[str]) 
     if unknown:
         hints = "".join(did_you_mean(argument, known) for argument in unknown)
         raise BANError(
-            f"{', '.join(unknown)}: not taken by {name}.{hints} It takes "
+            f"model_args: {', '.join(unknown)}: not taken by {name}.{hints} It takes "
             f"{', '.join(sorted(known))}."
         )
 
