@@ -268,7 +268,7 @@ def arguments(**given) -> BANTrainingArguments:
     [
         ({"objective": "kd+label"}, {"kd": ("kd", 1)}),
         ({"objective": "cwtm+label", "label_weight": 1}, {"cwtm": ("cwtm", 1)}),
-        ({"objective": "kd, cwtm"}, {"kd": ("kd", 0), "cwtm": ("cwtm", 0)}),
+        ({"objective": "kd, cwtm"}, {"kd": ("kd", None), "cwtm": ("cwtm", None)}),
         ({"objective": "kd,cwtm", "label_weight": 0.5}, {"kd": ("kd", 0.5), "cwtm": ("cwtm", 0.5)}),
         ({"objective": "kd,kd+label"}, {"kd": ("kd", 0), "kd+label": ("kd", 1)}),
         (
