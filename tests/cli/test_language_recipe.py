@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from launch import launched
+from table_results import family_rows
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -49,7 +50,7 @@ def smoke(tmp_path_factory) -> tuple[Path, str]:
 
 
 def results_of(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text("utf-8"))
+    return family_rows(folder / "results.json")
 
 
 def parse(recipe, *argv: str):

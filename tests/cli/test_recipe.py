@@ -1,6 +1,5 @@
 """The recipe: its files and flags are checked, and it runs from end to end."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 import yaml
 from family import identities
 from launch import launched
+from table_results import family_rows
 
 from ban_hf import BANTrainingArguments, load_images, parse_recipe
 from ban_hf.tasks.heads import load_classifier
@@ -125,7 +125,7 @@ def test_help_is_printed(tmp_path, capsys):
 
 
 def results_of(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text("utf-8"))
+    return family_rows(folder / "results.json")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
