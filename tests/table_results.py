@@ -114,6 +114,8 @@ def family_rows(path: Path) -> dict[str, Any]:
         (entry,) = results.cell("family", column.name).values()
         row = msgspec.to_builtins(entry) | {"name": column.heading, "size": column.size}
         row |= {"seed": entry.network_seed, "generation": column.generation}
+        members = column.name.partition("ensemble-")[2].split("-")
+        row["members"] = [int(number) for number in members if number]
         row |= {"kind": "ensemble" if column.size > 1 else "network", "method": column.method}
         parts[kinds.get(column.kind, "controls")].append(row)
     facts = msgspec.to_builtins(results)

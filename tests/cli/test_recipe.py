@@ -135,7 +135,8 @@ def test_every_config_runs_from_end_to_end(recipe, tmp_path, path, capsys):
     assert first_line.startswith(yaml.safe_load(path.read_text("utf-8"))["model_name"])
     folders = {"generation-0", "generation-1", "generation-2", "ensemble"}
     files = {"lineage.json", "results.json", "results.md", "results.png"}
-    assert {entry.name for entry in tmp_path.iterdir()} == folders | files
+    pictures = {path.name for path in tmp_path.glob("results-*.png")}
+    assert {entry.name for entry in tmp_path.iterdir()} == folders | files | pictures
     results = results_of(tmp_path)
     assert [row["name"] for row in results["generations"]] == ["labels", "BAN-1", "BAN-2"]
     assert [row["members"] for row in results["ensembles"]] == [[1, 2]]

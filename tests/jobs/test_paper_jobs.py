@@ -184,10 +184,10 @@ def test_packed_classes_come_back():
 def test_block_losses_sum_to_the_whole(words):
     nll = np.random.default_rng(words).exponential(5, words)
     blocks = block_losses(nll)
-    assert sum(blocks["words"]) == words
-    assert blocks["words"][:-1] == [BLOCK] * (math.ceil(words / BLOCK) - 1)
-    assert sum(blocks["nll"]) == pytest.approx(nll.sum(), abs=1e-6 * len(blocks["nll"]))
-    assert blocks["nll"][0] == pytest.approx(nll[:BLOCK].sum(), abs=1e-6)
+    assert sum(blocks.words) == words
+    assert blocks.words[:-1] == (BLOCK,) * (math.ceil(words / BLOCK) - 1)
+    assert sum(blocks.nll) == pytest.approx(nll.sum(), abs=1e-6 * len(blocks.nll))
+    assert blocks.nll[0] == pytest.approx(nll[:BLOCK].sum(), abs=1e-6)
 
 
 def test_item_losses_of_images_give_back_the_error_exactly():

@@ -89,11 +89,12 @@ def alone(tmp_path_factory):
 
 def test_each_objective_has_a_whole_family_beside_the_teacher(together):
     names = {path.name for path in together.iterdir()}
+    names = {name for name in names if not name.startswith("results-")}  # further pictures
     assert names == {"teacher", "teacher_cache", *FOLDERS, *REPORT}
     assert {p.name for p in (together / "teacher").iterdir()} == {"generation-0", "lineage.json"}
     generations = {"generation-0", "generation-1", "generation-2", "ensemble", "lineage.json"}
     for name in FOLDERS:
-        assert {path.name for path in (together / name).iterdir()} == generations | REPORT
+        assert {path.name for path in (together / name).iterdir()} >= generations | REPORT
         lineage = verify_lineage(together / name)
         assert lineage.family == f"tiny-{name}"
         assert [record.generation for record in lineage.generations] == [0, 1, 2]

@@ -24,7 +24,7 @@ def write_cards(jobs: Mapping[tuple[str, str], Job], home: Path, folder: Path) -
     Args:
         jobs: by row and column; all of them done.
         home: of the jobs' folders.
-        folder: of the cards; what stands there is replaced.
+        folder: of the cards; those of an earlier report are replaced.
     """
     shutil.rmtree(folder, ignore_errors=True)
     for (row, column), job in jobs.items():
