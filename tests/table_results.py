@@ -1,12 +1,13 @@
 """Made-up results of a table, whose figures are known before they are measured."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from ban_hf.lineage.results import Results, block_losses, pack_classes
-from ban_hf.reports.reading import table_of_version_1
+from ban_hf.reports.reading import read_results, table_of_version_1
 
 IMAGES = 1000
 COLUMNS = {
@@ -102,3 +103,21 @@ def table_data(
         "versions": {"torch": "2.15"},
         "entries": entries,
     } | changes
+
+
+def family_rows(path: Path) -> dict[str, Any]:
+    """The `results.json` of a family, its networks as plain rows of what was measured."""
+    results = read_results([path])
+    parts: dict[str, list[dict]] = {"generations": [], "ensembles": [], "controls": []}
+    kinds = {"labels": "generations", "student": "generations", "ensemble": "ensembles"}
+    for column in results.columns:
+        (entry,) = results.cell("family", column.name).values()
+        row = msgspec.to_builtins(entry) | {"name": column.heading, "size": column.size}
+        row |= {"seed": entry.network_seed, "generation": column.generation}
+        members = column.name.partition("ensemble-")[2].split("-")
+        row["members"] = [int(number) for number in members if number]
+        row |= {"kind": "ensemble" if column.size > 1 else "network", "method": column.method}
+        parts[kinds.get(column.kind, "controls")].append(row)
+    facts = msgspec.to_builtins(results)
+    keys = ("title", "command", "hardware", "dataset", "versions", "metric")
+    return {key: facts.get(key) for key in keys} | parts | {"seed": results.seeds[0]}

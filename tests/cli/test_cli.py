@@ -13,6 +13,7 @@ import tiny
 import torch
 from msgspec.structs import replace
 from PIL import Image
+from table_results import family_rows
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, ViTImageProcessor
 
 from ban_hf import (
@@ -247,7 +248,7 @@ def test_an_image_family_is_measured_to_the_last_digit(ban_hf, tmp_path):
     splits = load_images("digits", image_size=8, train_samples=8)
     args = tiny.arguments(tmp_path, per_device_train_batch_size=8, max_steps=1)
     run_image_family(splits, args, model_name="cifar_wrn_10_1", generations=1)
-    expected = read_json(tmp_path / "results.json")
+    expected = family_rows(tmp_path / "results.json")
     folders = [tmp_path / f"generation-{k}" for k in (0, 1)]
     found = ban_hf("ensemble", *folders, "--dataset_name", "digits", "--json")
     expected_rows = [row["test"] for row in expected["generations"]]
@@ -268,7 +269,7 @@ def test_a_language_family_is_measured_to_the_last_digit(ban_hf, tmp_path):
         model_args={"hidden_size": 4, "num_hidden_layers": 1},
         generations=2,
     )
-    expected = read_json(tmp_path / "run" / "results.json")
+    expected = family_rows(tmp_path / "run" / "results.json")
     folders = [tmp_path / "run" / f"generation-{k}" for k in (1, 2)]
     options = ("--dataset_name", "grammar", "--output_dir", tmp_path / "both")
     found = ban_hf("ensemble", *folders, *options, "--json")

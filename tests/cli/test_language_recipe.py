@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from launch import launched
+from table_results import family_rows
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -49,7 +50,7 @@ def smoke(tmp_path_factory) -> tuple[Path, str]:
 
 
 def results_of(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text("utf-8"))
+    return family_rows(folder / "results.json")
 
 
 def parse(recipe, *argv: str):
@@ -74,9 +75,10 @@ def log_probabilities(folder: Path, words: torch.Tensor) -> torch.Tensor:
 def test_the_smoke_run_leaves_a_family_and_its_report(smoke):
     folder, printed = smoke
     files = {"lineage.json", "results.json", "results.md", "results.png", "control", "ensemble"}
-    assert {entry.name for entry in folder.iterdir()} == {*GENERATIONS, *files}
+    pictures = {path.name for path in folder.glob("results-*.png")}
+    assert {entry.name for entry in folder.iterdir()} == {*GENERATIONS, *files, *pictures}
     assert printed.startswith("lstm_200 on grammar: a teacher and 2 students")
-    assert "| BAN+L-2 |" in printed
+    assert "| BAN+L-2 " in printed
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG")
     results = results_of(folder)
     assert results["metric"] == "perplexity"

@@ -1,6 +1,5 @@
 """The recipe: its files and flags are checked, and it runs from end to end."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 import yaml
 from family import identities
 from launch import launched
+from table_results import family_rows
 
 from ban_hf import BANTrainingArguments, load_images, parse_recipe
 from ban_hf.tasks.heads import load_classifier
@@ -125,7 +125,7 @@ def test_help_is_printed(tmp_path, capsys):
 
 
 def results_of(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text("utf-8"))
+    return family_rows(folder / "results.json")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -135,7 +135,8 @@ def test_every_config_runs_from_end_to_end(recipe, tmp_path, path, capsys):
     assert first_line.startswith(yaml.safe_load(path.read_text("utf-8"))["model_name"])
     folders = {"generation-0", "generation-1", "generation-2", "ensemble"}
     files = {"lineage.json", "results.json", "results.md", "results.png"}
-    assert {entry.name for entry in tmp_path.iterdir()} == folders | files
+    pictures = {path.name for path in tmp_path.glob("results-*.png")}
+    assert {entry.name for entry in tmp_path.iterdir()} == folders | files | pictures
     results = results_of(tmp_path)
     assert [row["name"] for row in results["generations"]] == ["labels", "BAN-1", "BAN-2"]
     assert [row["members"] for row in results["ensembles"]] == [[1, 2]]

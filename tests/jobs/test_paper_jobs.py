@@ -10,8 +10,10 @@ import torch
 
 from ban_hf.jobs import job as jobs
 from ban_hf.jobs.job import MAKER, ROOT, Job, code_sha256, in_order, sources_of
-from ban_hf.reports.outcomes import (
+from ban_hf.lineage.results import (
     BLOCK,
+    Entry,
+    Outcomes,
     block_losses,
     item_losses,
     pack_classes,
@@ -182,16 +184,17 @@ def test_packed_classes_come_back():
 def test_block_losses_sum_to_the_whole(words):
     nll = np.random.default_rng(words).exponential(5, words)
     blocks = block_losses(nll)
-    assert sum(blocks["words"]) == words
-    assert blocks["words"][:-1] == [BLOCK] * (math.ceil(words / BLOCK) - 1)
-    assert sum(blocks["nll"]) == pytest.approx(nll.sum(), abs=1e-6 * len(blocks["nll"]))
-    assert blocks["nll"][0] == pytest.approx(nll[:BLOCK].sum(), abs=1e-6)
+    assert sum(blocks.words) == words
+    assert blocks.words[:-1] == (BLOCK,) * (math.ceil(words / BLOCK) - 1)
+    assert sum(blocks.nll) == pytest.approx(nll.sum(), abs=1e-6 * len(blocks.nll))
+    assert blocks.nll[0] == pytest.approx(nll[:BLOCK].sum(), abs=1e-6)
 
 
 def test_item_losses_of_images_give_back_the_error_exactly():
     logits = torch.randn(359, 10, generator=torch.Generator().manual_seed(0))  # (N, C)
     labels = torch.arange(359) % 10
-    entry = {"outcomes": {"predicted": pack_classes(logits.argmax(1).numpy())}}
+    outcomes = Outcomes(predicted=pack_classes(logits.argmax(1).numpy()))
+    entry = Entry(row="r", column="c", seed=1, test={}, outcomes=outcomes)
     wrong, ones = item_losses(entry, pack_classes(labels.numpy()))
     assert 100 * wrong.sum() / ones.sum() == error_rate(logits, labels).item()
     assert 0 < wrong.sum() < 359
@@ -199,5 +202,7 @@ def test_item_losses_of_images_give_back_the_error_exactly():
 
 def test_item_losses_of_a_text_give_back_the_perplexity():
     nll = np.random.default_rng(1).exponential(5, 3 * BLOCK + 11)
-    sums, words = item_losses({"outcomes": block_losses(nll)}, None)
+    sums, words = item_losses(
+        Entry(row="r", column="c", seed=1, test={}, outcomes=block_losses(nll)), None
+    )
     assert np.exp(sums.sum() / words.sum()) == pytest.approx(np.exp(nll.mean()), rel=1e-8)

@@ -11,7 +11,7 @@ from ban_hf.cli.main import main
 from ban_hf.jobs.generation import generation_seed
 from ban_hf.jobs.reproduction import Reproduction
 from ban_hf.jobs.table import Table
-from ban_hf.reports.claims import RULES
+from ban_hf.reports.verdicts import RULES
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "paper"
 TABLES = [f"table{number}" for number in range(1, 7)]

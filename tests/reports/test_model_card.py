@@ -187,8 +187,8 @@ def results() -> Results:
 
 
 def continued() -> dict:
-    """Generation 3, whose teacher is of somebody else's family."""
-    return generation(3) | {"teacher": reference("somebody/digits", 2), "family": "mine"}
+    """Generation 3, whose teacher is of another family."""
+    return generation(3) | {"teacher": reference("another/digits", 2), "family": "mine"}
 
 
 def local() -> dict:
@@ -199,8 +199,8 @@ def local() -> dict:
 
 
 OURS = {"remote_code": True, "own_class": True}
-PULLED = generation(2, "somebody/digits") | {
-    "place": {"repo_id": "somebody/digits-gen2", "revision": commit(2)}
+PULLED = generation(2, "another/digits") | {
+    "place": {"repo_id": "another/digits-gen2", "revision": commit(2)}
 }
 CARDS = {
     "generation-0": (
@@ -373,7 +373,7 @@ def test_a_family_that_goes_on_from_another_says_so():
     text = card_of("continued").text
     assert "of another family, `digits`, which this one goes on from" in text
     assert (
-        f"[somebody/digits-gen2@2345678](https://huggingface.co/somebody/digits-gen2/tree/{commit(2)})"
+        f"[another/digits-gen2@2345678](https://huggingface.co/another/digits-gen2/tree/{commit(2)})"
         in text
     )
     assert table_of(card_of("continued"))[2][0].startswith("[generation 2](")
