@@ -26,7 +26,7 @@ from ban_hf.hub.initial_teacher import (
     noted_teacher,
     place_teacher,
 )
-from ban_hf.hub.publisher import Publisher
+from ban_hf.hub.publishing import Publisher
 from ban_hf.jobs.executor import InProcess, locked, run_jobs
 from ban_hf.jobs.job import Job
 from ban_hf.jobs.training import (
@@ -38,6 +38,7 @@ from ban_hf.jobs.training import (
     last_checkpoint,
     load_teacher,
     measure,
+    measuring_trainer,
     read_evaluation,
     train,
     write_evaluation,
@@ -66,7 +67,6 @@ from ban_hf.tasks.auto import check_loadable, load_model, task_of
 from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
 from ban_hf.training.recurrence import check_windows
 from ban_hf.training.teacher_cache import check_folder
-from ban_hf.training.trainer import BANTrainer
 
 #: What a sequence writes into its folder, as patterns.
 WRITTEN = (
@@ -269,12 +269,11 @@ class Sequence:
         PartialState().wait_for_everyone()  # all have looked before one of them writes
         if found is not None:
             return found
-        args = copy.copy(self.args)
-        args.output_dir, args.fast = str(self.output_dir / CHECKPOINTS), False
         folders = [self.output_dir / member.folder for member in job.members or (job,)]
         models = [load_model(folder) for folder in folders]
         teacher = load_teacher(job, self.output_dir)
-        trainer = BANTrainer(models[0], args, **self.setup.trainer)
+        scratch = self.output_dir / CHECKPOINTS
+        trainer = measuring_trainer(models[0], self.setup, self.args, scratch)
         found = measure(models, self.setup, trainer, teacher)
         if self.args.should_save:
             write_evaluation(job, self.output_dir, found)

@@ -146,8 +146,11 @@ def make_parser(dataclass_types: Sequence[type], task: str, description: str) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.usage = "%(prog)s [CONFIG.yaml] [--flag value ...]"
-    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    if "--debug" not in parser._option_string_actions:
+        parser.add_argument("--debug", nargs="?", help="Show the traceback of an error.")
     for action in tuple(parser._actions):
+        if action.dest == "debug":  # alone it is ours; transformers' own has a value
+            action.nargs, action.const = "?", ""
         if action.type is string_to_bool and action.nargs is None:
             action.nargs, action.const = "?", True  # `--hub_private_repo` alone: yes
             no = [f"--no_{action.dest}", f"--no-{action.dest.replace('_', '-')}"]
@@ -182,7 +185,7 @@ def parse_recipe(task: str, argv: Sequence[str], *, quickstart: Path, descriptio
             options = [option for action in parser._actions for option in action.option_strings]
             name = rest[0].partition("=")[0]
             raise BANError(f"unknown argument {name!r}.{did_you_mean(name, options)}")
-        found = {name: value for name, value in vars(parsed).items() if name != "debug"}
+        found = dict(vars(parsed))
         objectives = read_objectives(found["objective"], found["label_weight"])
         (objective, label_weight), *_ = objectives.values()
         found |= {"objective": objective, "label_weight": label_weight}

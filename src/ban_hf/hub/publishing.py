@@ -490,7 +490,7 @@ def pipeline_tag(config: Mapping[str, Any], place: Location) -> str:
     from transformers import AutoConfig
 
     from ban_hf.reports.model_card import AUTO_CLASSES
-    from ban_hf.tasks.heads import auto_class
+    from ban_hf.tasks.auto import auto_class
 
     known = AutoConfig.from_pretrained(place.fetch("config.json").parent, trust_remote_code=False)
     name = auto_class(known).__name__

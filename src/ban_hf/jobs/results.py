@@ -97,7 +97,7 @@ def environment_of(jobs: Iterable[Job], home: Path) -> dict[str, Any]:
     """Hardware and versions that some jobs ran on."""
     records = [Record.read(home / job.folder) for job in jobs if job.saved]
     found = sorted({record.training.hardware for record in records if record.training.hardware})
-    last = {k: v for record in records for k, v in record.code.items() if v is not None}
+    last = {k: v for record in records for k, v in record.code.items() if k != "git_commit"}
     return {"hardware": "; ".join(found) or hardware(), "versions": last or versions()}
 
 

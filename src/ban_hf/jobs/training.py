@@ -190,11 +190,9 @@ def build_ensemble(
     job: Job, home: Path, setup: Setup, args: BANTrainingArguments, *, family: str
 ) -> None:
     """Put an ensemble together, measure it, and put its folder in place if it is to be saved."""
-    args = copy.copy(args)
-    args.output_dir, args.fast = str(scratch(home, job)), False
     members = [load_model(home / member.folder) for member in job.members]
     model = BornAgainEnsemble.from_members(members) if job.saved else members[0]
-    trainer = BANTrainer(model, args, **setup.trainer)
+    trainer = measuring_trainer(model, setup, args, scratch(home, job))
     found = measure(members, setup, trainer)
     if not job.saved:
         if args.should_save:
@@ -224,6 +222,21 @@ def load_teacher(job: Job, home: Path) -> PreTrainedModel | None:
     if len(networks) < 2:
         return networks[0] if networks else None
     return BornAgainEnsemble.from_members(networks)
+
+
+def measuring_trainer(
+    model: PreTrainedModel, setup: Setup, args: BANTrainingArguments, folder: Path
+) -> BANTrainer:
+    """A trainer for its batches and processes alone: the network stays as it is laid out."""
+    args = copy.copy(args)
+    args.output_dir, args.fast = str(folder), False
+    return BANTrainer(
+        model,
+        args,
+        train_dataset=setup.train_dataset,
+        eval_dataset=setup.eval_dataset,
+        **setup.trainer,
+    )
 
 
 def measure(

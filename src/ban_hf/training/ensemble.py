@@ -1,4 +1,8 @@
-"""The born-again ensemble (BANE): the mean of several generations' predictions."""
+"""The born-again ensemble (BANE): the mean of several generations' predictions.
+
+The Auto classes load this module as soon as they are loaded, perhaps while our tasks are being
+loaded. So tasks are imported where they are used.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -17,9 +21,6 @@ from transformers.utils import ModelOutput
 
 from ban_hf.errors import BANError
 from ban_hf.models.configuration import BornAgainEnsembleConfig
-from ban_hf.tasks.auto import build_model, member_config, task_of
-from ban_hf.tasks.base import normalized_weights
-from ban_hf.training.recurrence import is_recurrent
 
 #: What members must agree on, where their configs have it, and what the ensemble has of the first.
 VOCABULARY = ("vocab_size", "vocabulary_sha256")
@@ -55,12 +56,16 @@ class BornAgainEnsemble(PreTrainedModel):
     accepts_loss_kwargs = False  # its loss is the mean over the batch
 
     def __init__(self, config: BornAgainEnsembleConfig) -> None:
+        from ban_hf.tasks import auto
+        from ban_hf.tasks.base import normalized_weights
+        from ban_hf.training.recurrence import is_recurrent
+
         super().__init__(config)
         normalized_weights(config.weights, len(config.members))  # the file may be another's
         self.members = nn.ModuleList(
-            build_model(member_config(member)) for member in config.members
+            auto.build_model(auto.member_config(member)) for member in config.members
         )
-        self.task = task_of(config)
+        self.task = auto.task_of(config)
         self.recurrent = [is_recurrent(member) for member in self.members]
         self.post_init()
         # transformers looks for them in direct children only; without, a member whose softmax is
@@ -83,6 +88,8 @@ class BornAgainEnsemble(PreTrainedModel):
             BANError: if there are no members, their classes or inputs differ, or the weights are
                 not one for each, finite, none negative and not all 0.
         """
+        from ban_hf.tasks.base import normalized_weights
+
         members = list(members)
         if not members:
             raise BANError("members is empty: an ensemble needs at least one model.")
@@ -103,7 +110,7 @@ class BornAgainEnsemble(PreTrainedModel):
         return ensemble.to(first.device, dtype).eval()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: each member initialises itself."""
+        """Nothing: each member initializes itself."""
 
     @property
     def main_input_name(self) -> str:
@@ -150,6 +157,8 @@ class BornAgainEnsemble(PreTrainedModel):
 
 def check_alike(members: Sequence[PreTrainedModel]) -> None:
     """Raise unless members agree on their task, their classes or words, and their inputs."""
+    from ban_hf.tasks.auto import task_of
+
     first, task = members[0], task_of(members[0])
     for i, member in enumerate(members):
         if member.main_input_name != first.main_input_name:
@@ -179,6 +188,9 @@ def _words(model: PreTrainedModel, names: Sequence[str]) -> dict[str, Any]:
     return {name: config[name] for name in names if config.get(name) is not None}
 
 
-AutoModelForImageClassification.register(BornAgainEnsembleConfig, BornAgainEnsemble, exist_ok=True)
-AutoModelForSequenceClassification.register(BornAgainEnsembleConfig, BornAgainEnsemble)
-AutoModelForCausalLM.register(BornAgainEnsembleConfig, BornAgainEnsemble)
+for _auto in (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForCausalLM,
+):
+    _auto.register(BornAgainEnsembleConfig, BornAgainEnsemble, exist_ok=True)
