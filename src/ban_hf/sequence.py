@@ -28,12 +28,10 @@ from ban_hf.hub.initial_teacher import (
 )
 from ban_hf.hub.publishing import Publisher
 from ban_hf.jobs.executor import InProcess, locked, run_jobs
-from ban_hf.jobs.job import Job
+from ban_hf.jobs.job import Job, Setup, generation_seed
 from ban_hf.jobs.training import (
     EVALUATIONS,
-    Setup,
     build_ensemble,
-    generation_seed,
     is_done,
     last_checkpoint,
     load_teacher,
@@ -43,7 +41,7 @@ from ban_hf.jobs.training import (
     train,
     write_evaluation,
 )
-from ban_hf.lineage.environment import architecture, canonical_arguments
+from ban_hf.lineage.environment import canonical_arguments
 from ban_hf.lineage.family import (
     CHECKPOINTS,
     Lineage,
@@ -58,6 +56,7 @@ from ban_hf.lineage.record import (
     RECORD,
     Record,
     Reference,
+    architecture,
     as_name,
     check_data,
     check_name,

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from ban_hf.tasks.heads import build_classifier, load_classifier
 from torch import nn
 from torch.nn.functional import cross_entropy, log_softmax
 from transformers import (
@@ -28,7 +29,6 @@ from ban_hf import (
 from ban_hf.data import word_tokenizer
 from ban_hf.models import LANGUAGE_PRESETS, character_table, vocabulary_digest
 from ban_hf.models.modeling_char_cnn_lstm import CharacterCNN
-from ban_hf.tasks.heads import build_classifier, load_classifier
 
 WORDS = "the a cat cats dog sat on mat ran <unk> <eos> extraordinarily".split()
 V, H = len(WORDS), 8

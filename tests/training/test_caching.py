@@ -6,13 +6,13 @@ import pytest
 import tiny
 import torch
 from ban_hf.jobs.caching import _arguments
+from ban_hf.tasks.heads import load_classifier
 from family import final_weights
 from transformers import ViTForImageClassification, default_data_collator
 
 from ban_hf import TokenWindows, collate, load_images, load_text, train_generations
 from ban_hf.cli.main import main
 from ban_hf.lineage.record import Record
-from ban_hf.tasks.heads import load_classifier
 from ban_hf.training.teacher import FrozenTeacher
 
 DATA = dict(image_size=8, train_samples=24, validation=0.5)

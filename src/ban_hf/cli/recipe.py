@@ -6,6 +6,7 @@ rest: parse, load the data, train the family of each objective, measure, report,
 
 import argparse
 import dataclasses
+import importlib
 import json
 import logging
 import os
@@ -240,7 +241,6 @@ def run(recipe: Recipe, argv: Sequence[str], real: str) -> None:
     """Train the families of a recipe, measure and report them; or say what that would take."""
     from ban_hf.data.images import ImageSplits
     from ban_hf.data.loading import load_splits
-    from ban_hf.families import Families
     from ban_hf.jobs.setup import describe_dataset, prepare
 
     if recipe.family.smoke:
@@ -255,7 +255,8 @@ def run(recipe: Recipe, argv: Sequence[str], real: str) -> None:
     name = str(family.model_name)
     args, setup = prepare(splits, recipe.args, name, family.network_args, data.window)
     dataset = describe_dataset(splits, data.window)
-    families = Families(
+    # By its name, as `ban-hf` finds its commands: what parses arguments does not know what runs.
+    families = importlib.import_module("ban_hf.families").Families(
         setup,
         args,
         recipe.objectives,

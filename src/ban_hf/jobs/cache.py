@@ -16,7 +16,7 @@ from ban_hf.data.images import ImageSplits
 from ban_hf.data.loading import load_splits
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.jobs.training import generation_seed
+from ban_hf.jobs.job import generation_seed
 from ban_hf.lineage.record import Record
 from ban_hf.tasks.auto import task_of
 from ban_hf.training.arguments import BANTrainingArguments
