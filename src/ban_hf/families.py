@@ -31,7 +31,8 @@ from ban_hf.lineage.family_results import (
     generation_column,
     side_by_side,
 )
-from ban_hf.lineage.record import RECORD, Record, architecture, as_name
+from ban_hf.lineage.names import as_name
+from ban_hf.lineage.record import RECORD, Record, architecture
 from ban_hf.lineage.results import Column, Results
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import Sequence as Chain

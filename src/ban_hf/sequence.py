@@ -52,12 +52,12 @@ from ban_hf.lineage.family import (
     refuse_another,
 )
 from ban_hf.lineage.files import plain_json, read_json
+from ban_hf.lineage.names import as_name
 from ban_hf.lineage.record import (
     RECORD,
     Record,
     Reference,
     architecture,
-    as_name,
     check_data,
     check_name,
     reference,
@@ -276,6 +276,8 @@ class Sequence:
         found = measure(models, self.setup, trainer, teacher)
         if self.args.should_save:
             write_evaluation(job, self.output_dir, found)
+            with contextlib.suppress(OSError):  # the trainer made it; not empty: of a killed run
+                scratch.rmdir()
         PartialState().wait_for_everyone()
         return read_evaluation(job, self.output_dir) or found
 

@@ -145,6 +145,7 @@ def make_parser(dataclass_types: Sequence[type], task: str, description: str) ->
         dataclass_types,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # or a misspelled flag might be taken for another
     )
     parser.usage = "%(prog)s [CONFIG.yaml] [--flag value ...]"
     if "--debug" not in parser._option_string_actions:

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from ban_hf.errors import BANError
 from ban_hf.lineage.files import read_json, sha256_of_file, sha256_of_json, write_json
+from ban_hf.lineage.names import MARKUP, data_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,8 +32,6 @@ SCHEMA = SCHEMAS[-1]
 RECORD = "lineage.json"
 LOG = "training_log.json"  # beside the record; it is not published
 CARD, PICTURE = "README.md", "results.png"
-#: What a name cannot contain, because it is shown in one line of Markdown.
-MARKUP = "`|<>[]*\\"
 
 #: Fields of a config that a forward, a save or another release of transformers may change.
 TRANSIENT = frozenset(
@@ -444,27 +443,6 @@ def check_schema(data: Mapping[str, Any]) -> None:
             f"written by a later ban_hf (schema {schema}): update with pip install -U ban-hf."
         )
     raise BANError(f"it has schema {schema!r}, not {SCHEMA}, so it is no lineage of ban_hf.")
-
-
-def as_name(text: str) -> str:
-    """A text as a name: `_` for every character that a name cannot have."""
-    kept = "".join("_" if c in MARKUP or not c.isprintable() else c for c in text[:200])
-    return kept or "_"
-
-
-def source_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Where the data of a record (plain) came from: `id`, `config`, `revision`, if recorded."""
-    source: Mapping[str, Any] | None = record["data"].get("source", record["data"])
-    return source or {}
-
-
-def data_name(record: Mapping[str, Any]) -> str | None:
-    """The dataset of a record (plain): a Hub id in full, of a local path only the last part."""
-    data_id = source_of(record).get("id")
-    if not data_id:
-        return None
-    local = data_id.startswith(("/", ".", "~")) or data_id.count("/") > 1
-    return as_name(PurePosixPath(data_id).name if local else data_id)
 
 
 def reference(folder: Path, base: Path) -> Reference:
