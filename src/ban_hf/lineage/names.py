@@ -9,7 +9,7 @@ MARKUP = "`|<>[]*\\"
 
 
 def method_of(objective: Mapping[str, Any] | None) -> str:
-    """How a generation learnt, as the paper names it: labels, BAN, BAN+L, CWTM, DKPP, ..."""
+    """How a generation learned, as the paper names it: labels, BAN, BAN+L, CWTM, DKPP, ..."""
     if not objective:
         return "labels"
     name = "BAN" if objective["name"] == "kd" else str(objective["name"]).upper()
@@ -32,8 +32,8 @@ def as_name(text: str) -> str:
 
 def source_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """Where a record's data came from: `id`, `config`, `revision`, as far as it is recorded."""
-    source: Mapping[str, Any] = record["data"].get("source", record["data"])
-    return source
+    source: Mapping[str, Any] | None = record["data"].get("source", record["data"])
+    return source or {}
 
 
 def data_name(record: Mapping[str, Any]) -> str | None:

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from ban_hf.errors import BANError
 from ban_hf.lineage.files import read_json, sha256_of_file, sha256_of_json, write_json
-from ban_hf.lineage.names import MARKUP, data_name
+from ban_hf.lineage.names import MARKUP, as_name, data_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
