@@ -1,11 +1,22 @@
 """A recipe as a user starts it."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+
+
+def run_recipe(name: str, *words: object) -> None:
+    """Run `recipes/NAME.py` with a command line, in this process."""
+    script = str(ROOT / "recipes" / f"{name}.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *map(str, words)])
+        runpy.run_path(script, run_name="__main__")
 
 
 def launched(recipe: str, *options: str) -> str:
