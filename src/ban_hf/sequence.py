@@ -7,7 +7,7 @@ import contextlib
 import copy
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -214,12 +214,14 @@ class Sequence:
     def jobs(self) -> list[Job]:
         """The chain: requested generations and existing ones, and their ensemble."""
         start = self.first - (self.teacher is not None)
-        chain: list[Job] = []
+        facts, chain = self.facts, list[Job]()
+        settings = {name: facts[name] for name in ("model", "teacher")}
+        settings |= {"training": facts["arguments"], "data": _fingerprints(facts["data"])}
         for k in itertools.count(start):
             if k > self.last and not self._is_finished(k):
                 break
             teachers = (chain[-1],) if chain else ()
-            arguments = self.facts | {"generation": k}
+            arguments = settings | {"generation": k}
             chain.append(Job(f"generation-{k}", arguments, teachers, generation=k))
         members = ensemble_members(chain[0].generation, chain[-1].generation)
         if not (self.has_ensemble and len(chain) > 1):
@@ -271,8 +273,7 @@ class Sequence:
         folders = [self.output_dir / member.folder for member in job.members or (job,)]
         models = [load_model(folder) for folder in folders]
         teacher = load_teacher(job, self.output_dir)
-        scratch = self.output_dir / CHECKPOINTS
-        trainer = measuring_trainer(models[0], self.setup, self.args, scratch)
+        trainer = measuring_trainer(models[0], self.setup, self.args, self.output_dir)
         found = measure(models, self.setup, trainer, teacher)
         if self.args.should_save:
             write_evaluation(job, self.output_dir, found)
@@ -362,6 +363,11 @@ class Sequence:
             with contextlib.suppress(OSError):  # a later generation's, of a run of more
                 (self.output_dir / CHECKPOINTS).rmdir()
         PartialState().wait_for_everyone()
+
+
+def _fingerprints(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record has of the splits, without the path that they were read from."""
+    return {name: data[name] for name in ("train", "validation", "test") if name in data}
 
 
 def ensemble_members(first: int, last: int) -> range:

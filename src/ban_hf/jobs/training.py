@@ -30,7 +30,7 @@ from transformers import (
 from ban_hf.data.augmentation import ImageViews
 from ban_hf.errors import BANError
 from ban_hf.jobs.evaluation import evaluate
-from ban_hf.jobs.job import Job, Setup, code_digest
+from ban_hf.jobs.job import Job, Setup, code_digest, in_order
 from ban_hf.jobs.progress import GenerationProgress
 from ban_hf.lineage.environment import canonical_arguments, hardware, versions, weights_digest
 from ban_hf.lineage.family import CHECKPOINTS
@@ -157,7 +157,7 @@ def build_ensemble(
     """Put an ensemble together, measure it, and put its folder in place if it is to be saved."""
     members = [load_model(home / member.folder) for member in job.members]
     model = BornAgainEnsemble.from_members(members) if job.saved else members[0]
-    trainer = measuring_trainer(model, setup, args, scratch(home, job))
+    trainer = measuring_trainer(model, setup, args, home)
     found = measure(members, setup, trainer)
     if not job.saved:
         if args.should_save:
@@ -190,11 +190,14 @@ def load_teacher(job: Job, home: Path) -> PreTrainedModel | None:
 
 
 def measuring_trainer(
-    model: PreTrainedModel, setup: Setup, args: BANTrainingArguments, folder: Path
+    model: PreTrainedModel, setup: Setup, args: BANTrainingArguments, home: Path
 ) -> BANTrainer:
-    """A trainer for its batches and processes alone: the network stays as it is laid out."""
+    """A trainer for its batches and processes alone: the network stays as it is laid out.
+
+    It makes the folder of its arguments, so it is given one that exists.
+    """
     args = copy.copy(args)
-    args.output_dir, args.fast = str(folder), False
+    args.output_dir, args.fast = str(home), False
     return BANTrainer(
         model,
         args,
@@ -329,15 +332,14 @@ def _seeded(dataset: Dataset, seed: int) -> Dataset:
 
 def _check_fresh(job: Job, home: Path, init_sha256: str) -> None:
     """Raise if fresh weights are those that a teacher, or a teacher's teacher, has had."""
-    for teacher in job.teachers:
-        seed = Record.read(home / teacher.folder).seed
+    for earlier in in_order([job])[:-1]:
+        seed = Record.read(home / earlier.folder).seed
         if init_sha256 in (seed.init_sha256, seed.trained_sha256):
             raise BANError(
                 f"model_init({job.generation}) gave the weights that an earlier generation had, "
                 "fresh or trained: build a new model each time, with weights drawn from torch's "
                 "global generator, which is seeded for each generation."
             )
-        _check_fresh(teacher, home, init_sha256)
 
 
 def _put_in_place(
