@@ -33,15 +33,11 @@ from ban_hf.jobs.training import (
     EVALUATIONS,
     Setup,
     build_ensemble,
+    evaluation,
     generation_seed,
     is_done,
     last_checkpoint,
-    load_teacher,
-    measure,
-    measuring_trainer,
-    read_evaluation,
     train,
-    write_evaluation,
 )
 from ban_hf.lineage.environment import architecture, canonical_arguments
 from ban_hf.lineage.family import (
@@ -63,7 +59,7 @@ from ban_hf.lineage.record import (
     check_name,
     reference,
 )
-from ban_hf.tasks.auto import check_loadable, load_model, task_of
+from ban_hf.tasks.auto import check_loadable, task_of
 from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
 from ban_hf.training.recurrence import check_windows
 from ban_hf.training.teacher_cache import check_folder
@@ -265,20 +261,7 @@ class Sequence:
 
     def evaluation(self, job: Job) -> dict[str, Any]:
         """What was measured of a finished job; measured now where nothing was kept."""
-        found = read_evaluation(job, self.output_dir)
-        PartialState().wait_for_everyone()  # all have looked before one of them writes
-        if found is not None:
-            return found
-        folders = [self.output_dir / member.folder for member in job.members or (job,)]
-        models = [load_model(folder) for folder in folders]
-        teacher = load_teacher(job, self.output_dir)
-        scratch = self.output_dir / CHECKPOINTS
-        trainer = measuring_trainer(models[0], self.setup, self.args, scratch)
-        found = measure(models, self.setup, trainer, teacher)
-        if self.args.should_save:
-            write_evaluation(job, self.output_dir, found)
-        PartialState().wait_for_everyone()
-        return read_evaluation(job, self.output_dir) or found
+        return evaluation(job, self.output_dir, self.setup, self.args)
 
     def _initial_teacher(self, job: Job) -> Reference | None:
         """How the first student names a teacher that came from the Hub."""
