@@ -1,36 +1,30 @@
-"""Jobs made: the networks are those that a family trains, and the figures those they have."""
+"""Jobs of a table done: the networks are those that a family trains, and the figures theirs."""
 
-import json
 import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-import msgspec
 import pytest
 import torch
 from cached_students import KillAt
-from family import Killed, identities
+from family import Killed
 from tiny import distance
 
-from ban_hf import BANTrainingArguments, BornAgainEnsemble, load_images, train_generations
-from ban_hf.data import load_text
-from ban_hf.jobs import networks as networks
+from ban_hf import BANTrainingArguments, BornAgainEnsemble, train_generations
+from ban_hf.data.arguments import DataArguments
+from ban_hf.data.loading import load_splits
+from ban_hf.jobs import training
+from ban_hf.jobs.evaluation import evaluate
 from ban_hf.jobs.job import Job, in_order
-from ban_hf.jobs.measurement import ImageTest, TextTest
-from ban_hf.jobs.networks import make
+from ban_hf.jobs.reproduction import TASKS, run_cell
+from ban_hf.jobs.results import entry_of, read_log
+from ban_hf.jobs.setup import prepare
 from ban_hf.jobs.table import Table
-from ban_hf.lineage.record import LOG, RECORD, Record
+from ban_hf.jobs.training import evaluation_file, load_model, read_evaluation, scratch
+from ban_hf.lineage.files import write_json
+from ban_hf.lineage.record import LOG, Record
 from ban_hf.lineage.results import Entry, item_losses, unpack_classes
-from ban_hf.tasks.data import image_task, language_task, ready_batches, text_arguments
-from ban_hf.tasks.heads import load_classifier
-
-
-def entry_of(found: dict) -> Entry:
-    """What a job's file says, as an entry of a table."""
-    known = {key: found[key] for key in ("test", "outcomes")}
-    return msgspec.convert(known | {"row": "", "column": "", "seed": 0}, Entry)
-
 
 #: Smoke networks with dropout, so that every draw from a generator shows.
 IMAGES = Table("table2", "smoke")
@@ -39,22 +33,34 @@ TEXTS = Table("table6", "smoke")
 
 
 def made(home: Path, *jobs: Job, cache: Path | None = None) -> None:
-    """Make jobs and what they need, unless it is there."""
+    """Do jobs and what they need, unless it is done."""
     for job in in_order(jobs):
-        if not (home / job.name / "results.json").is_file():
-            make(job, home, cache if job.teachers else None)
+        if read_evaluation(job, home) is None:
+            run_cell(job, home, {job.folder: str(cache)} if cache and job.teachers else {})
 
 
 def results(home: Path, job: Job) -> dict:
-    return json.loads((home / job.name / "results.json").read_text("utf-8"))
+    found = read_evaluation(job, home)
+    assert found is not None
+    return found
+
+
+def entry(home: Path, job: Job) -> Entry:
+    metric = {"image": "error", "text": "perplexity"}[job.arguments["task"]]
+    return entry_of(job, home, results(home, job), row="r", column="c", seed=1, metric=metric)
 
 
 def written(home: Path, jobs: Iterable[Job]) -> dict[str, bytes]:
-    return {job.name: (home / job.name / "results.json").read_bytes() for job in in_order(jobs)}
+    return {job.folder: evaluation_file(job, home).read_bytes() for job in in_order(jobs)}
 
 
 def record(home: Path, job: Job) -> Record:
-    return Record.read(home / job.name / "network")
+    return Record.read(home / job.folder)
+
+
+def seeds(record: Record) -> tuple:
+    """Of a network: its seed, and the digests of its weights before and after the training."""
+    return record.seed.seed, record.seed.init_sha256, record.seed.trained_sha256
 
 
 def epochs(table: Table, number: int) -> Table:
@@ -64,67 +70,79 @@ def epochs(table: Table, number: int) -> Table:
     return longer
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    """Folder of jobs, which tests share; none of what is there is changed."""
-    return tmp_path_factory.mktemp("jobs")
-
-
-def family_of(job: Job, folder: Path, seed: int, **training):
-    """Generations 0 and 1 as `train_generations` makes them, with a job's arguments."""
-    network, dataset = job.arguments["network"], dict(job.arguments["dataset"])
+def prepared(job: Job, **changes):
+    """Arguments and setup of a job, as a recipe makes them."""
+    arguments = job.arguments
     args = BANTrainingArguments(
-        output_dir=str(folder),
-        **job.arguments["training"] | {"seed": seed} | training,
+        **arguments["training"] | changes,
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",
         report_to="none",
         disable_tqdm=True,
     )
-    if job.arguments["task"] == "image":
-        args = ready_batches(args)
-        task = image_task(load_images(**dataset), args, network["name"], network["args"])
-    else:
-        window, splits = dataset.pop("window"), load_text(**dataset)
-        args = text_arguments(splits, args, window)
-        task = language_task(splits, args, network["name"], network["args"], window)
-    return train_generations(args=args, generations=1, **task)
+    dataset = DataArguments.from_mapping(arguments["dataset"])
+    network, splits = arguments["network"], load_splits(dataset, TASKS[arguments["task"]])
+    return prepare(splits, args, network["name"], network["args"], dataset.window)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Folder of jobs, which tests share; none of what is there is changed."""
+    return tmp_path_factory.mktemp("jobs")
+
+
+def family_of(job: Job, folder: Path, seed: int, **changes):
+    """Generations 0 and 1 as `train_generations` makes them, with a job's arguments."""
+    args, setup = prepared(job, output_dir=str(folder), seed=seed, **changes)
+    return train_generations(
+        setup.model_init,
+        args,
+        generations=1,
+        train_dataset=setup.train_dataset,
+        eval_dataset=setup.eval_dataset,
+        test_dataset=setup.test_dataset,
+        **setup.trainer,
+    )
 
 
 @pytest.mark.parametrize(
-    ("table", "row", "column", "training"),
+    ("table", "row", "column", "changes"),
     [
         (*RESIDUAL, "ban", {}),
         (IMAGES, "densenet-90-60", "dkpp", {}),
         (TEXTS, "char-cnn-lstm", "ban+l", {"objective": "kd", "label_weight": 1}),
-        (TEXTS, "lstm", "ban", {}),
+        (TEXTS, "lstm", "ban", {"label_weight": 0}),
     ],
 )
 def test_teacher_and_student_are_generations_0_and_1_of_a_family(
-    table, row, column, training, home, tmp_path
+    table, row, column, changes, home, tmp_path
 ):
     job = table.job(row, column, seed=5)
     made(home, job)
-    lineage = family_of(job, tmp_path, 5, **training)
+    lineage = family_of(job, tmp_path, 5, **changes)
     for generation, mine in zip(lineage.generations, (job.teachers[0], job), strict=True):
         ours = record(home, mine)
-        assert ours.seed["init_sha256"] == generation.seed["init_sha256"]
-        assert ours.seed["trained_sha256"] == generation.seed["trained_sha256"]
+        assert seeds(ours) == seeds(generation)
         assert ours.generation == generation.generation
         metric = "error" if table is not TEXTS else "perplexity"
-        expected = generation.metric(metric, "test")
-        assert results(home, mine)["test"][metric] == pytest.approx(expected, rel=1e-6)
+        assert results(home, mine)["test"][metric] == generation.metric(metric, "test")
 
 
-def test_a_student_s_record_names_its_teacher(home):
+def test_a_student_s_record_names_its_teacher_and_what_was_measured(home):
     job = IMAGES.job("densenet-90-60", "ban", 1)
     made(home, job)
     teacher, student = record(home, job.teachers[0]), record(home, job)
-    assert teacher.teacher is None
-    assert student.teacher["weights_sha256"] == teacher.weights_sha256
-    assert student.objective["name"] == "kd"
-    assert results(home, job)["teachers"] == [job.teachers[0].name]
+    assert teacher.teachers == ()
+    assert [one.weights_sha256 for one in student.teachers] == [teacher.weights_sha256]
+    assert student.objective.name == "kd"
+    assert entry(home, job).teachers == (job.teachers[0].folder,)
+    test = results(home, job)["test"]
+    found = {m.name: m.value for m in student.metrics}
+    assert found == {name: value for name, value in test.items() if name != "n"}
+    assert {(m.split, m.n) for m in student.metrics} == {("test", test["n"])}
+    better = {m.name for m in student.metrics if m.higher_is_better}
+    assert better == {"teacher_agreement"}
 
 
 def test_shared_ends_are_the_teacher_s_and_are_not_trained(home):
@@ -132,7 +150,7 @@ def test_shared_ends_are_the_teacher_s_and_are_not_trained(home):
     job, baseline = (table.job("wide-2-1", column, 1) for column in ("ban", "baseline"))
     made(home, job, baseline)
     student, alone, teacher = (
-        load_classifier(home / one.name / "network") for one in (job, baseline, job.teachers[0])
+        load_model(home / one.folder) for one in (job, baseline, job.teachers[0])
     )
     shared = 0
     for mine, theirs, own in zip(
@@ -143,70 +161,85 @@ def test_shared_ends_are_the_teacher_s_and_are_not_trained(home):
         shared += sum(p.numel() for p in theirs.parameters())
     ours, whole = (results(home, one)["parameters"] for one in (job, baseline))
     assert whole["all"] == whole["trainable"] == ours["all"] == ours["trainable"] + shared
-    moved = distance(student, alone)  # the rest has been trained, from another seed
-    assert moved > 0
-    assert record(home, job).seed["trained_sha256"] != record(home, job).seed["init_sha256"]
+    assert distance(student, alone) > 0  # the rest has been trained, from another seed
+    seed = record(home, job).seed
+    assert seed.trained_sha256 != seed.init_sha256
+    assert record(home, job).architecture.shared_ends
+    assert not record(home, baseline).architecture.shared_ends
 
 
-def test_two_teachers_teach_what_their_saved_ensemble_does(home, tmp_path):
+def test_two_teachers_teach_what_their_saved_ensemble_does(tmp_path):
     """A student of two networks equals, bit for bit, one whose teacher is their ensemble."""
     table, row = RESIDUAL
     first = table.job(row, "ban", 5)
-    lineage = family_of(first, tmp_path / "family", 5)
-    assert len(lineage.generations) == 2
+    assert len(family_of(first, tmp_path / "family", 5).generations) == 2
     arguments = table.job(row, "ban", 6).arguments
-    of_both = Job(arguments, (first.teachers[0], first))
-    whole = Job(first.arguments | {"network": {"name": "both", "args": {}}})  # stands for the mean
-    of_whole = Job(arguments, (whole,))
-    for name, source in (
-        (first.teachers[0].name, "generation-0"),
-        (first.name, "generation-1"),
-        (whole.name, "ensemble"),
+    whole = Job("whole", first.arguments, generation=1)  # stands for the mean
+    for job, source in (
+        (first.teachers[0], "generation-0"),
+        (first, "generation-1"),
+        (whole, "ensemble"),
     ):
-        shutil.copytree(tmp_path / "family" / source, tmp_path / name / "network")
-    for job in (of_both, of_whole):
-        make(job, tmp_path)
-    one, other = (record(tmp_path, job).seed for job in (of_both, of_whole))
-    assert one == other
-    of_one = Job(arguments, (first,))
-    make(of_one, tmp_path)
-    assert record(tmp_path, of_one).seed["trained_sha256"] != one["trained_sha256"]
-    assert record(tmp_path, of_one).seed["init_sha256"] == one["init_sha256"]
+        shutil.copytree(tmp_path / "family" / source, tmp_path / job.folder)
+    known = record(tmp_path, whole)  # as that of a network, which alone has a seed
+    known.kind, known.generation, known.members = "generation", 1, ()
+    known.seed = record(tmp_path, first).seed
+    known.write(tmp_path / whole.folder)
+    found = {}
+    for name, teachers in {
+        "both": (first.teachers[0], first),
+        "whole-student": (whole,),
+        "one": (first,),
+    }.items():
+        job = Job(name, arguments, teachers, generation=2)
+        run_cell(job, tmp_path, {})
+        found[name] = seeds(record(tmp_path, job))
+    assert found["both"] == found["whole-student"]
+    assert found["one"][:2] == found["both"][:2]
+    assert found["one"][2] != found["both"][2]
 
 
 def test_an_ensemble_has_the_figures_of_the_mean_of_its_members(home):
     job = IMAGES.job("densenet-80-80", "ens3", 1)
     made(home, job)
-    members = [load_classifier(home / member.name / "network") for member in job.members]
-    splits = load_images(**job.arguments["dataset"])
-    test = ImageTest(splits.test, batch_size=100)
-    logits = test.predict(BornAgainEnsemble.from_members(members))  # (N, C)
-    expected, found = test.metrics([logits]), results(home, job)
-    assert found["test"]["error"] == expected["error"]
-    assert found["test"]["nll"] == pytest.approx(expected["nll"], abs=1e-6)
+    members = [load_model(home / member.folder) for member in job.members]
+    splits = load_splits(DataArguments.from_mapping(job.arguments["dataset"]), TASKS["image"])
+    with torch.no_grad():
+        items = splits.test.__getitems__(range(len(splits.test)))
+        logits = [model.eval()(pixel_values=items["pixel_values"]).logits for model in members]
+    mean = sum(each.double().softmax(1) for each in logits) / 3  # (N, C)
+    found = results(home, job)
+    wrong = (mean.argmax(1) != items["labels"]).double().mean().item()
+    nll = -mean.gather(1, items["labels"][:, None]).log().mean().item()
+    assert found["test"]["error"] == pytest.approx(100 * wrong)
+    assert found["test"]["nll"] == pytest.approx(nll, abs=1e-6)
     assert found["test"]["n"] == len(splits.test)
-    assert unpack_classes(found["outcomes"]["predicted"]).tolist() == logits.argmax(1).tolist()
-    assert found["members"] == [member.name for member in job.members]
-    assert found["parameters"]["trainable"] == 0
-    worst = [results(home, member)["test"]["nll"] for member in job.members]
-    assert found["test"]["nll"] <= sum(worst) / 3  # the mean of probabilities, by Jensen
-    assert not (home / job.name / "network").exists()
+    assert unpack_classes(found["outcomes"]["predicted"]).tolist() == mean.argmax(1).tolist()
+    each = [results(home, member) for member in job.members]
+    assert found["parameters"] == {
+        "all": sum(one["parameters"]["all"] for one in each),
+        "trainable": 0,
+    }
+    # the mean of probabilities, by Jensen
+    assert found["test"]["nll"] <= sum(one["test"]["nll"] for one in each) / 3
+    assert entry(home, job).members == tuple(member.folder for member in job.members)
+    assert not (home / job.folder).exists()
 
 
 def test_an_ensemble_of_language_models_mixes_their_probabilities(home):
     members = tuple(TEXTS.job("lstm", column, 1) for column in ("teacher", "ban+l"))
     common = {name: members[0].arguments[name] for name in ("task", "dataset")}
-    job = Job(common, members=members)
+    job = Job("ensemble-of-texts", common, members=members, saved=False)
     made(home, job)
-    networks = [load_classifier(home / member.name / "network") for member in members]
-    dataset = {k: v for k, v in common["dataset"].items() if k != "window"}
-    splits = load_text(**dataset)
-    args = text_arguments(splits, BANTrainingArguments(per_device_eval_batch_size=200), 5)
-    test = TextTest(language_task(splits, args, "lstm_200", {}, 5)["test_dataset"])
-    expected = test.metrics([test.predict(BornAgainEnsemble.from_members(networks))])
+    networks = [load_model(home / member.folder) for member in members]
+    args, setup = prepared(members[0], output_dir="unused")
+    trainer = training.measuring_trainer(networks[0], setup, args, home / "unused")
+    loader = trainer.get_eval_dataloader(setup.test_dataset)
+    whole = BornAgainEnsemble.from_members(networks)
+    expected = evaluate([whole], [loader], trainer.task).metrics(setup.entropy)
     found = results(home, job)["test"]
-    assert found["nll"] == pytest.approx(expected["nll"], abs=1e-6)
-    assert found["n"] == expected["n"]
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert {"nll", "perplexity", "above_entropy", "n"} <= found.keys()
 
 
 @pytest.mark.parametrize("column", ["teacher", "ban+l", "ens2"])
@@ -214,37 +247,31 @@ def test_what_is_kept_of_images_gives_back_the_error(column, home):
     job = IMAGES.job("densenet-112-33", column, 1)
     made(home, job)
     found = results(home, job)
-    wrong, ones = item_losses(entry_of(found), found["labels"])
-    assert 100 * wrong.sum() / ones.sum() == found["test"]["error"]
+    wrong, ones = item_losses(entry(home, job), found["labels"])
+    assert 100 * wrong.sum() / ones.sum() == pytest.approx(found["test"]["error"], rel=1e-12)
     assert len(wrong) == found["test"]["n"]
-    filled = [(n, correct) for n, _, correct in found["reliability"] if n]
-    right = sum(n * correct for n, correct in filled)
+    right = sum(n * correct for n, _, correct in found["reliability"] if n)
     assert right == pytest.approx(len(wrong) - wrong.sum(), abs=1e-3)
 
 
 def test_what_is_kept_of_a_text_gives_back_the_perplexity(home):
     job = TEXTS.job("char-cnn-lstm", "halves", 1)
     made(home, job)
-    found = results(home, job)
-    nats, words = item_losses(entry_of(found), found["labels"])
-    assert math.exp(nats.sum() / words.sum()) == pytest.approx(
-        found["test"]["perplexity"], rel=1e-6
-    )
-    assert words.sum() == found["test"]["n"]
+    found, test = entry(home, job), results(home, job)["test"]
+    nats, words = item_losses(found, None)
+    assert math.exp(nats.sum() / words.sum()) == pytest.approx(test["perplexity"], rel=1e-6)
+    assert words.sum() == test["n"]
     assert len(words) > 1
-    assert found["validation"]["perplexity"] > 1
+    assert found.validation["perplexity"] > 1
 
 
 def test_results_are_the_same_anywhere_with_a_cache_and_without(tmp_path):
-    """Nothing in them tells when or where they were made, or that a teacher was not asked."""
+    """Nothing in them says when or where they were made, or that a teacher did not run."""
     table, row = epochs(IMAGES, 2), "densenet-90-60"
     jobs = [table.job(row, column, 1) for column in ("ban", "cwtm", "dkpp", "ens2")]
     made(tmp_path / "here", *jobs)
-    made(tmp_path / "elsewhere", *jobs)
     found = written(tmp_path / "here", jobs)
-    assert written(tmp_path / "elsewhere", jobs) == found
-    cached, cache = [job for job in jobs if job.cache_name == jobs[0].cache_name], tmp_path / "c"
-    assert len(cached) == 3
+    cached, cache = jobs[:3], tmp_path / "c"  # of one teacher and one seed
     made(tmp_path / "cached", *cached, cache=cache)
     assert any(cache.rglob("*")), "the cache was not used"
     assert written(tmp_path / "cached", cached).items() <= found.items()
@@ -259,8 +286,8 @@ def kill_at(patch, step: int) -> None:
         trainer.add_callback(KillAt(step))
         return original(trainer)
 
-    original = networks.train_to_end
-    patch.setattr(networks, "train_to_end", train_to_end)
+    original = training.train_to_end
+    patch.setattr(training, "train_to_end", train_to_end)
 
 
 @pytest.mark.parametrize(
@@ -273,94 +300,89 @@ def test_a_job_killed_again_and_again_gives_the_same_results(
     """In each of its epochs: it goes on from its last checkpoint, of which it keeps one."""
     job = epochs(table, 4).job(row, column, 1)
     made(tmp_path / "whole", job)
-    steps = record(tmp_path / "whole", job).training["steps"]
+    steps = record(tmp_path / "whole", job).training.steps
     assert steps % 4 == 0
-    made(tmp_path / "killed", *job.teachers)
+    killed = tmp_path / "killed"
+    made(killed, *job.teachers)
     for step in (1, steps // 2 + 1, steps - 1):
         with monkeypatch.context() as patch:
             kill_at(patch, step)
             with pytest.raises(Killed):
-                made(tmp_path / "killed", job)
-        assert not (tmp_path / "killed" / job.name / "results.json").exists()
-        assert not (tmp_path / "killed" / job.name / "network").exists()
-    made(tmp_path / "killed", job)
-    assert written(tmp_path / "killed", [job]) == written(tmp_path / "whole", [job])
-    one, other = (record(tmp_path / name, job) for name in ("killed", "whole"))
+                made(killed, job)
+        assert read_evaluation(job, killed) is None
+        assert not (killed / job.folder).exists()
+    made(killed, job)
+    assert written(killed, [job]) == written(tmp_path / "whole", [job])
+    one, other = (record(folder, job) for folder in (killed, tmp_path / "whole"))
     assert one.seed == other.seed
-    assert one.training["resumed_from"] == f"checkpoint-{steps * 3 // 4}"
-    assert not (tmp_path / "killed" / job.name / "checkpoints").exists()
+    assert one.training.resumed_from == f"checkpoint-{steps * 3 // 4}"
+    assert read_log(killed / job.folder) == read_log(tmp_path / "whole" / job.folder)
+    assert not scratch(killed, job).exists()
 
 
-@pytest.mark.parametrize("function", ["_compact_log", "write_json"])
-def test_a_job_killed_when_its_network_stands_does_not_train_it_again(
+@pytest.mark.parametrize("function", ["measure", "write_evaluation", "os.replace"])
+def test_a_job_killed_when_it_is_trained_goes_on_from_its_last_checkpoint(
     function, home, tmp_path, monkeypatch
 ):
     job = RESIDUAL[0].job(RESIDUAL[1], "teacher", 1)
     made(home, job)
 
-    def killed(first, *others):
-        if function == "_compact_log" or first.name == "results.json":
+    def killed(*args, **kwargs):
+        if function != "os.replace" or args[1] == tmp_path / job.folder:
             raise Killed
-        return original(first, *others)
+        return original(*args, **kwargs)
 
-    original = getattr(networks, function)
+    owner = training.os if function == "os.replace" else training
+    original = getattr(owner, function.rpartition(".")[2])
     with monkeypatch.context() as patch:
-        patch.setattr(networks, function, killed)
+        patch.setattr(owner, function.rpartition(".")[2], killed)
         with pytest.raises(Killed):
             made(tmp_path, job)
-    before = identities(tmp_path / job.name / "network")
-    assert RECORD in before
+    assert not (tmp_path / job.folder).exists()
+    assert read_evaluation(job, tmp_path) is None
     made(tmp_path, job)
-    assert identities(tmp_path / job.name / "network") == before
+    found = record(tmp_path, job).training
+    assert found.resumed_from == f"checkpoint-{found.steps}"
     assert written(tmp_path, [job]) == written(home, [job])
 
 
-def test_a_job_killed_while_it_is_measured_goes_on_from_its_last_checkpoint(
-    home, tmp_path, monkeypatch
-):
-    job = RESIDUAL[0].job(RESIDUAL[1], "teacher", 1)
+def test_a_measurement_of_other_networks_is_none(home, tmp_path):
+    job = IMAGES.job("densenet-112-33", "ens2", 1)
     made(home, job)
-
-    def killed(test, members):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(networks, "_measured", killed)
-        with pytest.raises(Killed):
-            made(tmp_path, job)
-    assert not (tmp_path / job.name / "network").exists()
-    made(tmp_path, job)
-    training = record(tmp_path, job).training
-    assert training["resumed_from"] == f"checkpoint-{training['steps']}"
-    assert written(tmp_path, [job]) == written(home, [job])
+    shutil.copytree(home, tmp_path / "copy")
+    assert read_evaluation(job, tmp_path / "copy") == results(home, job)
+    other = IMAGES.job("densenet-112-33", "ban-2", 2)
+    made(tmp_path / "copy", other)
+    member = tmp_path / "copy" / job.members[1].folder
+    shutil.rmtree(member)
+    assert read_evaluation(job, tmp_path / "copy") is None
+    shutil.copytree(tmp_path / "copy" / other.folder, member)
+    assert read_evaluation(job, tmp_path / "copy") is None
+    assert read_evaluation(job.members[1], tmp_path / "copy") is None
 
 
-@pytest.mark.parametrize(("table", "row"), [(IMAGES, "densenet-80-80"), (TEXTS, "lstm")])
-def test_a_record_has_what_was_measured(table, row, home):
-    job = table.job(row, "teacher", 1)
-    made(home, job)
-    test = results(home, job)["test"]
-    metrics = record(home, job).metrics
-    assert {m["name"]: m["value"] for m in metrics} == {k: test[k] for k in test if k != "n"}
-    assert {(m["split"], m["n"], m["higher_is_better"]) for m in metrics} == {
-        ("test", test["n"], False)
+def test_a_log_may_lack_values(tmp_path):
+    """A perplexity that overflowed is null in JSON; a published network has no log."""
+    assert read_log(tmp_path) == {}
+    log = [{"epoch": 1, "loss": 2.5}, {"epoch": 1, "eval_perplexity": None, "eval_loss": 800.0}]
+    write_json(tmp_path / LOG, [*log, {"epoch": 2, "eval_perplexity": 1234.567}])
+    assert read_log(tmp_path) == {
+        "epoch": (1, 2),
+        "loss": (2.5, None),
+        "eval_loss": (800.0, None),
+        "eval_perplexity": (None, 1235),
     }
 
 
-def test_what_a_log_has_no_finite_value_of_is_left_out(tmp_path):
-    """A perplexity that overflowed is null in JSON."""
-    log = [{"epoch": 1, "loss": 2.5}, {"epoch": 1, "eval_perplexity": None, "eval_loss": 800.0}]
-    (tmp_path / LOG).write_text(json.dumps(log), "utf-8")
-    assert networks._compact_log(tmp_path) == [{"epoch": 1, "loss": 2.5, "eval_loss": 800.0}]
-
-
-def test_the_log_has_a_line_an_epoch_and_ends_as_the_validation(home):
+def test_the_log_has_a_number_an_epoch_and_ends_as_the_validation(home):
     job = epochs(IMAGES, 3).job("densenet-80-80", "ban", 1)
     made(home, job)
-    found = results(home, job)
-    assert [line["epoch"] for line in found["log"]] == [1, 2, 3]
-    last = found["log"][-1]
-    assert {"loss", "learning_rate", "eval_error", "eval_teacher_agreement"} <= last.keys()
-    assert found["validation"] == {"error": last["eval_error"]}
-    assert found["train_loss"] == last["label_loss"]
-    assert torch.tensor([line["learning_rate"] for line in found["log"]]).diff().lt(0).all()
+    found = entry(home, job)
+    assert found.log["epoch"] == (1, 2, 3)
+    assert {"loss", "eval_error", "eval_teacher_agreement"} <= found.log.keys()
+    assert found.validation == {"error": found.log["eval_error"][-1]}
+    assert found.best_validation["error"] == min(found.log["eval_error"])
+    assert found.train_loss == found.log["label_loss"][-1]
+    assert torch.tensor(found.log["learning_rate"]).diff().lt(0).all()
+    assert found.network_seed == job.arguments["training"]["seed"]
+    assert found.configuration == job.arguments

@@ -182,7 +182,9 @@ def train(
         write_json(partial / LOG, trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    found = measure([load_model(partial)], setup, trainer, teacher=teacher, trained=trained)
+    # Both as they are saved: the trainer has laid out the others for speed.
+    networks = [load_model(partial)]
+    found = measure(networks, setup, trainer, load_teacher(job, home), trained)
     _put_in_place(job, home, record, partial, found)
 
 
