@@ -34,7 +34,7 @@ from ban_hf.jobs.job import Job, Setup, code_digest, in_order
 from ban_hf.jobs.progress import GenerationProgress
 from ban_hf.lineage.environment import canonical_arguments, hardware, versions, weights_digest
 from ban_hf.lineage.family import CHECKPOINTS
-from ban_hf.lineage.files import read_json, sha256_of_file, sha256_of_json, write_json
+from ban_hf.lineage.files import read_json, sha256_of_json, write_json
 from ban_hf.lineage.record import (
     LOG,
     RECORD,
@@ -101,7 +101,7 @@ def train(
     model = setup.model_init(job.generation)
     args = sequence_arguments(args, model)
     init_sha256 = weights_digest(model)
-    _check_fresh(job, home, init_sha256)
+    _check_fresh(job, home, init_sha256, args.seed)
     teacher = load_teacher(job, home)
     if job.arguments.get("share_ends"):
         assert isinstance(teacher, CifarNetForImageClassification)  # as the table has checked
@@ -147,7 +147,9 @@ def train(
         write_json(partial / LOG, trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    found = measure([load_model(partial)], setup, trainer, teacher=teacher, trained=trained)
+    # Both as they are saved: the trainer has laid out the others for speed.
+    networks = [load_model(partial)]
+    found = measure(networks, setup, trainer, load_teacher(job, home), trained)
     _put_in_place(job, home, record, partial, found)
 
 
@@ -243,29 +245,69 @@ def evaluation_file(job: Job, home: Path) -> Path:
     return home / EVALUATIONS / f"{job.folder}.json"
 
 
-def write_evaluation(job: Job, home: Path, found: Mapping[str, Any]) -> None:
-    """Keep what was measured of a job's network, and of which one."""
-    path, record = evaluation_file(job, home), home / job.folder / RECORD
+def write_evaluation(
+    job: Job, home: Path, found: Mapping[str, Any], folder: Path | None = None
+) -> None:
+    """Keep what was measured of a job, and of which networks.
+
+    Args:
+        job: that was measured.
+        home: folder of the jobs' folders.
+        found: from `measure`.
+        folder: of its network, where that is not in its place yet.
+    """
+    path = evaluation_file(job, home)
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = {"lineage_sha256": sha256_of_file(record)} if record.is_file() else {}
-    write_json(path, dict(found) | known | {"job": job.digest, "code": code_digest()})
+    networks = _weights([folder] if folder else _measured(job, home))
+    write_json(path, dict(found) | {"networks": networks, "job": job.digest, "code": code_digest()})
 
 
 def read_evaluation(job: Job, home: Path) -> dict[str, Any] | None:
-    """What was measured of a job's network; None if it was not, or of another network."""
-    path, record = evaluation_file(job, home), home / job.folder / RECORD
-    if not path.is_file():
+    """What was measured of a job's networks; None if it was not, or of other networks."""
+    path, networks = evaluation_file(job, home), _measured(job, home)
+    if not (path.is_file() and all((folder / RECORD).is_file() for folder in networks)):
         return None
     found = read_json(path)
-    expected = sha256_of_file(record) if record.is_file() else None
-    return found if found.get("lineage_sha256") == expected else None
+    return found if found.get("networks") == _weights(networks) else None
+
+
+def evaluation(job: Job, home: Path, setup: Setup, args: BANTrainingArguments) -> dict[str, Any]:
+    """What was measured of a finished job; measured now where nothing was kept."""
+    found = read_evaluation(job, home)
+    PartialState().wait_for_everyone()  # all have looked before one of them writes
+    if found is not None:
+        return found
+    models = [load_model(home / each.folder) for each in job.members or (job,)]
+    trained = 0
+    if not job.members:
+        trained = sum(p.numel() for p in models[0].parameters())
+        if Record.read(home / job.folder).architecture.shared_ends:
+            assert isinstance(models[0], CifarNetForImageClassification)
+            trained -= sum(p.numel() for end in models[0].network.ends for p in end.parameters())
+    teacher = load_teacher(job, home)
+    trainer = measuring_trainer(models[0], setup, args, home / CHECKPOINTS)
+    found = measure(models, setup, trainer, teacher, trained)
+    if args.should_save:
+        write_evaluation(job, home, found)
+    PartialState().wait_for_everyone()
+    return read_evaluation(job, home) or found
 
 
 def is_done(job: Job, home: Path) -> bool:
     """Whether a job is finished."""
     if job.saved:
         return (home / job.folder / RECORD).is_file()
-    return evaluation_file(job, home).is_file()
+    return read_evaluation(job, home) is not None
+
+
+def _measured(job: Job, home: Path) -> list[Path]:
+    """Folders of the networks that are measured of a job: its own, or its members'."""
+    return [home / each.folder for each in ((job,) if job.saved else job.members)]
+
+
+def _weights(folders: Sequence[Path]) -> list[str]:
+    """What identifies networks: the digests of their weights, by their records."""
+    return [sha for folder in folders for sha in Record.read(folder).weights_sha256]
 
 
 def train_to_end(trainer: BANTrainer) -> Training:
@@ -330,11 +372,15 @@ def _seeded(dataset: Dataset, seed: int) -> Dataset:
     return dataset.with_seed(seed) if isinstance(dataset, ImageViews) else dataset
 
 
-def _check_fresh(job: Job, home: Path, init_sha256: str) -> None:
-    """Raise if fresh weights are those that a teacher, or a teacher's teacher, has had."""
+def _check_fresh(job: Job, home: Path, init_sha256: str, seed: int) -> None:
+    """Raise if fresh weights are those that a teacher, or a teacher's teacher, has had.
+
+    Of one seed, as columns of a table may have, networks begin with the same weights.
+    """
     for earlier in in_order([job])[:-1]:
-        seed = Record.read(home / earlier.folder).seed
-        if init_sha256 in (seed.init_sha256, seed.trained_sha256):
+        theirs = Record.read(home / earlier.folder).seed
+        begun_alike = init_sha256 == theirs.init_sha256 and seed != theirs.seed
+        if begun_alike or init_sha256 == theirs.trained_sha256:
             raise BANError(
                 f"model_init({job.generation}) gave the weights that an earlier generation had, "
                 "fresh or trained: build a new model each time, with weights drawn from torch's "
@@ -352,9 +398,9 @@ def _put_in_place(
         record.write(partial)
         folder = home / job.folder
         folder.parent.mkdir(parents=True, exist_ok=True)
+        write_evaluation(job, home, found, partial)  # of no network, if a kill follows
         shutil.rmtree(folder, ignore_errors=True)  # an ensemble of fewer members
         os.replace(partial, folder)
-        write_evaluation(job, home, found)
         shutil.rmtree(scratch(home, job), ignore_errors=True)
     state.wait_for_everyone()
 
