@@ -5,14 +5,11 @@ import json
 import pytest
 import tiny
 import torch
-from ban_hf.jobs.caching import _arguments
 from family import final_weights
 from transformers import ViTForImageClassification, default_data_collator
 
 from ban_hf import TokenWindows, collate, load_images, load_text, train_generations
 from ban_hf.cli.main import main
-from ban_hf.lineage.record import Record
-from ban_hf.tasks.heads import load_classifier
 from ban_hf.training.teacher import FrozenTeacher
 
 DATA = dict(image_size=8, train_samples=24, validation=0.5)
@@ -95,15 +92,6 @@ def test_a_cache_of_another_seed_is_refused_by_the_student(tmp_path, capsys):
     digits(tmp_path / "same", seed=4, **options)
 
 
-def test_arguments_of_a_record_make_the_same_training(tmp_path):
-    digits(tmp_path, lr_milestones=[0.5], optim_args="momentum=0.9", gradient_accumulation_steps=2)
-    record = Record.read(tmp_path / "generation-0")
-    args = _arguments(record, str(tmp_path), {"seed": None, "num_train_epochs": 5.0})
-    assert (args.lr_milestones, args.optim_args) == ([0.5], "momentum=0.9")
-    assert (args.num_train_epochs, args.seed, args.fast) == (5.0, 3, True)
-    assert load_classifier(tmp_path / "generation-1").num_labels == 10
-
-
 @pytest.mark.parametrize("epochs", ["0", "-1", "inf", "nan"])
 def test_epochs_that_are_none_are_refused(epochs, tmp_path, capsys):
     command = ["cache", str(tmp_path), str(tmp_path / "cache"), "--dataset_name", "digits"]
@@ -111,8 +99,9 @@ def test_epochs_that_are_none_are_refused(epochs, tmp_path, capsys):
     assert "must be above 0" in capsys.readouterr().err
 
 
-def test_more_epochs_than_the_teacher_had_may_be_asked_for(tmp_path):
-    digits(tmp_path / "run", num_train_epochs=1)
+def test_students_may_have_more_epochs_than_the_teacher(tmp_path):
+    options = dict(lr_milestones=[0.5], optim_args="momentum=0.9", gradient_accumulation_steps=2)
+    digits(tmp_path / "run", num_train_epochs=1, **options)
     command = ["cache", str(tmp_path / "run" / "generation-0"), str(tmp_path / "cache")]
     assert main([*command, *CASES[0][1], "--validation", "0.5", "--epochs", "3"]) == 0
     assert len(list((tmp_path / "cache").glob("epoch-*.npy"))) == 3
