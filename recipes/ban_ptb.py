@@ -14,7 +14,7 @@ Flags override the file's values; any argument of BANTrainingArguments is a flag
 
 A Hub id, a local folder or a text file will do as --dataset_name. Students learn from labels and
 teacher (BAN+L); --label_weight 0 leaves the labels out (BAN), with which, in the paper, a language
-model does not learn. A run that was killed continues where it stopped when the same command is given
+model does not learn. A run that was killed continues when the same command is given
 again. With --plan nothing is trained: it says how long the run will take and what disk it needs.
 
 Several objectives are students of one teacher, trained once; each has a folder of its own, and one

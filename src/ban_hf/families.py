@@ -19,10 +19,9 @@ from accelerate import PartialState
 from ban_hf.data.description import describe_data
 from ban_hf.errors import BANError
 from ban_hf.jobs.cost import plan
-from ban_hf.jobs.job import Job
+from ban_hf.jobs.job import Job, Setup, generation_seed
 from ban_hf.jobs.results import entry_of, environment_of
-from ban_hf.jobs.training import Setup, generation_seed
-from ban_hf.lineage.environment import architecture, canonical_arguments
+from ban_hf.lineage.environment import canonical_arguments
 from ban_hf.lineage.family import check_folders, generation_folders
 from ban_hf.lineage.family_results import (
     ROW,
@@ -32,7 +31,8 @@ from ban_hf.lineage.family_results import (
     generation_column,
     side_by_side,
 )
-from ban_hf.lineage.record import RECORD, Record, as_name
+from ban_hf.lineage.names import as_name
+from ban_hf.lineage.record import RECORD, Record, architecture
 from ban_hf.lineage.results import Column, Results
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import Sequence as Chain

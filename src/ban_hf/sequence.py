@@ -28,12 +28,10 @@ from ban_hf.hub.initial_teacher import (
 )
 from ban_hf.hub.publishing import Publisher
 from ban_hf.jobs.executor import InProcess, locked, run_jobs
-from ban_hf.jobs.job import Job
+from ban_hf.jobs.job import Job, Setup, generation_seed
 from ban_hf.jobs.training import (
     EVALUATIONS,
-    Setup,
     build_ensemble,
-    generation_seed,
     is_done,
     last_checkpoint,
     load_teacher,
@@ -43,7 +41,7 @@ from ban_hf.jobs.training import (
     train,
     write_evaluation,
 )
-from ban_hf.lineage.environment import architecture, canonical_arguments
+from ban_hf.lineage.environment import canonical_arguments
 from ban_hf.lineage.family import (
     CHECKPOINTS,
     Lineage,
@@ -54,11 +52,12 @@ from ban_hf.lineage.family import (
     refuse_another,
 )
 from ban_hf.lineage.files import plain_json, read_json
+from ban_hf.lineage.names import as_name
 from ban_hf.lineage.record import (
     RECORD,
     Record,
     Reference,
-    as_name,
+    architecture,
     check_data,
     check_name,
     reference,
@@ -277,6 +276,8 @@ class Sequence:
         found = measure(models, self.setup, trainer, teacher)
         if self.args.should_save:
             write_evaluation(job, self.output_dir, found)
+            with contextlib.suppress(OSError):  # the trainer made it; not empty: of a killed run
+                scratch.rmdir()
         PartialState().wait_for_everyone()
         return read_evaluation(job, self.output_dir) or found
 

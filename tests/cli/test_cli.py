@@ -11,6 +11,7 @@ import family
 import pytest
 import tiny
 import torch
+from ban_hf.tasks.heads import load_classifier
 from msgspec.structs import replace
 from PIL import Image
 from table_results import family_rows
@@ -32,9 +33,8 @@ from ban_hf.cli.terminal import ASCII_BRANCH, draw_tree
 from ban_hf.data import word_tokenizer
 from ban_hf.jobs.evaluation import measure_family
 from ban_hf.lineage.files import read_json, write_json
+from ban_hf.lineage.names import counted
 from ban_hf.lineage.record import RECORD, MetricValue, Objective, Reference
-from ban_hf.lineage.results import counted
-from ban_hf.tasks.heads import load_classifier
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

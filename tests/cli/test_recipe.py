@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from ban_hf.tasks.heads import load_classifier
 from family import identities
 from launch import launched
 from table_results import family_rows
 
 from ban_hf import BANTrainingArguments, load_images, parse_recipe
-from ban_hf.tasks.heads import load_classifier
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "ban_cifar.py"

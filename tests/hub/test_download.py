@@ -9,6 +9,7 @@ import family
 import pytest
 import tiny
 import torch
+from ban_hf.tasks.heads import load_classifier
 from loopback_hub.client import environment
 from transformers import AutoModelForImageClassification
 
@@ -26,7 +27,6 @@ from ban_hf import (
 from ban_hf.errors import TamperedFileError
 from ban_hf.hub.publishing import card
 from ban_hf.lineage.record import Architecture, Record, Seed
-from ban_hf.tasks.heads import load_classifier
 
 
 class TestPull:

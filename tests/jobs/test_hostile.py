@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from ban_hf.reports.aggregate import main as aggregate
 from filelock import FileLock
 from launch import on_two_processes
 from PIL import Image

@@ -9,6 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from ban_hf.jobs.measurement import ImageTest, TextTest
+from ban_hf.jobs.networks import make
+from ban_hf.tasks.heads import load_classifier
 from cached_students import KillAt
 from family import Killed, identities
 from tiny import distance
@@ -17,13 +20,10 @@ from ban_hf import BANTrainingArguments, BornAgainEnsemble, load_images, train_g
 from ban_hf.data import load_text
 from ban_hf.jobs import networks as networks
 from ban_hf.jobs.job import Job, in_order
-from ban_hf.jobs.measurement import ImageTest, TextTest
-from ban_hf.jobs.networks import make
 from ban_hf.jobs.table import Table
 from ban_hf.lineage.record import LOG, RECORD, Record
 from ban_hf.lineage.results import Entry, item_losses, unpack_classes
 from ban_hf.tasks.data import image_task, language_task, ready_batches, text_arguments
-from ban_hf.tasks.heads import load_classifier
 
 
 def entry_of(found: dict) -> Entry:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ban_hf.jobs.generation import generation_seed
 
 from ban_hf.cli.main import main
-from ban_hf.jobs.generation import generation_seed
 from ban_hf.jobs.reproduction import Reproduction
 from ban_hf.jobs.table import Table
 from ban_hf.reports.verdicts import RULES

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 import yaml
+from ban_hf.jobs.siblings import run_families
 from family import MEAN, STD, Killed, final_weights, identities, listing, network, train, views
 from launch import ROOT, on_two_processes
 from table_results import family_rows
@@ -20,7 +21,6 @@ from ban_hf import (
     train_generations,
     verify_lineage,
 )
-from ban_hf.jobs.siblings import run_families
 from ban_hf.lineage.record import Record
 from ban_hf.reports.reading import read_results
 from ban_hf.reports.report import report_text

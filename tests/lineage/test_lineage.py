@@ -13,10 +13,18 @@ from transformers import AutoModelForImageClassification
 
 from ban_hf import BornAgainEnsemble, Lineage, load_family
 from ban_hf.data import describe_data
-from ban_hf.lineage.environment import architecture, weights_digest
+from ban_hf.lineage.environment import weights_digest
 from ban_hf.lineage.family import check_folders, finished_generations
 from ban_hf.lineage.files import sha256_of_json, write_json
-from ban_hf.lineage.record import RECORD, SCHEMA, Objective, Record, Reference, reference
+from ban_hf.lineage.record import (
+    RECORD,
+    SCHEMA,
+    Objective,
+    Record,
+    Reference,
+    architecture,
+    reference,
+)
 
 HEX = set("0123456789abcdef")
 

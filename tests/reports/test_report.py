@@ -20,7 +20,8 @@ from ban_hf.lineage.family_results import (
     results_of_records,
     side_by_side,
 )
-from ban_hf.lineage.results import Entry, Outcomes, Parameters, Results, method_of, pack_classes
+from ban_hf.lineage.names import method_of
+from ban_hf.lineage.results import Entry, Outcomes, Parameters, Results, pack_classes
 from ban_hf.reports import figures
 from ban_hf.reports.reading import read_results
 from ban_hf.reports.report import report_text, subtitle, write_report

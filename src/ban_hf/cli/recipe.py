@@ -6,6 +6,7 @@ rest: parse, load the data, train the family of each objective, measure, report,
 
 import argparse
 import dataclasses
+import importlib
 import json
 import logging
 import os
@@ -144,6 +145,7 @@ def make_parser(dataclass_types: Sequence[type], task: str, description: str) ->
         dataclass_types,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # or a misspelled flag might be taken for another
     )
     parser.usage = "%(prog)s [CONFIG.yaml] [--flag value ...]"
     if "--debug" not in parser._option_string_actions:
@@ -240,7 +242,6 @@ def run(recipe: Recipe, argv: Sequence[str], real: str) -> None:
     """Train the families of a recipe, measure and report them; or say what that would take."""
     from ban_hf.data.images import ImageSplits
     from ban_hf.data.loading import load_splits
-    from ban_hf.families import Families
     from ban_hf.jobs.setup import describe_dataset, prepare
 
     if recipe.family.smoke:
@@ -255,7 +256,8 @@ def run(recipe: Recipe, argv: Sequence[str], real: str) -> None:
     name = str(family.model_name)
     args, setup = prepare(splits, recipe.args, name, family.network_args, data.window)
     dataset = describe_dataset(splits, data.window)
-    families = Families(
+    # By its name, as `ban-hf` finds its commands: what parses arguments does not know what runs.
+    families = importlib.import_module("ban_hf.families").Families(
         setup,
         args,
         recipe.objectives,

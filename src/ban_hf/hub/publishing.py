@@ -11,7 +11,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from huggingface_hub import ModelCard
 from msgspec.structs import replace
@@ -31,11 +31,13 @@ from ban_hf.hub.repository import (
 )
 from ban_hf.hub.verification import Entry, ancestry, check_file, check_model, walk
 from ban_hf.lineage.family import finished_generations
+from ban_hf.lineage.family_results import results_of_records
 from ban_hf.lineage.files import as_json, read_json
 from ban_hf.lineage.record import CARD, LOG, PICTURE, RECORD, Record, Reference
-
-if TYPE_CHECKING:
-    from ban_hf.lineage.results import Results
+from ban_hf.lineage.results import Results
+from ban_hf.reports.model_card import AUTO_CLASSES, render_card
+from ban_hf.reports.reading import read_results
+from ban_hf.reports.statistics import is_measured
 
 logger = logging.getLogger(__name__)
 
@@ -406,10 +408,8 @@ def card_files(
     return files
 
 
-def _has_picture(record: Record, results: "Results") -> bool:
+def _has_picture(record: Record, results: Results) -> bool:
     """Whether there is anything to compare in a picture."""
-    from ban_hf.reports.statistics import is_measured
-
     return record.generation != 0 and is_measured(results)
 
 
@@ -428,10 +428,8 @@ def _render(
     before: Sequence[Entry],
     repo_id: str | None,
     license: str | None,
-    results: "Results",
+    results: Results,
 ) -> ModelCard:
-    from ban_hf.reports.model_card import render_card
-
     config, data = read_json(place.fetch("config.json")), record.to_dict()
     this = data | ({"place": {"repo_id": repo_id, "revision": None}} if repo_id else {})
     return render_card(
@@ -454,11 +452,8 @@ def _as_family(entry: Entry) -> dict[str, Any]:
     return data | {"place": {"repo_id": entry.place.repo_id, "revision": entry.place.revision}}
 
 
-def _results(place: Location, record: Record, before: Sequence[Entry]) -> "Results":
+def _results(place: Location, record: Record, before: Sequence[Entry]) -> Results:
     """The measurements of a run, controls included; without them those of the records."""
-    from ban_hf.lineage.family_results import results_of_records
-    from ban_hf.reports.reading import read_results
-
     records = [entry.record.to_dict() for entry in before]
     if record.kind == "generation":
         return results_of_records([*records, record.to_dict()])
@@ -489,7 +484,6 @@ def pipeline_tag(config: Mapping[str, Any], place: Location) -> str:
                 return tag
     from transformers import AutoConfig
 
-    from ban_hf.reports.model_card import AUTO_CLASSES
     from ban_hf.tasks.auto import auto_class
 
     known = AutoConfig.from_pretrained(place.fetch("config.json").parent, trust_remote_code=False)

@@ -25,8 +25,8 @@ from ban_hf.jobs.footprint import (
     format_step,
     seconds_now,
 )
-from ban_hf.jobs.job import Job
-from ban_hf.jobs.training import Setup, is_done
+from ban_hf.jobs.job import Job, Setup
+from ban_hf.jobs.training import is_done
 from ban_hf.lineage.disk import existing_parent, format_bytes, free_bytes
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.callbacks import check_trained

@@ -5,14 +5,20 @@ control is a job without a teacher. A job is known by its folder: what is finish
 again, and what other arguments have made is never taken for it.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ban_hf.errors import BANError
 from ban_hf.lineage.environment import versions
 from ban_hf.lineage.files import sha256_of_json
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+    from transformers import PreTrainedModel
 
 #: Raised by one where a change of the code gives the same arguments another result, so that jobs of
 #: tables that were finished before are done again. A comment or a new name changes no result.
@@ -51,6 +57,34 @@ class Job:
     def digest(self) -> str:
         """sha256 of all that decides its result: its arguments, and those of the jobs it needs."""
         return digest(self.arguments, self.teachers, self.members)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the trainings of a graph have in common beside their arguments: networks and data.
+
+    Attributes:
+        model_init: a fresh network for a generation; torch is seeded for it beforehand.
+        train_dataset: what all networks are trained on.
+        eval_dataset: for validation while training.
+        test_dataset: what each network is measured on once, when it is finished.
+        trainer: further arguments of `BANTrainer`: `data_collator`, `processing_class`, ...
+        data: what records say of the data, plain JSON.
+        entropy: of a test text under its source, nats per word, where it is known.
+    """
+
+    model_init: Callable[[int], "PreTrainedModel"]
+    train_dataset: "Dataset"
+    eval_dataset: "Dataset | None" = None
+    test_dataset: "Dataset | None" = None
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    entropy: float | None = None
+
+
+def generation_seed(seed: int, generation: int) -> int:
+    """The seed of a generation of a family, in [0, 2^31): fresh, and a function of both."""
+    return int(np.random.SeedSequence([seed, generation]).generate_state(1)[0] >> 1)
 
 
 def digest(

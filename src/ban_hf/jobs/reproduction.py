@@ -14,18 +14,11 @@ from ban_hf.data.arguments import DataArguments
 from ban_hf.data.loading import load_splits
 from ban_hf.errors import BANError
 from ban_hf.jobs.executor import Executor, InProcess, Workers, locked, run_jobs
-from ban_hf.jobs.job import Job, in_order
+from ban_hf.jobs.job import Job, Setup, in_order
 from ban_hf.jobs.results import entry_of, environment_of
 from ban_hf.jobs.setup import Splits, prepare, read_objectives
 from ban_hf.jobs.table import Table
-from ban_hf.jobs.training import (
-    Setup,
-    build_ensemble,
-    evaluation_file,
-    is_done,
-    read_evaluation,
-    train,
-)
+from ban_hf.jobs.training import build_ensemble, evaluation_file, is_done, read_evaluation, train
 from ban_hf.lineage.files import sha256_of_json
 from ban_hf.lineage.results import Budget, Claim, Column, ColumnKind, Figures, Order, Results, Row
 from ban_hf.training.arguments import BANTrainingArguments

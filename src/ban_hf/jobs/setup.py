@@ -8,7 +8,7 @@ from ban_hf.data.description import describe_data
 from ban_hf.data.images import ImageSplits
 from ban_hf.data.text import TextSplits
 from ban_hf.errors import BANError, did_you_mean
-from ban_hf.jobs.training import Setup
+from ban_hf.jobs.job import Setup
 from ban_hf.objectives import OBJECTIVES
 from ban_hf.tasks.data import network_builder, prepare_arguments
 from ban_hf.tasks.data import prepare as data_of

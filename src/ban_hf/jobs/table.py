@@ -33,8 +33,7 @@ import yaml
 from torch import nn
 
 from ban_hf.errors import BANError, did_you_mean
-from ban_hf.jobs.job import Job, code_digest, digest
-from ban_hf.jobs.training import generation_seed
+from ban_hf.jobs.job import Job, code_digest, digest, generation_seed
 from ban_hf.lineage.files import sha256_of_json
 from ban_hf.models.cifar_networks import is_cifar_name
 from ban_hf.models.factory import create_classifier, create_language_model

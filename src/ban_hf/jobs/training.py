@@ -10,12 +10,10 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import transformers
 from accelerate import PartialState
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
@@ -32,15 +30,9 @@ from transformers import (
 from ban_hf.data.augmentation import ImageViews
 from ban_hf.errors import BANError
 from ban_hf.jobs.evaluation import evaluate
-from ban_hf.jobs.job import Job, code_digest
+from ban_hf.jobs.job import Job, Setup, code_digest
 from ban_hf.jobs.progress import GenerationProgress
-from ban_hf.lineage.environment import (
-    architecture,
-    canonical_arguments,
-    hardware,
-    versions,
-    weights_digest,
-)
+from ban_hf.lineage.environment import canonical_arguments, hardware, versions, weights_digest
 from ban_hf.lineage.family import CHECKPOINTS
 from ban_hf.lineage.files import read_json, sha256_of_file, sha256_of_json, write_json
 from ban_hf.lineage.record import (
@@ -52,6 +44,7 @@ from ban_hf.lineage.record import (
     Reference,
     Seed,
     Training,
+    architecture,
     reference,
 )
 from ban_hf.models.factory import share_ends
@@ -67,34 +60,6 @@ logger = logging.getLogger(__name__)
 
 EVALUATIONS = "evaluations"  # folder of what was measured, beside the networks
 TIMES = "seconds.json"  # in a checkpoint: how long the training has taken so far
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the trainings of a graph have in common beside their arguments: networks and data.
-
-    Attributes:
-        model_init: a fresh network for a generation; torch is seeded for it beforehand.
-        train_dataset: what all networks are trained on.
-        eval_dataset: for validation while training.
-        test_dataset: what each network is measured on once, when it is finished.
-        trainer: further arguments of `BANTrainer`: `data_collator`, `processing_class`, ...
-        data: what records say of the data, plain JSON.
-        entropy: of a test text under its source, nats per word, where it is known.
-    """
-
-    model_init: Callable[[int], PreTrainedModel]
-    train_dataset: Dataset
-    eval_dataset: Dataset | None = None
-    test_dataset: Dataset | None = None
-    trainer: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    entropy: float | None = None
-
-
-def generation_seed(seed: int, generation: int) -> int:
-    """The seed of a generation of a family, in [0, 2^31): fresh, and a function of both."""
-    return int(np.random.SeedSequence([seed, generation]).generate_state(1)[0] >> 1)
 
 
 def scratch(home: Path, job: Job) -> Path:
@@ -151,7 +116,7 @@ def train(
         **setup.trainer,
     )
     _show_progress(trainer, job.generation, job.generation if last is None else last)
-    training = train_to_end(trainer)
+    training = train_to_end(trainer, args.seed if family_seed is None else family_seed)
     shares_ends = bool(job.arguments.get("share_ends"))
     record = Record(
         kind="generation",
@@ -300,8 +265,12 @@ def is_done(job: Job, home: Path) -> bool:
     return evaluation_file(job, home).is_file()
 
 
-def train_to_end(trainer: BANTrainer) -> Training:
+def train_to_end(trainer: BANTrainer, seed: int) -> Training:
     """Train, from the last checkpoint if there is one; what the record holds of it.
+
+    Args:
+        trainer: of a job.
+        seed: that the run was given, from which that of the job may be drawn.
 
     Raises:
         BANError: if no step was trained.
@@ -313,7 +282,7 @@ def train_to_end(trainer: BANTrainer) -> Training:
     trainer.add_callback(stopwatch)
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     check_trained(trainer.state.global_step)
-    arguments = canonical_arguments(args)
+    arguments = canonical_arguments(args) | {"seed": seed}
     return Training(
         arguments=arguments,
         arguments_sha256=sha256_of_json(arguments),

@@ -9,12 +9,11 @@ import os
 import platform
 from typing import TYPE_CHECKING, Any
 
-from ban_hf.lineage.files import plain_json, sha256_of_json
-from ban_hf.lineage.record import Architecture
+from ban_hf.lineage.files import plain_json
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel, TrainingArguments
+    from transformers import TrainingArguments
 
 #: Arguments that do not change what is learned: a run may be continued with others.
 INCIDENTAL = frozenset(
@@ -35,11 +34,6 @@ INCIDENTAL_PREFIXES = (
 #: Exceptions from these prefixes: they decide which samples are seen and which checkpoint is best.
 DECIDING = frozenset({"dataloader_drop_last"})
 DECIDING_THE_BEST = frozenset({"save_strategy", "save_steps"})
-#: Fields of a config that a forward, a save or another release of transformers may change.
-TRANSIENT = frozenset(
-    "problem_type dtype torch_dtype transformers_version _name_or_path architectures auto_map "
-    "use_cache".split()
-)
 PACKAGES = ("ban-hf", "torch", "transformers", "accelerate", "datasets", "timm", "huggingface-hub")
 
 
@@ -52,23 +46,6 @@ def canonical_arguments(args: "TrainingArguments") -> dict[str, Any]:
         if name in deciding or not (name in INCIDENTAL or name.startswith(INCIDENTAL_PREFIXES))
     }
     return plain_json(kept | {"world_size": args.world_size})
-
-
-def architecture(model: "PreTrainedModel") -> Architecture:
-    """Type, class, canonical config and size of a network."""
-    return Architecture(
-        model_type=model.config.model_type,
-        class_name=type(model).__name__,
-        num_parameters=sum(p.numel() for p in model.parameters()),
-        config_sha256=sha256_of_json(_canonical(model.config.to_dict())),
-    )
-
-
-def _canonical(config: Any) -> Any:
-    """A config without its transient fields, and those of the configs within it."""
-    if isinstance(config, dict):
-        return {k: _canonical(v) for k, v in config.items() if k not in TRANSIENT}
-    return [_canonical(v) for v in config] if isinstance(config, list) else config
 
 
 def weights_digest(model: "nn.Module") -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
+from ban_hf.lineage.names import data_name, method_of
 from ban_hf.lineage.results import (
     MEASURES,
     Claim,
@@ -20,8 +21,6 @@ from ban_hf.lineage.results import (
     Parameters,
     Results,
     Row,
-    data_name,
-    method_of,
 )
 
 ROW = "family"  # name of the only row

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -22,14 +22,22 @@ from msgspec.structs import replace
 
 from ban_hf.errors import BANError
 from ban_hf.lineage.files import read_json, sha256_of_file, sha256_of_json, write_json
+from ban_hf.lineage.names import MARKUP, as_name, data_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SCHEMAS = ("ban_hf.lineage/1", "ban_hf.lineage/2")
 SCHEMA = SCHEMAS[-1]
 RECORD = "lineage.json"
 LOG = "training_log.json"  # beside the record; it is not published
 CARD, PICTURE = "README.md", "results.png"
-#: What a name cannot contain, because it is shown in one line of Markdown.
-MARKUP = "`|<>[]*\\"
+
+#: Fields of a config that a forward, a save or another release of transformers may change.
+TRANSIENT = frozenset(
+    "problem_type dtype torch_dtype transformers_version _name_or_path architectures auto_map "
+    "use_cache".split()
+)
 
 Count = Annotated[int, Meta(ge=0)]
 #: A finite number: JSON has no infinity, but 1e999 reads as one.
@@ -437,27 +445,6 @@ def check_schema(data: Mapping[str, Any]) -> None:
     raise BANError(f"it has schema {schema!r}, not {SCHEMA}, so it is no lineage of ban_hf.")
 
 
-def as_name(text: str) -> str:
-    """A text as a name: `_` for every character that a name cannot have."""
-    kept = "".join("_" if c in MARKUP or not c.isprintable() else c for c in text[:200])
-    return kept or "_"
-
-
-def source_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Where the data of a record (plain) came from: `id`, `config`, `revision`, if recorded."""
-    source: Mapping[str, Any] | None = record["data"].get("source", record["data"])
-    return source or {}
-
-
-def data_name(record: Mapping[str, Any]) -> str | None:
-    """The dataset of a record (plain): a Hub id in full, of a local path only the last part."""
-    data_id = source_of(record).get("id")
-    if not data_id:
-        return None
-    local = data_id.startswith(("/", ".", "~")) or data_id.count("/") > 1
-    return as_name(PurePosixPath(data_id).name if local else data_id)
-
-
 def reference(folder: Path, base: Path) -> Reference:
     """How a record in `base` names the network in another folder."""
     record = Record.read(folder)
@@ -467,6 +454,23 @@ def reference(folder: Path, base: Path) -> Reference:
         weights_sha256=record.weights_sha256,
         path=Path(os.path.relpath(folder, base)).as_posix(),
     )
+
+
+def architecture(model: "PreTrainedModel") -> Architecture:
+    """Type, class, canonical config and size of a network."""
+    return Architecture(
+        model_type=model.config.model_type,
+        class_name=type(model).__name__,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        config_sha256=sha256_of_json(_canonical(model.config.to_dict())),
+    )
+
+
+def _canonical(config: Any) -> Any:
+    """A config without its transient fields, and those of the configs within it."""
+    if isinstance(config, dict):
+        return {k: _canonical(v) for k, v in config.items() if k not in TRANSIENT}
+    return [_canonical(v) for v in config] if isinstance(config, list) else config
 
 
 def describe_files(folder: Path) -> tuple[FileEntry, ...]:

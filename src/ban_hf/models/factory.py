@@ -87,7 +87,7 @@ FROM_DATA = {
         "image_std": "the data",
         "num_channels": "the data, whose images have 3 channels",
         "in_chans": "the data, whose images have 3 channels",
-        "pretrained": "here: every network starts from fresh weights",
+        "pretrained": "the sequence, which starts every network from fresh weights",
     },
     "text-generation": {
         "name": "the model's own argument",

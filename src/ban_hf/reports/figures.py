@@ -25,7 +25,6 @@ from matplotlib.ticker import MaxNLocator
 from ban_hf.errors import BANError
 from ban_hf.lineage.results import Column, Results
 from ban_hf.reports.network_figures import draw_agreement, draw_gradient, draw_reliability
-from ban_hf.reports.report import subtitle
 from ban_hf.reports.statistics import (
     Estimate,
     best_possible,
@@ -44,6 +43,7 @@ from ban_hf.reports.style import (
     Picture,
     axis_title,
     how_sure,
+    subtitle,
     titled,
 )
 

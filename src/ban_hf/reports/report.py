@@ -22,6 +22,7 @@ from ban_hf.reports.statistics import (
     paired_difference,
     spread,
 )
+from ban_hf.reports.style import subtitle
 from ban_hf.reports.tables import (
     MISSING,
     cell,
@@ -136,20 +137,6 @@ def _what_was_run(results: Results) -> str:
             f" The best possible perplexity, that of the source of the text, is {best:.2f}."
         )
     return "".join(parts)
-
-
-def subtitle(results: Results) -> str:
-    """Data, size of the test set and seeds in one line."""
-    sizes = (entry.test.get("n") for entry in results.entries)
-    n, seeds = next((size for size in sizes if size), None), results.seeds
-    named = ", ".join(map(str, seeds))
-    over = f"mean ± standard deviation over {len(seeds)} seeds ({named})"
-    facts = [
-        str(results.dataset["name"]),
-        *([f"{n:,} test {results.measure.items}"] if n else []),
-        over if len(seeds) > 1 else f"one seed ({named})",
-    ]
-    return " · ".join(facts)
 
 
 def _papers_shape(results: Results) -> str:

@@ -22,8 +22,9 @@ from ban_hf.data.augmentation import ImageViews, collate
 from ban_hf.data.description import POSITIONS, describe_data
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.lineage.environment import architecture, weights_digest
+from ban_hf.lineage.environment import weights_digest
 from ban_hf.lineage.files import plain_json, sha256_of_json
+from ban_hf.lineage.record import architecture
 from ban_hf.tasks.base import Output, Task
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.performance import is_convolutional, prepare_frozen, to_channels_last
