@@ -2,13 +2,9 @@
 
 import copy
 import hashlib
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from ban_hf.tasks.heads import build_classifier, load_classifier
 from torch import nn
 from torch.nn.functional import cross_entropy, log_softmax
 from transformers import (
@@ -29,6 +25,7 @@ from ban_hf import (
 from ban_hf.data import word_tokenizer
 from ban_hf.models import LANGUAGE_PRESETS, character_table, vocabulary_digest
 from ban_hf.models.modeling_char_cnn_lstm import CharacterCNN
+from ban_hf.tasks.auto import build_model, load_model
 
 WORDS = "the a cat cats dog sat on mat ran <unk> <eos> extraordinarily".split()
 V, H = len(WORDS), 8
@@ -481,7 +478,7 @@ def test_initialisation_is_uniform_and_a_function_of_the_seed(name):
 
 
 @both
-@pytest.mark.parametrize("load", [AutoModelForCausalLM.from_pretrained, load_classifier])
+@pytest.mark.parametrize("load", [AutoModelForCausalLM.from_pretrained, load_model])
 def test_round_trip_is_bit_identical(name, load, tmp_path):
     model = tiny(name).eval()
     model.save_pretrained(tmp_path)
@@ -507,7 +504,7 @@ def test_config_survives_and_rebuilds(name, tmp_path):
     assert isinstance(config, LSTMConfig | CharCNNLSTMConfig)
     assert (config.dropout, config.num_layers) == (0.25, 2)
     assert config.keys_to_ignore_at_inference == ["state"]
-    model = build_classifier(config)
+    model = build_model(config)
     if name == "lstm_200":
         assert model(text(1, 2)).logits.shape == (1, 2, V)
     else:
@@ -534,41 +531,6 @@ def test_a_checkpoint_that_lacks_the_table_is_refused(tmp_path):
     assert not loaded.characters.any()
     with pytest.raises(ValueError, match="is empty"):
         loaded(text(1, 2))
-
-
-REMOTE = """
-import sys
-sys.modules["ban_hf"] = None  # as where it is not installed
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-for folder in sys.argv[1:]:
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
-    words, logits, made = torch.load(f"{folder}/expected.pt")
-    torch.testing.assert_close(model(words).logits, logits)
-    assert torch.equal(model.generate(words, max_new_tokens=6), made)
-    assert type(model).__module__.startswith("transformers_modules.")
-    fresh = AutoModelForCausalLM.from_config(model.config, trust_remote_code=True)
-    assert all(0.4 < p.abs().max() <= 0.8 for n, p in fresh.named_parameters() if p.ndim > 1)
-    model.save_pretrained(f"{folder}/again")
-"""
-
-
-def test_saved_code_loads_without_this_package(tmp_path):
-    folders = [tmp_path / name for name in SMALL]
-    for folder in folders:
-        model = tiny(folder.name).eval()
-        model.save_pretrained(folder)
-        words = text(2, 4)
-        made = model.generate(words, max_new_tokens=6)
-        torch.save((words, model(words).logits.detach(), made), folder / "expected.pt")
-    home = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    env = {**os.environ, **home, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", REMOTE, *map(str, folders)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for folder, own in zip(folders, ("modeling_lstm.py", "modeling_char_cnn_lstm.py"), strict=True):
-        assert {p.name for p in folder.glob("*.py")} == {own, "modeling_lstm.py"}
-        assert {p.name for p in folder.glob("again/*.py")} == {own, "modeling_lstm.py"}
 
 
 @both

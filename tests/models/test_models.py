@@ -1,10 +1,6 @@
 """The backbones: sizes, shapes, initialisation, saving, and the ways to reach them by name."""
 
-import os
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import timm
@@ -21,7 +17,6 @@ from transformers import (
     pipeline,
 )
 
-import ban_hf
 from ban_hf.errors import BANError
 from ban_hf.models import (
     PRESETS,
@@ -260,58 +255,6 @@ def test_pipeline_sees_the_normalised_image(name, tmp_path):
     )
     expected = dict(zip("abcdefghij", model(x[None]).logits[0].tolist(), strict=True))
     assert {r["label"]: r["score"] for r in results} == pytest.approx(expected, abs=1e-5)
-
-
-REMOTE = """
-import sys
-from itertools import pairwise
-sys.modules["ban_hf"] = None  # as where it is not installed
-import torch
-from transformers import AutoModelForImageClassification
-folder, = sys.argv[1:]
-model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True).eval()
-x, logits = torch.load(f"{folder}/expected.pt")
-torch.testing.assert_close(model(x).logits, logits)
-assert type(model).__module__.startswith("transformers_modules.")
-model.save_pretrained(f"{folder}/again")
-"""
-
-
-def test_saved_code_loads_without_this_package(tmp_path):
-    model = seeded("cifar_densenet_22_12", stem_stride=2).eval()
-    model.save_pretrained(tmp_path)
-    x = torch.randn(2, 3, 32, 32)
-    torch.save((x, model(x).logits.detach()), tmp_path / "expected.pt")
-    home = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    env = {**os.environ, **home, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", REMOTE, str(tmp_path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert {p.name for p in tmp_path.glob("*.py")} == {p.name for p in tmp_path.glob("again/*.py")}
-
-
-LIGHT = """
-import sys, types
-package = types.ModuleType("ban_hf")  # its own imports are another test's
-package.__path__ = sys.argv[1:]
-sys.modules["ban_hf"] = package
-import ban_hf.models
-from transformers import AutoConfig, AutoModelForImageClassification
-config = AutoConfig.for_model("ban_cifar", architecture="cifar_wrn_10_1")
-assert not {"timm", "sklearn", "datasets"} & sys.modules.keys()
-model = AutoModelForImageClassification.from_config(config)
-assert type(model) is ban_hf.models.CifarNetForImageClassification
-ban_hf.models.register()
-import timm
-timm.create_model("cifar_wrn_16_1")
-"""
-
-
-def test_registration_loads_neither_timm_nor_datasets():
-    source = Path(ban_hf.__file__).parent
-    command = [sys.executable, "-c", LIGHT, str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_timm_knows_the_presets():

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from ban_hf import BANTrainer, BornAgainEnsemble, image_processor
+from ban_hf.tasks.auto import auto_class, load_model
 from ban_hf.tasks.base import mean_logits
-from ban_hf.tasks.heads import auto_class, load_classifier
 
 IMAGES = {"pixel_values": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
 WORDS = {"input_ids": torch.arange(24).reshape(4, 6), "attention_mask": torch.ones(4, 6).tril(2)}
@@ -81,7 +81,7 @@ def test_one_folder_gives_back_the_same_logits(tmp_path, kind):
     ensemble.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     logits = ensemble(**inputs).logits
-    assert torch.equal(load_classifier(tmp_path)(**inputs).logits, logits)
+    assert torch.equal(load_model(tmp_path)(**inputs).logits, logits)
     again = auto.from_pretrained(tmp_path)
     assert isinstance(again, BornAgainEnsemble)
     assert not again.training
@@ -94,7 +94,7 @@ def test_one_folder_gives_back_the_same_logits(tmp_path, kind):
 
 def test_a_saved_ensemble_does_not_say_where_its_members_lay(tmp_path):
     tiny.cifar().save_pretrained(tmp_path / "member")
-    members = [load_classifier(tmp_path / "member"), *networks(1)]
+    members = [load_model(tmp_path / "member"), *networks(1)]
     BornAgainEnsemble.from_members(members).save_pretrained(tmp_path / "ensemble")
     assert str(tmp_path) not in (tmp_path / "ensemble" / "config.json").read_text()
 
@@ -169,7 +169,7 @@ def test_half_precision_members_stay_so(tmp_path, dtype):
     assert (ensemble.dtype, logits.dtype) == (dtype, torch.float32)
     assert torch.equal(logits, mean_logits([member(**half).logits for member in members]))
     ensemble.save_pretrained(tmp_path)
-    assert torch.equal(load_classifier(tmp_path)(**half).logits, logits)
+    assert torch.equal(load_model(tmp_path)(**half).logits, logits)
     mixed = BornAgainEnsemble.from_members([members[0], *networks(2)])
     assert mixed.dtype == torch.float32
 
@@ -254,7 +254,7 @@ def test_weights_are_those_of_the_probabilities(tmp_path, kind):
     torch.testing.assert_close(logits.double(), expected.log(), rtol=0, atol=1e-5)
     assert ensemble.config.weights == pytest.approx([w / sum(weights) for w in weights])
     ensemble.save_pretrained(tmp_path)
-    assert torch.equal(load_classifier(tmp_path)(**inputs).logits, logits)
+    assert torch.equal(load_model(tmp_path)(**inputs).logits, logits)
     assert auto.from_pretrained(tmp_path).config.weights == ensemble.config.weights
 
 
@@ -345,7 +345,7 @@ def test_a_model_with_one_of_several_heads_is_known(tmp_path):
     )
     model = DeiTForImageClassification(config)
     model.save_pretrained(tmp_path)
-    assert tiny.distance(load_classifier(tmp_path), model) == 0
+    assert tiny.distance(load_model(tmp_path), model) == 0
 
 
 def test_a_config_as_timm_writes_it_is_known():
@@ -357,13 +357,13 @@ def test_a_config_as_timm_writes_it_is_known():
 def test_a_model_without_a_head_is_refused(tmp_path):
     tiny.vit().vit.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="ViTModel cannot be distilled"):
-        load_classifier(tmp_path)
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "ns/no_such_model@v1", "no folder at all"])
 def test_what_cannot_be_found_is_named(name):
     with pytest.raises(ValueError, match=f"'{name}' cannot be loaded"):
-        load_classifier(name)
+        load_model(name)
 
 
 def test_the_members_configs_are_not_changed_by_building_from_them():

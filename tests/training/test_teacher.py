@@ -231,7 +231,11 @@ def test_the_best_checkpoint_is_the_one_of_least_label_loss(build, tmp_path):
     ("options", "message"),
     [
         (dict(objective="cwmt"), "objective='cwmt' is unknown. Did you mean 'cwtm'"),
-        (dict(objective="focal"), "objective='focal' is unknown. There is kd, cwtm, dkpp, dkd"),
+        (
+            dict(objective="focal"),
+            "objective='focal' is unknown. It is one of kd, cwtm, dkpp, dkd",
+        ),
+        (dict(objective="kd,kd+label"), "lists, as in kd,kd.label, are arguments of a recipe"),
         (dict(teacher_weight=0.0), "teacher_weight and label_weight are both 0"),
         (dict(label_weight=-1.0), "label_weight=-1.0 must not be negative"),
         (dict(label_weight=float("nan")), "label_weight=nan must not be negative"),

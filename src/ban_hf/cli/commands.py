@@ -128,11 +128,13 @@ def ensemble(args: argparse.Namespace) -> Answer:
 def cache(args: argparse.Namespace) -> Answer:
     """Fill a teacher's cache ahead of its students."""
     from ban_hf.cli.models import load_teacher
-    from ban_hf.jobs.cache import fill_cache
+    from ban_hf.jobs.cache import check_epochs, fill_cache
 
+    check_epochs(args.epochs)  # before anything is downloaded
+    data = _data_arguments(args)
     teacher, record = load_teacher(args.teacher)
     options = {"seed": args.seed, "epochs": args.epochs, "dtype": args.dtype}
-    filled = fill_cache(teacher.model, record, args.folder, _data_arguments(args), **options)
+    filled = fill_cache(teacher.model, record, args.folder, data, **options)
     text = (
         f"{filled['folder']} holds the outputs of {args.teacher} for {filled['items']:,} items, in "
         f"{filled['files']} files of an epoch each, {filled['bytes']:,} bytes. Students read it "

@@ -57,8 +57,7 @@ def fill_cache(
         BANError: if the data are not what the teacher was trained on, or the cache refuses (see
             `TeacherCache`).
     """
-    if epochs is not None and not 0 < epochs < math.inf:
-        raise BANError(f"epochs={epochs} must be above 0, and finite.")
+    check_epochs(epochs)
     with tempfile.TemporaryDirectory() as scratch:
         changes = {"seed": seed} | ({"num_train_epochs": epochs, "max_steps": -1} if epochs else {})
         args = _arguments(record, scratch, changes)
@@ -84,6 +83,12 @@ def fill_cache(
         "items": len(dataset),
         "bytes": sum(file.stat().st_size for file in files),
     }
+
+
+def check_epochs(epochs: float | None) -> None:
+    """Raise unless a number of epochs, if one is given, is above 0 and finite."""
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise BANError(f"epochs={epochs} must be above 0, and finite.")
 
 
 def _arguments(record: Record, scratch: str, changes: dict[str, Any]) -> BANTrainingArguments:

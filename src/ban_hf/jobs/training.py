@@ -116,7 +116,7 @@ def train(
         **setup.trainer,
     )
     _show_progress(trainer, job.generation, job.generation if last is None else last)
-    training = train_to_end(trainer)
+    training = train_to_end(trainer, args.seed if family_seed is None else family_seed)
     shares_ends = bool(job.arguments.get("share_ends"))
     record = Record(
         kind="generation",
@@ -310,8 +310,12 @@ def _weights(folders: Sequence[Path]) -> list[str]:
     return [sha for folder in folders for sha in Record.read(folder).weights_sha256]
 
 
-def train_to_end(trainer: BANTrainer) -> Training:
+def train_to_end(trainer: BANTrainer, seed: int) -> Training:
     """Train, from the last checkpoint if there is one; what the record holds of it.
+
+    Args:
+        trainer: of a job.
+        seed: that the run was given, from which that of the job may be drawn.
 
     Raises:
         BANError: if no step was trained.
@@ -323,7 +327,7 @@ def train_to_end(trainer: BANTrainer) -> Training:
     trainer.add_callback(stopwatch)
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     check_trained(trainer.state.global_step)
-    arguments = canonical_arguments(args)
+    arguments = canonical_arguments(args) | {"seed": seed}
     return Training(
         arguments=arguments,
         arguments_sha256=sha256_of_json(arguments),

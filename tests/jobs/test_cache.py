@@ -5,14 +5,11 @@ import json
 import pytest
 import tiny
 import torch
-from ban_hf.jobs.caching import _arguments
-from ban_hf.tasks.heads import load_classifier
 from family import final_weights
 from transformers import ViTForImageClassification, default_data_collator
 
 from ban_hf import TokenWindows, collate, load_images, load_text, train_generations
 from ban_hf.cli.main import main
-from ban_hf.lineage.record import Record
 from ban_hf.training.teacher import FrozenTeacher
 
 DATA = dict(image_size=8, train_samples=24, validation=0.5)
@@ -48,17 +45,15 @@ def sentences(folder, teacher=None, **changes):
     )
 
 
-CASES = [
-    (digits, ["--dataset_name", "digits", "--image_size", "8", "--train_samples", "24"]),
-    (sentences, ["--dataset_name", "grammar", "--train_words", "60"]),
-]
+DIGITS = "--dataset_name digits --image_size 8 --train_samples 24 --validation 0.5".split()
+CASES = [(digits, DIGITS), (sentences, "--dataset_name grammar --train_words 60".split())]
 
 
 @pytest.mark.parametrize(("train", "data"), CASES, ids=["images", "text"])
 def test_a_student_reads_all_that_it_would_ask(train, data, tmp_path, monkeypatch, capsys):
     train(tmp_path / "whole")
     teacher, cache = tmp_path / "whole" / "generation-0", tmp_path / "cache"
-    command = ["cache", str(teacher), str(cache), *data, "--validation", "0.5"]
+    command = ["cache", str(teacher), str(cache), *data]
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["bytes"] == sum(file.stat().st_size for file in cache.glob("*.npy")) > 0
@@ -78,8 +73,7 @@ def test_a_student_reads_all_that_it_would_ask(train, data, tmp_path, monkeypatc
 def test_other_data_than_the_teachers_are_refused(tmp_path, capsys):
     digits(tmp_path / "run")
     command = ["cache", str(tmp_path / "run" / "generation-0"), str(tmp_path / "cache")]
-    data = ["--dataset_name", "digits", "--image_size", "8", "--train_samples", "25"]
-    assert main([*command, *data]) == 1
+    assert main([*command, *DIGITS, "--train_samples", "25"]) == 1
     assert "25 items here, 24 of its record. Give the --validation" in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
 
@@ -87,21 +81,12 @@ def test_other_data_than_the_teachers_are_refused(tmp_path, capsys):
 def test_a_cache_of_another_seed_is_refused_by_the_student(tmp_path, capsys):
     digits(tmp_path / "run")
     teacher, cache = str(tmp_path / "run" / "generation-0"), str(tmp_path / "cache")
-    flags = [*CASES[0][1], "--validation", "0.5", "--seed", "4", "--dtype", "float16"]
+    flags = [*DIGITS, "--seed", "4", "--dtype", "float16"]
     assert main(["cache", teacher, cache, *flags]) == 0
     options = dict(teacher=teacher, teacher_cache=cache, teacher_cache_dtype="float16")
     with pytest.raises(ValueError, match=r"data\.views\.seed"):
         digits(tmp_path / "other", **options)
     digits(tmp_path / "same", seed=4, **options)
-
-
-def test_arguments_of_a_record_make_the_same_training(tmp_path):
-    digits(tmp_path, lr_milestones=[0.5], optim_args="momentum=0.9", gradient_accumulation_steps=2)
-    record = Record.read(tmp_path / "generation-0")
-    args = _arguments(record, str(tmp_path), {"seed": None, "num_train_epochs": 5.0})
-    assert (args.lr_milestones, args.optim_args) == ([0.5], "momentum=0.9")
-    assert (args.num_train_epochs, args.seed, args.fast) == (5.0, 3, True)
-    assert load_classifier(tmp_path / "generation-1").num_labels == 10
 
 
 @pytest.mark.parametrize("epochs", ["0", "-1", "inf", "nan"])
@@ -111,10 +96,11 @@ def test_epochs_that_are_none_are_refused(epochs, tmp_path, capsys):
     assert "must be above 0" in capsys.readouterr().err
 
 
-def test_more_epochs_than_the_teacher_had_may_be_asked_for(tmp_path):
-    digits(tmp_path / "run", num_train_epochs=1)
+def test_students_may_have_more_epochs_than_the_teacher(tmp_path):
+    options = dict(lr_milestones=[0.5], optim_args="momentum=0.9", gradient_accumulation_steps=2)
+    digits(tmp_path / "run", num_train_epochs=1, **options)
     command = ["cache", str(tmp_path / "run" / "generation-0"), str(tmp_path / "cache")]
-    assert main([*command, *CASES[0][1], "--validation", "0.5", "--epochs", "3"]) == 0
+    assert main([*command, *DIGITS, "--epochs", "3"]) == 0
     assert len(list((tmp_path / "cache").glob("epoch-*.npy"))) == 3
 
 
