@@ -4,6 +4,7 @@ A job's folder appears whole or not at all, under its own name, with `lineage.js
 then everything is in a scratch folder beside it, from which a killed training goes on.
 """
 
+import contextlib
 import copy
 import logging
 import math
@@ -289,6 +290,8 @@ def evaluation(job: Job, home: Path, setup: Setup, args: BANTrainingArguments) -
     found = measure(models, setup, trainer, teacher, trained)
     if args.should_save:
         write_evaluation(job, home, found)
+        with contextlib.suppress(OSError):  # made by the trainer; a killed run may have files there
+            (home / CHECKPOINTS).rmdir()
     PartialState().wait_for_everyone()
     return read_evaluation(job, home) or found
 
