@@ -10,7 +10,7 @@ from transformers import AutoModelForImageClassification, Trainer, TrainingArgum
 
 from ban_hf import BornAgainEnsemble, train_generations
 from ban_hf.jobs import training
-from ban_hf.jobs.training import generation_seed
+from ban_hf.jobs.job import generation_seed
 from ban_hf.lineage.record import RECORD, Record
 
 

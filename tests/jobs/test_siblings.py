@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 from ban_hf import collate, compute_classification_metrics, image_processor, verify_lineage
 from ban_hf.data import describe_data
 from ban_hf.families import Families
+from ban_hf.jobs.job import Setup
 from ban_hf.jobs.setup import read_objectives
-from ban_hf.jobs.training import Setup
 from ban_hf.lineage.record import Record
 from ban_hf.lineage.results import Results
 from ban_hf.reports.reading import read_results
