@@ -17,10 +17,9 @@ from ban_hf.jobs import cost
 from ban_hf.jobs import progress as progress_module
 from ban_hf.jobs.cost import Counts, Length, Throughput
 from ban_hf.jobs.footprint import SMALL_FILES, Footprint, count_events, format_duration
-from ban_hf.jobs.job import Job
+from ban_hf.jobs.job import Job, Setup
 from ban_hf.jobs.progress import GenerationProgress
 from ban_hf.jobs.setup import read_objectives
-from ban_hf.jobs.training import Setup
 from ban_hf.lineage.disk import format_bytes
 from ban_hf.lineage.record import RECORD, Record
 

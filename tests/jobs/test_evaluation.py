@@ -28,7 +28,7 @@ from ban_hf import (
 from ban_hf.data.description import describe_data
 from ban_hf.families import Families
 from ban_hf.jobs.evaluation import Evaluation, evaluate
-from ban_hf.jobs.training import Setup
+from ban_hf.jobs.job import Setup
 from ban_hf.lineage.record import LOG
 from ban_hf.lineage.results import Entry, Results
 from ban_hf.tasks.auto import task_of
