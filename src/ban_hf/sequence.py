@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
 
@@ -135,8 +136,13 @@ def train_generations(
             f"generations={generations}: it counts the students, and must not be negative, nor 0 "
             "where there is a teacher."
         )
+    if isinstance(model_init, nn.Module):
+        raise BANError(
+            f"model_init is a {type(model_init).__name__}: give a function that builds a fresh one "
+            "for the number of a generation."
+        )
     splits = {"train": train_dataset, "validation": eval_dataset, "test": test_dataset}
-    described = {name: describe_data(d) for name, d in splits.items() if d is not None}
+    described = {name: _describe(name, d) for name, d in splits.items() if d is not None}
     setup = Setup(
         model_init,
         train_dataset,
@@ -146,6 +152,20 @@ def train_generations(
         data=(data or {}) | described,
     )
     return Sequence(setup, args, generations, ensemble, family, teacher).run(report)
+
+
+def _describe(split: str, dataset: Dataset) -> dict[str, Any]:
+    """What identifies one split."""
+    if isinstance(dataset, Mapping):
+        raise BANError(
+            f"The {split} data is a {type(dataset).__name__} of several datasets "
+            f"({', '.join(map(str, dataset))}): a generation has one figure. Give one of them; "
+            "BANTrainer.evaluate takes several."
+        )
+    described = describe_data(dataset)
+    if described["items"] == 0:
+        raise BANError(f"The {split} data is empty.")
+    return described
 
 
 class Sequence:

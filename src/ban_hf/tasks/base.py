@@ -305,9 +305,9 @@ def check_label_loss(
     """Raise unless a model's own loss of a batch is the task's label loss of its logits.
 
     So labels that a head reads in a way that the task does not know (shifted already, another
-    ignored value, another class axis) are an error, and never a wrong number. The model runs once,
-    in evaluation mode, without gradient; its mode, its config and the random state stay as they
-    were. A model that returns no loss is not checked.
+    ignored value, another class axis) are an error, and never a wrong number. The model runs
+    without and with labels, in evaluation mode, without gradient; its mode, its config and the
+    random state stay as they were. A model that returns no loss is not checked.
 
     Args:
         task: of the model.
@@ -324,7 +324,10 @@ def check_label_loss(
     if not any(inputs.get(name) is not None for name in task.label_names):
         return None
     with torch.no_grad():
-        outputs = _run_in_evaluation(model, inputs | (state or {}))
+        # Without labels first: a loss of labels that are no classes is an error of torch's own, on
+        # a GPU one that ends the process.
+        plain = task.forward_inputs(model, inputs) | (state or {})
+        outputs = _run_in_evaluation(model, plain)
         if isinstance(outputs, tuple):
             raise BANError(
                 f"{type(model).__name__} gives a tuple, whose logits have no name: set "
@@ -338,6 +341,7 @@ def check_label_loss(
         loss = task.label_loss(items)  # ()
         extra = task.extra_loss(model, outputs)
         expected = float(loss if extra is None else loss + extra)
+        outputs = _run_in_evaluation(model, inputs | (state or {}))
     own = outputs.get("loss") if isinstance(outputs, dict) else None
     if own is None:
         return classes
