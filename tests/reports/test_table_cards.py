@@ -1,4 +1,4 @@
-"""The cards of a table's networks: what was measured of them, and of those they learnt from."""
+"""The cards of a table's networks: what was measured of them, and of those they learned from."""
 
 import json
 import re
@@ -22,8 +22,8 @@ def test_a_card_tells_what_was_measured_of_a_network_and_its_teachers(tmp_path):
     rows = ["--rows", "densenet-90-60", "--columns", "teacher", *columns, "--seeds", "2"]
     entries = reproduce(tmp_path, "table2", *rows)
     folder = tmp_path / "table2-smoke" / "cards" / "densenet-90-60"
-    # Of the first seed; of no ensemble, and of none that several teachers taught.
-    assert {path.name for path in folder.iterdir()} == {"teacher.md", "ban-1.md", "ban-2.md"}
+    # Of the first seed, and of no ensemble.
+    assert {path.stem for path in folder.iterdir()} == {"teacher", "ban-1", "ban-2", "back"}
     card = ModelCard.load(folder / "ban-2.md")
     test = entries["densenet-90-60", "ban-2"]["test"]
     (results,) = {result.dataset_split for result in card.data.eval_results}
@@ -34,10 +34,10 @@ def test_a_card_tells_what_was_measured_of_a_network_and_its_teachers(tmp_path):
     lines = re.findall(r"\| generation \d \| \w+ \| ([\d.]+) \|", card.text)
     assert lines == [f"{error:.2f}" for error in errors]
     teacher = next((tmp_path / "jobs").glob("*-kd-*"))
-    assert re.search(r"taught by \*\*generation 1\*\*, in `[\w+-]+-kd-\w{12}/network`", card.text)
+    assert re.search(r"taught by \*\*generation 1\*\*, in `[\w+-]+-kd-\w{12}`", card.text)
     assert str(teacher.parents[1]) not in card.text
     # What is published of it says the same.
-    own = next((tmp_path / "jobs").glob(f"{card.data.model_name.removesuffix('-gen2')}/network"))
+    own = next((tmp_path / "jobs").glob(f"{card.data.model_name.removesuffix('-gen2')}"))
     assert cards.card(own).data.eval_results == card.data.eval_results
 
 
@@ -53,7 +53,7 @@ def test_cards_are_the_same_however_fast_and_whenever_they_were_trained(tmp_path
     cards = []
     for name in ("one", "another"):
         reproduce(tmp_path / name, "table6", "--rows", "lstm", "--columns", "ban+l")
-        for path in (tmp_path / name / "jobs").glob("*/network/lineage.json"):
+        for path in (tmp_path / name / "jobs").glob("*/lineage.json"):
             assert json.loads(path.read_text("utf-8"))["training"]["seconds"] > 0
         cards.append((tmp_path / name / "table6-smoke/cards/lstm/ban+l.md").read_bytes())
     assert cards[0] == cards[1]
