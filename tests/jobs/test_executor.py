@@ -70,6 +70,7 @@ def done(home: Path) -> dict[str, int]:
     return {file.name: len(file.read_text().splitlines()) for file in (home / "done").iterdir()}
 
 
+@pytest.mark.slow
 def test_two_workers_do_all_but_what_needs_a_failed_job_and_go_on(tmp_path):
     (tmp_path / "fail-student-2").touch()
     with pytest.raises(JobsFailed, match=r"2 of 5 jobs failed.*student-2 is broken") as e:
