@@ -70,6 +70,7 @@ def done(home: Path) -> dict[str, int]:
     return {file.name: len(file.read_text().splitlines()) for file in (home / "done").iterdir()}
 
 
+@pytest.mark.slow
 def test_two_workers_do_all_but_what_needs_a_failed_job_and_go_on(tmp_path):
     (tmp_path / "fail-student-2").touch()
     with pytest.raises(JobsFailed, match=r"2 of 5 jobs failed.*student-2 is broken") as e:
@@ -101,15 +102,17 @@ def test_jobs_after_one_that_died_are_told_and_no_more_is_handed_over(tmp_path):
         run(tmp_path, Workers(run_in(tmp_path), 1, tmp_path / "logs"), jobs)
 
 
-def test_in_this_process_an_error_ends_all_or_only_what_needs_the_job(tmp_path, capsys):
+def test_in_this_process_an_error_ends_all_or_with_logs_what_needs_the_job(tmp_path, capsys):
     (tmp_path / "fail-student-1").touch()
     with pytest.raises(ValueError, match="student-1 is broken"):
         run(tmp_path, InProcess(run_in(tmp_path)))
     assert done(tmp_path) == {"teacher": 1}
     with pytest.raises(JobsFailed, match="2 of 4 jobs failed"):
-        run(tmp_path, InProcess(run_in(tmp_path), keep_going=True))
+        run(tmp_path, InProcess(run_in(tmp_path), tmp_path / "logs"))
     assert done(tmp_path) == dict.fromkeys(["teacher", "student-2", "alone"], 1)
-    assert "Traceback (most recent call last)" in capsys.readouterr().err
+    assert "ValueError: student-1 is broken" in (tmp_path / "logs" / "student-1.txt").read_text()
+    output = capsys.readouterr().out  # of the run without logs alone
+    assert output.split("\n") == ["teacher begins", "student-1 begins", ""]
 
 
 @pytest.mark.parametrize("workers", [False, True])
@@ -326,6 +329,9 @@ def test_a_job_that_fails_leaves_the_others_done(tmp_path, monkeypatch, capsys):
     assert "JobsFailed: 2 of 4 jobs failed, or need one that did" in error
     assert failing.folder in error
     assert "droput" in error
+    log = (folder / "out" / "logs" / f"{failing.folder}.txt").read_text("utf-8")
+    assert "Traceback (most recent call last)" in log
+    assert "droput" in log
     assert not (folder / "out" / "jobs" / behind.folder).exists()
     done = [requested.cells["small", column, 1].folder for column in columns]
     before = networks(folder)

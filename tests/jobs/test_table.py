@@ -288,6 +288,7 @@ def test_parameters_at_the_paper_s_size(name, row, column, count, papers, percen
     assert table.rows[row]["paper_parameters"].get(column, papers) == papers
 
 
+@pytest.mark.slow
 def test_the_published_sizes_are_what_the_command_says(capsys):
     published = Path(__file__).parents[2] / "results" / "paper_sizes.md"
     for number in range(1, 7):

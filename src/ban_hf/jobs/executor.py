@@ -65,26 +65,28 @@ class InProcess:
 
     Args:
         run: does a job.
-        keep_going: whether a job that fails leaves the others to be done; else its error ends all.
+        logs: folder for what each job prints, and why it failed; a job that fails then leaves the
+            others to be done. Without it the first error ends the graph.
     """
 
-    def __init__(self, run: Run, *, keep_going: bool = False) -> None:
-        self.run, self.keep_going = run, keep_going
+    def __init__(self, run: Run, logs: Path | None = None) -> None:
+        self.run, self.logs = run, logs
         self.states: dict[str, State] = {}
 
     def submit(self, job: Job, after: Sequence[Job]) -> None:
         if any(self.state(each).status == "failed" for each in after):
             self.states[job.folder] = LOST
             return
-        try:
+        if self.logs is None:
             self.run(job)
-        except Exception as error:
-            if not self.keep_going:
-                raise
-            traceback.print_exception(error)
-            self.states[job.folder] = State("failed", error)
         else:
-            self.states[job.folder] = State("done")
+            try:
+                _work(self.run, job, self.logs)
+            except Exception as error:
+                _log_error(self.logs, job.folder, error)
+                self.states[job.folder] = State("failed", error)
+                return
+        self.states[job.folder] = State("done")
 
     def state(self, job: Job) -> State:
         return self.states.get(job.folder, State("waiting"))
@@ -164,10 +166,8 @@ class Workers:
                 busy += 1
 
     def _log(self, folder: str, future: "Future[None]") -> None:
-        """Write why a job failed into its log."""
         if not future.cancelled() and (error := future.exception()) is not None:
-            with (self.logs / f"{folder}.txt").open("a", encoding="utf-8") as file:
-                traceback.print_exception(error, file=file)
+            _log_error(self.logs, folder, error)
 
 
 def run_jobs(
@@ -207,6 +207,7 @@ def run_jobs(
         try:
             for job in jobs:
                 if job.folder not in done:
+                    bar.set_postfix_str(job.folder)
                     executor.submit(job, [each for each in job.needs if each.folder not in done])
                     pending.append(job)
                     if executor.state(job).status == "done":
@@ -273,8 +274,15 @@ def locked(folder: Path) -> Iterator[None]:
         (folder / ".lock").unlink(missing_ok=True)
 
 
+def _log_error(logs: Path, folder: str, error: BaseException) -> None:
+    """Write why a job failed into its log."""
+    logs.mkdir(parents=True, exist_ok=True)
+    with (logs / f"{folder}.txt").open("a", encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+
+
 def _work(run: Run, job: Job, logs: Path) -> None:
-    """Run a job in a worker; its output goes to its log."""
+    """Run a job; its output goes to its log."""
     log = logs / f"{job.folder}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with (

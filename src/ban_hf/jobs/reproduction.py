@@ -119,10 +119,11 @@ class Reproduction:
             count = max(1, min(workers or torch.cuda.device_count(), len(missing)))
             run = functools.partial(run_cell, home=self.home, caches=self._caches())
             done = {job.folder for job in self.jobs} - {job.folder for job in missing}
+            logs = self.output_dir / LOGS
             workplace: contextlib.AbstractContextManager[Executor] = (
-                contextlib.closing(Workers(run, count, self.output_dir / LOGS))
+                contextlib.closing(Workers(run, count, logs))
                 if count > 1
-                else contextlib.nullcontext(InProcess(run, keep_going=True))
+                else contextlib.nullcontext(InProcess(run, logs))
             )
             with workplace as executor:
                 run_jobs(self.jobs, executor, lambda job: job.folder in done, progress=True)
