@@ -1,9 +1,7 @@
 """What holds for every test: no network, one thread, real data only where it is."""
 
-import importlib.util
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,28 +51,6 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data at {root}: set BAN_HF_DATA to a folder that holds cifar100/")
     return root
-
-
-def load_recipe(name: str):
-    """A module of `recipes/`."""
-    path = Path(__file__).parents[1] / "recipes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclasses look their types up there
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def recipe():
-    """The module `recipes/ban_cifar.py`."""
-    return load_recipe("ban_cifar")
-
-
-@pytest.fixture(scope="session")
-def language_recipe():
-    """The module `recipes/ban_ptb.py`."""
-    return load_recipe("ban_ptb")
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,37 @@
 """A recipe as a user starts it."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from table_results import family_rows
+
+from ban_hf.families import Families
+from ban_hf.jobs.setup import describe_dataset, prepare
+
 ROOT = Path(__file__).parents[1]
+
+
+def run_recipe(name: str, *words: object) -> None:
+    """Run `recipes/NAME.py` with a command line, in this process."""
+    script = str(ROOT / "recipes" / f"{name}.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *map(str, words)])
+        runpy.run_path(script, run_name="__main__")
+
+
+def trained_family(
+    splits, args, model_name: str, *, generations: int = 1, model_args=None, window: int = 35
+) -> dict:
+    """The results of a family of one objective, that of its arguments, trained as by a recipe."""
+    args, setup = prepare(splits, args, model_name, model_args, window)
+    objectives = {args.objective: (args.objective, args.label_weight)}
+    dataset = describe_dataset(splits, window)
+    Families(setup, args, objectives, generations, title="tiny", dataset=dataset).run()
+    return family_rows(Path(args.output_dir) / "results.json")
 
 
 def launched(recipe: str, *options: str) -> str:

@@ -115,6 +115,8 @@ class Families:
 
     def check(self) -> None:
         """Raise, before anything is trained, where the arguments do not fit together."""
+        if len(self.objectives) > 1:
+            self._check_several()
         if self.teacher is not None and (self.control or self.control_from):
             raise BANError(
                 "control and control_from compare with generation 0, which a family that "
@@ -122,8 +124,6 @@ class Families:
             )
         for folder in self.control_from:
             self._check_control(Path(folder))
-        if len(self.objectives) > 1:
-            self._check_several()
 
     def chains(self, teacher: str | None = None) -> Iterator[Chain]:
         """The sequence of each objective."""

@@ -7,7 +7,7 @@ import contextlib
 import copy
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,10 @@ from ban_hf.jobs.job import Job, Setup, generation_seed
 from ban_hf.jobs.training import (
     EVALUATIONS,
     build_ensemble,
+    evaluation,
     is_done,
     last_checkpoint,
-    load_teacher,
-    measure,
-    measuring_trainer,
-    read_evaluation,
     train,
-    write_evaluation,
 )
 from ban_hf.lineage.environment import canonical_arguments
 from ban_hf.lineage.family import (
@@ -62,7 +58,7 @@ from ban_hf.lineage.record import (
     check_name,
     reference,
 )
-from ban_hf.tasks.auto import check_loadable, load_model, task_of
+from ban_hf.tasks.auto import check_loadable, task_of
 from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
 from ban_hf.training.recurrence import check_windows
 from ban_hf.training.teacher_cache import check_folder
@@ -214,12 +210,14 @@ class Sequence:
     def jobs(self) -> list[Job]:
         """The chain: requested generations and existing ones, and their ensemble."""
         start = self.first - (self.teacher is not None)
-        chain: list[Job] = []
+        facts, chain = self.facts, list[Job]()
+        settings = {name: facts[name] for name in ("model", "teacher")}
+        settings |= {"training": facts["arguments"], "data": _fingerprints(facts["data"])}
         for k in itertools.count(start):
             if k > self.last and not self._is_finished(k):
                 break
             teachers = (chain[-1],) if chain else ()
-            arguments = self.facts | {"generation": k}
+            arguments = settings | {"generation": k}
             chain.append(Job(f"generation-{k}", arguments, teachers, generation=k))
         members = ensemble_members(chain[0].generation, chain[-1].generation)
         if not (self.has_ensemble and len(chain) > 1):
@@ -264,22 +262,7 @@ class Sequence:
 
     def evaluation(self, job: Job) -> dict[str, Any]:
         """What was measured of a finished job; measured now where nothing was kept."""
-        found = read_evaluation(job, self.output_dir)
-        PartialState().wait_for_everyone()  # all have looked before one of them writes
-        if found is not None:
-            return found
-        folders = [self.output_dir / member.folder for member in job.members or (job,)]
-        models = [load_model(folder) for folder in folders]
-        teacher = load_teacher(job, self.output_dir)
-        scratch = self.output_dir / CHECKPOINTS
-        trainer = measuring_trainer(models[0], self.setup, self.args, scratch)
-        found = measure(models, self.setup, trainer, teacher)
-        if self.args.should_save:
-            write_evaluation(job, self.output_dir, found)
-            with contextlib.suppress(OSError):  # the trainer made it; not empty: of a killed run
-                scratch.rmdir()
-        PartialState().wait_for_everyone()
-        return read_evaluation(job, self.output_dir) or found
+        return evaluation(job, self.output_dir, self.setup, self.args)
 
     def _initial_teacher(self, job: Job) -> Reference | None:
         """How the first student names a teacher that came from the Hub."""
@@ -362,6 +345,11 @@ class Sequence:
             with contextlib.suppress(OSError):  # a later generation's, of a run of more
                 (self.output_dir / CHECKPOINTS).rmdir()
         PartialState().wait_for_everyone()
+
+
+def _fingerprints(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record has of the splits, without the path that they were read from."""
+    return {name: data[name] for name in ("train", "validation", "test") if name in data}
 
 
 def ensemble_members(first: int, last: int) -> range:

@@ -1,44 +1,26 @@
 """The language recipe: its configs, a run from end to end, and what is measured of it."""
 
-import importlib.util
 import json
 import math
 import os
-import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 import yaml
-from launch import launched
+from launch import ROOT, launched, run_recipe, trained_family
 from table_results import family_rows
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ban_hf import (
-    BANTrainer,
-    BANTrainingArguments,
-    FamilyArguments,
-    load_text,
-    parse_recipe,
-    run_language_family,
-)
+from ban_hf import BANTrainer, load_text
+from ban_hf.cli.recipe import parse_recipe
 from ban_hf.data import TextSplits
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
 NAMES = ("grammar", "ptb_char_cnn_lstm", "ptb_cpu", "ptb_lstm_1500")
 GENERATIONS = ("generation-0", "generation-1", "generation-2")
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    """The module `recipes/ban_ptb.py`."""
-    spec = importlib.util.spec_from_file_location("ban_ptb", ROOT / "recipes" / "ban_ptb.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ban_ptb"] = module  # its dataclasses look their types up there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +35,6 @@ def results_of(folder: Path) -> dict:
     return family_rows(folder / "results.json")
 
 
-def parse(recipe, *argv: str):
-    return parse_recipe(
-        (recipe.LanguageArguments, FamilyArguments, BANTrainingArguments),
-        [*argv, "--use_cpu"],
-        quickstart=recipe.QUICKSTART,
-        description="",
-    )
-
-
 def log_probabilities(folder: Path, words: torch.Tensor) -> torch.Tensor:
     """Of each word of a text but the first, `(N, V)`, read at once by a saved network."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -74,7 +47,8 @@ def log_probabilities(folder: Path, words: torch.Tensor) -> torch.Tensor:
 
 def test_the_smoke_run_leaves_a_family_and_its_report(smoke):
     folder, printed = smoke
-    files = {"lineage.json", "results.json", "results.md", "results.png", "control", "ensemble"}
+    files = {"lineage.json", "results.json", "results.md", "results.png"}
+    files |= {"control", "ensemble", "evaluations"}
     pictures = {path.name for path in folder.glob("results-*.png")}
     assert {entry.name for entry in folder.iterdir()} == {*GENERATIONS, *files, *pictures}
     assert printed.startswith("lstm_200 on grammar: a teacher and 2 students")
@@ -136,10 +110,10 @@ def test_the_records_tell_the_perplexity_of_the_same_pass(smoke):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_config_runs_from_end_to_end(recipe, tmp_path, name, capsys):
-    path = str(CONFIGS / f"{name}.yaml")
-    given = yaml.safe_load(Path(path).read_text("utf-8"))
-    recipe.main([path, "--smoke", "--use_cpu", "--output_dir", str(tmp_path)])
+def test_every_config_runs_from_end_to_end(tmp_path, name, capsys):
+    path = CONFIGS / f"{name}.yaml"
+    given = yaml.safe_load(path.read_text("utf-8"))
+    run_recipe("ban_ptb", path, "--smoke", "--use_cpu", "--output_dir", tmp_path)
     assert capsys.readouterr().out.startswith(given["model_name"])
     rows = results_of(tmp_path)["generations"]
     assert len(rows) == min(2, given["generations"]) + 1
@@ -153,8 +127,10 @@ def test_every_config_runs_from_end_to_end(recipe, tmp_path, name, capsys):
     ("name", "factor", "mode", "threshold"),
     [("ptb_lstm_1500", 0.25, "rel", 0), ("ptb_char_cnn_lstm", 0.5, "abs", 0.5)],
 )
-def test_the_papers_schedule_falls_on_a_plateau(recipe, tmp_path, name, factor, mode, threshold):
-    *_, args = parse(recipe, str(CONFIGS / f"{name}.yaml"), "--output_dir", str(tmp_path))
+def test_the_papers_schedule_falls_on_a_plateau(tmp_path, name, factor, mode, threshold):
+    config, options = CONFIGS / f"{name}.yaml", ["--use_cpu", "--output_dir", str(tmp_path)]
+    argv = [str(config), *options]
+    args = parse_recipe("text-generation", argv, quickstart=config, description="").args
     trainer = BANTrainer(torch.nn.Linear(2, 2), args, task="text-generation", eval_dataset=[{}])
     optimizer = torch.optim.SGD(trainer.model.parameters(), args.learning_rate)
     schedule = trainer.create_scheduler(100, optimizer)
@@ -169,9 +145,8 @@ def test_the_papers_schedule_falls_on_a_plateau(recipe, tmp_path, name, factor, 
     assert rates == pytest.approx(falls)
 
 
-def test_what_help_says(recipe, capsys):
-    with pytest.raises(SystemExit):
-        recipe.main(["--help"])
+def test_what_help_says(capsys):
+    run_recipe("ban_ptb", "--help")
     printed = capsys.readouterr().out
     assert "recipes/configs/ptb_lstm_1500.yaml" in printed
     for flag in ("--dataset_name", "--train_words", "--window", "--model_args", "--label_weight"):
@@ -192,17 +167,13 @@ class Corpus:
         self.splits = TextSplits(*parts, words=list(self.words), source={"id": "a/b/corpus"})
 
     def train(self, folder: Path, **changes):
-        defaults = {
-            "per_device_train_batch_size": 2,
-            "num_train_epochs": 1,
-            "report_to": "none",
-            "use_cpu": True,
-            "disable_tqdm": True,
-        }
-        args = BANTrainingArguments(str(folder), **(defaults | changes))
-        arguments = {"model_args": {"hidden_size": 4}, "generations": 1, "window": 5}
-        run_language_family(self.splits, args, model_name="lstm_200", **arguments)
-        return results_of(folder)
+        defaults = {"per_device_train_batch_size": 2, "num_train_epochs": 1, "max_steps": -1}
+        args = tiny.arguments(
+            folder, **defaults | {"learning_rate": 5e-5, "optim": "adamw_torch"} | changes
+        )
+        return trained_family(
+            self.splits, args, "lstm_200", model_args={"hidden_size": 4}, window=5
+        )
 
 
 @pytest.mark.parametrize("sizes", [(40, 30, 200), (40, 200, 18), (40, 7, 6)])
@@ -222,8 +193,8 @@ def test_the_width_of_a_measurement_makes_no_difference(tmp_path):
     corpus, perplexities = Corpus(400, 30, 900), []
     for columns in (1, 20):
         folder = tmp_path / str(columns)
-        corpus.train(folder, per_device_eval_batch_size=columns, learning_rate=0.01)
-        perplexities.append(results_of(folder)["generations"][0]["test"]["perplexity"])
+        results = corpus.train(folder, per_device_eval_batch_size=columns, learning_rate=0.01)
+        perplexities.append(results["generations"][0]["test"]["perplexity"])
     assert perplexities[0] != 6
     assert perplexities[1] == pytest.approx(perplexities[0], rel=1e-3)
 
@@ -251,16 +222,11 @@ def test_the_width_of_a_measurement_makes_no_difference(tmp_path):
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing(changes, message, tmp_path):
-    args = BANTrainingArguments(
-        tmp_path / "family",
-        per_device_train_batch_size=8,
-        per_device_eval_batch_size=20,
-        use_cpu=True,
-        report_to="none",
-    )
+    batches = dict(per_device_train_batch_size=8, per_device_eval_batch_size=20)
+    args = tiny.arguments(tmp_path / "family", **batches)
     options = dict(model_name="lstm_200", window=5) | changes
     with pytest.raises(ValueError, match=message):
-        run_language_family(load_text("grammar", train_words=300), args, **options)
+        trained_family(load_text("grammar", train_words=300), args, **options)
     assert not (tmp_path / "family").exists()
 
 
@@ -282,11 +248,3 @@ def test_a_built_in_name_is_not_suggested_for_itself(monkeypatch):
     with pytest.raises(ValueError, match="--dataset_name ptb cannot be loaded") as error:
         load_text("ptb")
     assert "Did you mean" not in str(error.value)
-
-
-def test_a_control_of_other_arguments_is_refused(smoke, recipe, tmp_path):
-    folder, _ = smoke
-    options = ["--smoke", "--use_cpu", "--output_dir", str(tmp_path / "b"), "--seed", "2"]
-    with pytest.raises(ValueError, match=r"control_from.*was trained with another learning_rate"):
-        recipe.main([*options, "--learning_rate", "3", "--control_from", str(folder)])
-    assert not (tmp_path / "b").exists()

@@ -1,43 +1,32 @@
 """The recipe: its files and flags are checked, and it runs from end to end."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from ban_hf.tasks.heads import load_classifier
 from family import identities
-from launch import launched
+from launch import ROOT, launched, run_recipe
 from table_results import family_rows
 
-from ban_hf import BANTrainingArguments, load_images, parse_recipe
+from ban_hf import load_images
+from ban_hf.cli.recipe import FamilyArguments, Recipe, parse_recipe
+from ban_hf.tasks.auto import load_model
 
-ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "recipes" / "ban_cifar.py"
 CONFIGS = [
     path
     for pattern in ("cifar*.yaml", "digits.yaml")
     for path in sorted((ROOT / "recipes" / "configs").glob(pattern))
 ]
+SMOKE = ("--smoke", "--use_cpu", "--output_dir")
 
 
-@dataclass
-class Fruit:
-    name: str = field(default="apple", metadata={"help": "What it is."})
-    weights: list[float] | None = field(default=None, metadata={"help": "In grams."})
-    ripe: bool = False
-    details: str = "{}"
-
-
-def parse(tmp_path, *argv, quickstart="name: pear\nreport_to: none\n"):
-    (tmp_path / "quick.yaml").write_text(quickstart)
-    return parse_recipe(
-        (Fruit, BANTrainingArguments),
-        [str(word) for word in argv],
-        quickstart=tmp_path / "quick.yaml",
-        description="A recipe.",
-    )
+def parse(tmp_path, *argv) -> Recipe:
+    """The run of a command line, where the quickstart is of resnet10t."""
+    (tmp_path / "quick.yaml").write_text("model_name: resnet10t\nreport_to: none\n")
+    words = [*map(str, argv), "--use_cpu"]
+    quickstart = tmp_path / "quick.yaml"
+    return parse_recipe("image-classification", words, quickstart=quickstart, description="")
 
 
 def config(tmp_path, text) -> Path:
@@ -55,22 +44,25 @@ def refused(tmp_path, capsys, *argv) -> str:
 
 
 def test_without_arguments_it_is_the_quickstart(tmp_path):
-    fruit, args = parse(tmp_path)
-    assert (fruit.name, fruit.ripe, args.objective) == ("pear", False, "kd")
+    recipe = parse(tmp_path)
+    assert recipe.family == FamilyArguments("resnet10t")
+    assert recipe.objectives == {"kd": ("kd", None)}
 
 
 def test_flags_override_a_config_and_a_config_the_defaults(tmp_path):
     path = config(
         tmp_path,
-        "name: plum\nweights: [0.5, 1]\nripe: true\ndetails: {a: 1}\nlearning_rate: 5e-4\n"
-        "temperature: 2\nlr_milestones: [0.5]\nseed: null\n",
+        "model_name: a\ncontrol_from: [b, c]\ncontrol: true\nmodel_args: {d: 1}\nseed: null\n"
+        "learning_rate: 5e-4\ntemperature: 2\nlr_milestones: [0.5]\ntrain_samples: 9\n",
     )
-    fruit, args = parse(tmp_path, path, "--temperature", 4, "--lr_milestones", 0.2, 0.4)
-    assert fruit == Fruit("plum", [0.5, 1.0], True, '{"a": 1}')
+    recipe = parse(tmp_path, path, "--temperature", 4, "--lr_milestones", 0.2, 0.4)
+    family, args = recipe.family, recipe.args
+    assert (family.model_name, family.control_from, family.control) == ("a", ["b", "c"], True)
+    assert (family.network_args, recipe.data.train_samples) == ({"d": 1}, 9)
     assert (args.learning_rate, args.temperature, args.seed) == (5e-4, 4.0, 42)
     assert args.lr_milestones == [0.2, 0.4]
-    fruit, _ = parse(tmp_path, path, "--ripe", "false", "--name=fig")
-    assert (fruit.name, fruit.ripe) == ("fig", False)
+    family = parse(tmp_path, path, "--control", "false", "--model_name=e").family
+    assert (family.model_name, family.control) == ("e", False)
 
 
 @pytest.mark.parametrize(
@@ -81,13 +73,13 @@ def test_flags_override_a_config_and_a_config_the_defaults(tmp_path):
         ("learning_rate: fast", "learning-rate: invalid float value: 'fast'"),
         ("num_train_epochs: [1, 2]", "unknown argument '2'"),
         ("max_steps: 2.5", "max-steps: invalid int value: '2.5'"),
-        ("ripe: perhaps", "--ripe: Truthy value expected"),
+        ("control: perhaps", "--control: Truthy value expected"),
         ("objective: kdd", "objective='kdd' is unknown. Did you mean 'kd'?"),
         ("temperature: 0", "temperature=0.0 must be above 0"),
         ("teacher_weight: 0", "teacher_weight and label_weight are both 0"),
-        ("- name\n- plum", "must hold 'name: value' lines"),
+        ("- model_name\n- a", "must hold 'name: value' lines"),
         ("", "must hold 'name: value' lines"),
-        ("name: [", "config.yaml is not YAML"),
+        ("model_name: [", "config.yaml is not YAML"),
         ("help: true", "unknown key 'help'"),
     ],
 )
@@ -104,21 +96,23 @@ def test_a_bad_file_is_refused_by_name(tmp_path, capsys, text, message):
         (["--temperature", "-1"], "temperature=-1.0 must be above 0"),
         (["no/such.yaml"], "no/such.yaml"),
         (["cifar100"], "cifar100"),
-        (["--ripe", "true", "stray"], "unknown argument 'stray'"),
+        (["--control", "true", "stray"], "unknown argument 'stray'"),
     ],
 )
 def test_a_bad_flag_is_refused_by_name(tmp_path, capsys, argv, message):
     assert message in refused(tmp_path, capsys, *argv)
 
 
-def test_help_is_printed(tmp_path, capsys):
+def test_help_is_printed(capsys):
+    run_recipe("ban_cifar", "--help")
+    ours = capsys.readouterr().out
     with pytest.raises(SystemExit) as exit:
-        parse(tmp_path, "--help")
-    assert exit.value.code == 0
-    out = capsys.readouterr().out
-    assert "[CONFIG.yaml] [--flag value ...]" in out
-    assert "--objective" in out
-    assert "A recipe." in out
+        run_recipe("ban_cifar", "--help_all")
+    assert not exit.value.code
+    for printed in (ours, capsys.readouterr().out):
+        assert "[CONFIG.yaml] [--flag value ...]" in printed
+        assert "--objective" in printed
+        assert "Born-again image classifiers" in printed
 
 
 # ban_cifar
@@ -129,11 +123,11 @@ def results_of(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_runs_from_end_to_end(recipe, tmp_path, path, capsys):
-    recipe.main([str(path), "--smoke", "--use_cpu", "--output_dir", str(tmp_path)])
+def test_every_config_runs_from_end_to_end(tmp_path, path, capsys):
+    run_recipe("ban_cifar", path, *SMOKE, tmp_path)
     first_line = capsys.readouterr().out.splitlines()[0]
     assert first_line.startswith(yaml.safe_load(path.read_text("utf-8"))["model_name"])
-    folders = {"generation-0", "generation-1", "generation-2", "ensemble"}
+    folders = {"generation-0", "generation-1", "generation-2", "ensemble", "evaluations"}
     files = {"lineage.json", "results.json", "results.md", "results.png"}
     pictures = {path.name for path in tmp_path.glob("results-*.png")}
     assert {entry.name for entry in tmp_path.iterdir()} == folders | files | pictures
@@ -146,10 +140,10 @@ def test_every_config_runs_from_end_to_end(recipe, tmp_path, path, capsys):
 
 
 @pytest.fixture(scope="module")
-def smoke(recipe, tmp_path_factory) -> Path:
+def smoke(tmp_path_factory) -> Path:
     """The quickstart in small, with its control. Not to be changed."""
     folder = tmp_path_factory.mktemp("smoke")
-    recipe.main(["--smoke", "--use_cpu", "--control", "--output_dir", str(folder)])
+    run_recipe("ban_cifar", "--control", *SMOKE, folder)
     return folder
 
 
@@ -165,7 +159,7 @@ def test_the_results_are_those_of_the_saved_models(smoke):
     rows += [("control/1/generation-0", results["controls"][0])]
     for name, row in rows:
         with torch.no_grad():
-            logits = load_classifier(smoke / name)(**batch).logits
+            logits = load_model(smoke / name)(**batch).logits
         wrong = (logits.argmax(1) != labels).double().mean().item()
         nll = torch.nn.functional.cross_entropy(logits, labels).item()
         assert row["test"]["error"] == pytest.approx(100 * wrong), name
@@ -180,11 +174,11 @@ def test_the_control_is_another_label_trained_network_and_the_ensemble_of_both(s
     assert weights[0] != weights[1]
 
 
-def test_running_it_again_trains_nothing_and_says_the_same(recipe, smoke):
+def test_running_it_again_trains_nothing_and_says_the_same(smoke):
     folders = ("generation-0", "generation-1", "generation-2", "ensemble", "control/1/generation-0")
     before = [identities(smoke / name) for name in folders]
     results = results_of(smoke)
-    recipe.main(["--smoke", "--use_cpu", "--control", "--output_dir", str(smoke)])
+    run_recipe("ban_cifar", "--control", *SMOKE, smoke)
     assert [identities(smoke / name) for name in folders] == before
     assert results_of(smoke) == results
 
@@ -192,5 +186,5 @@ def test_running_it_again_trains_nothing_and_says_the_same(recipe, smoke):
 def test_the_command_of_the_readme_runs(tmp_path):
     printed = launched("ban_cifar.py", "--smoke", "--output_dir", str(tmp_path))
     assert printed.startswith("cifar_wrn_10_1 on digits")
-    assert "| BAN-2 |" in printed
+    assert "| BAN-2 " in printed
     assert results_of(tmp_path)["generations"][2]["name"] == "BAN-2"

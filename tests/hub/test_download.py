@@ -9,7 +9,6 @@ import family
 import pytest
 import tiny
 import torch
-from ban_hf.tasks.heads import load_classifier
 from loopback_hub.client import environment
 from transformers import AutoModelForImageClassification
 
@@ -27,6 +26,7 @@ from ban_hf import (
 from ban_hf.errors import TamperedFileError
 from ban_hf.hub.publishing import card
 from ban_hf.lineage.record import Architecture, Record, Seed
+from ban_hf.tasks.auto import load_model
 
 
 class TestPull:
@@ -99,7 +99,7 @@ class TestLoad:
         contents = {name: json.dumps(data).encode() for name, data in files.items()}
         hub.commit("evil/model", {"evil.py": code.encode(), **contents}, "A model")
         monkeypatch.setattr("builtins.input", lambda *args: "y")
-        for use in (load_classifier, card):
+        for use in (load_model, card):
             with pytest.raises(ValueError, match=r"trust_remote_code|cannot be loaded"):
                 use("evil/model")
         assert not (tmp_path / "ran").exists()

@@ -4,11 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from family import KillAt, Killed, final_weights, listing, train, views
+from family import KillAt, Killed, final_weights, listing, train
 
 from ban_hf import PublishError, load_lineage, pull, push_family, push_generation, verify_lineage
 from ban_hf.errors import TamperedFileError
-from ban_hf.jobs.evaluation import measure_family
 from ban_hf.lineage.files import read_json
 from ban_hf.lineage.record import RECORD, Record
 
@@ -136,9 +135,6 @@ def test_a_later_generation_is_copied_with_those_before_it(run, never_killed, tm
     train(run, 3)
     name = f"generation-3/{WEIGHTS}"
     assert final_weights(tmp_path / "b")[name] == final_weights(run)[name]
-    results = measure_family(tmp_path / "b", views(10, seed=2, augment=False))
-    assert [row["generation"] for row in results["generations"]] == [2, 3, 4]
-    assert [row["members"] for row in results["ensembles"]] == [[3, 4]]
 
 
 def test_killed_while_it_is_copied(run, tmp_path, monkeypatch):

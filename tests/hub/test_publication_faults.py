@@ -14,7 +14,7 @@ from loopback_hub import LoopbackHub
 
 from ban_hf import HubError, LineageError, PublishError, push_family, verify_lineage
 from ban_hf.hub import client as network
-from ban_hf.reports import plotting
+from ban_hf.reports import figures
 
 FAMILY = ["ns/fam-gen0", "ns/fam-gen1", "ns/fam"]
 
@@ -30,7 +30,7 @@ def pair(tmp_path_factory) -> Path:
 @pytest.fixture
 def hub(hub, monkeypatch) -> LoopbackHub:
     """Pictures take the time here, and none of the network's: they are a few bytes."""
-    monkeypatch.setattr(plotting, "plot_generations", lambda _, path: path.write_bytes(b"PNG"))
+    monkeypatch.setattr(figures, "save_overview", lambda _, path: path.write_bytes(b"PNG"))
     return hub
 
 

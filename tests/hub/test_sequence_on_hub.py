@@ -1,21 +1,16 @@
 """Sequences that publish while they train, and those that continue a published generation."""
 
-import json
 import shutil
 from pathlib import Path
 
 import family
 import pytest
 import tiny
+from launch import run_recipe
+from table_results import family_rows
 from transformers import TrainerCallback
 
-from ban_hf import (
-    HubError,
-    PublishError,
-    load_lineage,
-    push_family,
-    verify_lineage,
-)
+from ban_hf import HubError, PublishError, load_lineage, push_family, verify_lineage
 from ban_hf.errors import UnverifiableError
 from ban_hf.lineage.record import Record
 
@@ -238,16 +233,16 @@ class TestRecipe:
     """The command line from training to going on."""
 
     @pytest.fixture
-    def trained(self, hub, recipe, tmp_path, monkeypatch) -> Path:
+    def trained(self, hub, tmp_path) -> Path:
         """A family that the quickstart has published, private, with a token of its own."""
         flags = "--smoke --use_cpu --push_to_hub --hub_model_id ns/digits --hub_private_repo"
         token = ["--hub-tok", "hf_ours"]  # as argparse lets one write it
-        recipe.main([*flags.split(), *token, "--output_dir", str(tmp_path / "a")])
+        run_recipe("ban_cifar", *flags.split(), *token, "--output_dir", tmp_path / "a")
         return tmp_path / "a"
 
     def test_the_familys_card_shows_what_the_run_measured(self, hub, trained):
         assert [repo.private for repo in hub.repositories.values()] == [True] * 4
-        results = json.loads((trained / "results.json").read_text("utf-8"))
+        results = family_rows(trained / "results.json")
         card = hub.repositories["ns/digits"].files()["README.md"].decode()
         assert f"{results['ensembles'][0]['test']['error']:.2f}" in card
         picture = hub.repositories["ns/digits"].files()["results.png"]
@@ -260,12 +255,12 @@ class TestRecipe:
         assert not [content for content in files if b"hf_ours" in content]
         assert "--hub-tok ..." in (trained / "results.md").read_text("utf-8")
 
-    def test_another_run_goes_on_from_a_commit(self, hub, trained, recipe, tmp_path):
+    def test_another_run_goes_on_from_a_commit(self, hub, trained, tmp_path):
         teacher = load_lineage("ns/digits-gen2").places[2]
         flags = "--smoke --use_cpu --generations 1 --push_to_hub --hub_model_id ns/second"
-        options = ["--teacher", teacher, "--output_dir", str(tmp_path / "b"), "--seed", "7"]
-        recipe.main([*flags.split(), *options])
+        options = ["--teacher", teacher, "--output_dir", tmp_path / "b", "--seed", "7"]
+        run_recipe("ban_cifar", *flags.split(), *options)
         assert [r.generation for r in verify_lineage("ns/second").generations] == [0, 1, 2, 3]
         assert hub.repositories["ns/second-gen3"].private  # as its teacher is
-        with pytest.raises(ValueError, match="control and control_from compare with generation 0"):
-            recipe.main([*flags.split(), *options, "--control"])
+        with pytest.raises(SystemExit, match="control and control_from compare with generation 0"):
+            run_recipe("ban_cifar", *flags.split(), *options, "--control")

@@ -1,32 +1,45 @@
-"""The measurement: every row is what the saved models give by hand."""
+"""The measurement: every figure is what the saved models give by hand."""
 
 import math
 import shutil
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
-from ban_hf.jobs.measurement import ImageTest, TextTest
-from family import network, train, views
+from family import MEAN, STD, network, views
+from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForImageClassification,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
+    default_data_collator,
 )
 
-from ban_hf import BornAgainEnsemble, TokenWindows, create_language_model
-from ban_hf.jobs.evaluation import measure_family
-from ban_hf.lineage.files import read_json, write_json
-from ban_hf.lineage.record import RECORD
-from ban_hf.tasks.heads import load_classifier
+from ban_hf import (
+    BornAgainEnsemble,
+    TokenWindows,
+    collate,
+    compute_classification_metrics,
+    create_language_model,
+    image_processor,
+)
+from ban_hf.data.description import describe_data
+from ban_hf.families import Families
+from ban_hf.jobs.evaluation import Evaluation, evaluate
+from ban_hf.jobs.job import Setup
+from ban_hf.lineage.record import LOG
+from ban_hf.lineage.results import Entry, Results
+from ban_hf.tasks.auto import task_of
 
 TEST = views(33, seed=2, augment=False)
 PIXELS = TEST.__getitems__(range(33))["pixel_values"]
+LABELS = torch.as_tensor(TEST.labels)
 
 
 def decided(generation: int):
-    """A network that says many things, unlike one that has hardly been trained."""
+    """A network that predicts many classes, unlike one that has hardly been trained."""
     model = network(generation).eval()
     with torch.no_grad():
         logits = model(pixel_values=PIXELS).logits  # (N, C)
@@ -36,148 +49,72 @@ def decided(generation: int):
     return model
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Generations 0 to 3, and two label-trained networks. Not to be changed."""
-    folder = tmp_path_factory.mktemp("measured")
-    few = {"model_init": decided, "learning_rate": 1e-12}
-    train(folder, 3, **few)
-    for number in (1, 2):
-        train(folder / "control" / str(number), 0, seed=10 + number, **few)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def controls(folder) -> list[Path]:
-    return [folder / "control" / "1", folder / "control" / "2"]
-
-
-def probabilities(folder: Path) -> torch.Tensor:
-    model = AutoModelForImageClassification.from_pretrained(folder)
+def probabilities(model: PreTrainedModel | Path) -> torch.Tensor:
+    if isinstance(model, Path):
+        model = AutoModelForImageClassification.from_pretrained(model)
     with torch.no_grad():
-        return model(pixel_values=PIXELS).logits.softmax(1)
+        return model.eval()(pixel_values=PIXELS).logits.double().softmax(1)
 
 
-def assert_measures(row: dict, mean: torch.Tensor) -> None:
-    """Error and NLL, from the probabilities `(N, C)`, in other words than the package's."""
-    wrong = sum(int(p.argmax()) != int(y) for p, y in zip(mean, TEST.labels, strict=True))
-    nll = sum(-p[y].log().item() for p, y in zip(mean, TEST.labels, strict=True)) / 33
-    assert row["error"] == pytest.approx(100 * wrong / 33)
-    assert row["nll"] == pytest.approx(nll, rel=1e-5)
-    assert 0 <= row["ece"] <= 100
-    assert row["n"] == 33
+def assert_measures(test: dict, mean: torch.Tensor) -> None:
+    """Error, NLL and ECE, from the probabilities `(N, C)`, in other words than the package's."""
+    top, predicted = mean.max(1)
+    wrong = sum(int(p) != int(y) for p, y in zip(predicted, LABELS, strict=True))
+    nll = sum(-p[y].log().item() for p, y in zip(mean, LABELS, strict=True)) / 33
+    assert test["error"] == pytest.approx(100 * wrong / 33)
+    assert test["nll"] == pytest.approx(nll, rel=1e-5)
+    gaps = 0.0
+    for b in range(15):
+        inside = (top > b / 15) & (top <= (b + 1) / 15)
+        right = (predicted == LABELS)[inside].sum().item()
+        gaps += abs(right - top[inside].sum().item())
+    assert test["ece"] == pytest.approx(100 * gaps / 33, rel=1e-5)
+    assert test["n"] == 33
 
 
-def test_each_generation_is_measured(folder):
-    rows = measure_family(folder, TEST, batch_size=10)["generations"]
-    assert [row["name"] for row in rows] == ["labels", "BAN-1", "BAN-2", "BAN-3"]
-    assert len({row["test"]["error"] for row in rows}) > 1
-    assert len({row["teacher_agreement"] for row in rows[1:]}) == 3
-    for k, row in enumerate(rows):
-        mine = probabilities(folder / f"generation-{k}")
-        assert_measures(row["test"], mine)
-        assert row["generation"] == k
-        assert row["seconds"] >= 0
-        assert 0 < row["train_loss"] < 10
-        assert row["best_validation"]["error"] <= row["validation"]["error"]
-        if k:
-            teacher = probabilities(folder / f"generation-{k - 1}")
-            agree = (mine.argmax(1) == teacher.argmax(1)).double().mean().item()
-            assert row["teacher_agreement"] == pytest.approx(100 * agree)
-        else:
-            assert "teacher_agreement" not in row
+# Images
 
 
-def test_ensembles_are_those_of_the_first_two_students_and_more(folder):
-    rows = measure_family(folder, TEST)["ensembles"]
-    assert [row["members"] for row in rows] == [[1, 2], [1, 2, 3]]
-    assert rows[1]["name"] == "Ens*3 of generations 1-3"
-    for row in rows:
-        members = [probabilities(folder / f"generation-{k}") for k in row["members"]]
-        assert_measures(row["test"], sum(members) / len(members))
-    assert_measures(rows[-1]["test"], probabilities(folder / "ensemble"))
+def evaluated(*models: PreTrainedModel, **options) -> Evaluation:
+    loader = DataLoader(TEST, 10, collate_fn=collate)
+    return evaluate(models, [loader] * len(models), task_of(models[0]), **options)
 
 
-def test_one_student_is_measured_with_its_teacher(tmp_path):
-    train(tmp_path, 1)
-    (row,) = measure_family(tmp_path, TEST)["ensembles"]
-    assert (row["name"], row["members"]) == ("Ens*2 of generations 0-1", [0, 1])
-    assert_measures(row["test"], probabilities(tmp_path / "ensemble"))
+def fresh(seed: int) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    return decided(seed)
 
 
-def test_a_teacher_alone_has_no_ensemble(controls):
-    results = measure_family(controls[0], TEST)
-    assert (len(results["generations"]), results["ensembles"], results["controls"]) == (1, [], [])
+def test_a_network_is_measured_beside_its_teacher():
+    model, teacher = fresh(0), fresh(1)
+    found = evaluated(model.train(), teacher=teacher)
+    mine, theirs = probabilities(model), probabilities(teacher)
+    assert_measures(found.metrics(), mine)
+    agree = (mine.argmax(1) == theirs.argmax(1)).double().mean().item()
+    kl = (theirs * (theirs / mine).log()).sum(1).mean().item()
+    assert found.metrics()["teacher_agreement"] == pytest.approx(100 * agree)
+    assert found.metrics()["teacher_kl"] == pytest.approx(kl, rel=1e-5)
+    assert 0 < agree < 1
+    itself = evaluated(model, teacher=model).metrics()
+    assert (itself["teacher_agreement"], itself["teacher_kl"]) == (100, 0)
+    assert "teacher_kl" not in evaluated(model).metrics()
+    assert found.reliability()[:, 0].sum() == 33
+    assert found.predicted.tolist() == mine.argmax(1).tolist()
 
 
-def test_controls_are_label_trained_networks_and_their_ensembles_with_generation_0(
-    folder, controls
-):
-    rows = measure_family(folder, TEST, controls=controls)["controls"]
-    networks = [folder / "generation-0", *(control / "generation-0" for control in controls)]
-    expected = [
-        ("network", 1, networks[1:2]),
-        ("network", 1, networks[2:3]),
-        ("ensemble", 2, networks[:2]),
-        ("ensemble", 3, networks),
-    ]
-    for row, (kind, size, members) in zip(rows, expected, strict=True):
-        assert (row["kind"], row["size"]) == (kind, size)
-        mean = sum(probabilities(member) for member in members) / size
-        assert_measures(row["test"], mean)
-    assert len({row["name"] for row in rows}) == 4
+def test_members_may_have_weights():
+    models = [fresh(seed) for seed in (0, 1, 2)]
+    mean = sum(w * probabilities(m) for w, m in zip((0.25, 0.75, 0), models, strict=True))
+    assert_measures(evaluated(*models, weights=(0.25, 0.75, 0)).metrics(), mean)
+    assert_measures(evaluated(*models).metrics(), sum(map(probabilities, models)) / 3)
+    one = evaluated(*models, weights=(0, 1, 0)).metrics()
+    assert one == pytest.approx(evaluated(models[1]).metrics())
 
 
-def test_no_controls_give_no_rows(folder):
-    results = measure_family(folder, TEST)
-    assert results["controls"] == []
-    assert results["seed"] == 3
-    assert results["hardware"]
-    assert "torch" in results["versions"]
-
-
-def test_what_was_pulled_has_no_log_and_is_measured_the_same(folder, tmp_path):
-    pulled = Path(shutil.copytree(folder, tmp_path / "pulled"))
-    for log in pulled.glob("generation-*/training_log.json"):
-        log.unlink()
-    expected, found = (measure_family(path, TEST) for path in (folder, pulled))
-    for before, row in zip(expected["generations"], found["generations"], strict=True):
-        assert row["test"] == before["test"]
-        assert row["train_loss"] is None
-        assert not {"validation", "best_validation"} & row.keys()
-    assert found["ensembles"] == expected["ensembles"]
-
-
-def test_a_family_may_begin_with_a_later_generation(folder, controls, tmp_path):
-    later = Path(shutil.copytree(folder, tmp_path / "later"))
-    shutil.rmtree(later / "generation-0")
-    record = read_json(later / "generation-1" / RECORD)
-    record["seed"]["family_seed"], record["training"]["hardware"] = 99, "another machine"
-    write_json(later / "generation-1" / RECORD, record)
-    results, whole = measure_family(later, TEST, controls=controls), measure_family(folder, TEST)
-    assert [row["generation"] for row in results["generations"]] == [1, 2, 3]
-    assert results["generations"][1:] == whole["generations"][2:]
-    (row,) = results["ensembles"]
-    assert (row["name"], row["members"]) == ("Ens*2 of generations 2-3", [2, 3])
-    members = [probabilities(folder / f"generation-{k}") for k in (2, 3)]
-    assert_measures(row["test"], sum(members) / 2)
-    # Generation 1 is no label-trained network: it is not among the controls.
-    names = [row["name"] for row in results["controls"]]
-    assert names == [
-        "labels again, network 1",
-        "labels again, network 2",
-        "Ens*2 of label-trained networks",
-    ]
-    assert (results["seed"], results["hardware"]) == (whole["seed"], whole["hardware"])
-
-
-@torch.no_grad()
-def test_members_may_have_weights(folder):
-    test = ImageTest(TEST, 10)
-    members = [test.predict(load_classifier(folder / f"generation-{k}")) for k in (1, 2)]
-    mean = sum(w * m.softmax(1) for w, m in zip((0.75, 0.25), members, strict=True))
-    assert_measures(test.metrics(members, (3, 1)), mean)
-    assert test.metrics(members, (2, 2)) == test.metrics(members)
+def test_a_test_set_without_labels_is_refused():
+    model, images = fresh(0), DataLoader(tiny.Images(4, labels=False), 4)
+    with pytest.raises(ValueError, match="the test set has no labels"):
+        evaluate([model], [images], task_of(model))
 
 
 # Texts
@@ -191,16 +128,17 @@ def language_model(kind: str, seed: int) -> PreTrainedModel:
             "lstm_200", vocab_size=WORDS, hidden_size=6, initializer_range=1.0
         ).eval()
     sizes = {"vocab_size": WORDS, "n_positions": 64, "n_embd": 8, "n_layer": 1, "n_head": 2}
-    config = GPT2Config(**sizes, initializer_range=0.5)
-    return GPT2LMHeadModel(config).eval()
+    return GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.5)).eval()
 
 
 WORDS = 11
 TEXT = torch.randint(0, WORDS, (311,), generator=torch.Generator().manual_seed(7))
 
 
-def text_test(columns: int, window: int = 7, **changes) -> TextTest:
-    return TextTest(TokenWindows(TEXT, columns, window=window, warmup=3 * window), **changes)
+def reading(*models: PreTrainedModel, columns: int = 1, window: int = 7, **options) -> Evaluation:
+    text = TokenWindows(TEXT, columns, window=window, warmup=3 * window)
+    loader = DataLoader(text, columns, collate_fn=default_data_collator)
+    return evaluate(models, [loader], task_of(models[0]), **options)
 
 
 def read_whole(model: PreTrainedModel) -> torch.Tensor:
@@ -209,59 +147,181 @@ def read_whole(model: PreTrainedModel) -> torch.Tensor:
         return model(input_ids=TEXT[None, :-1]).logits[0].double().softmax(-1)
 
 
+def nll_of(mean: torch.Tensor) -> float:
+    return -mean.gather(1, TEXT[1:, None]).log().mean().item()
+
+
 def test_perplexity_is_that_of_one_pass():
-    model, test = language_model("lstm", 0), text_test(columns=1, entropy=1.5)
-    reading, expected = test.predict(model), read_whole(model)
-    metrics = test.metrics([reading])
-    nll = sum(-math.log(p[y]) for p, y in zip(expected, TEXT[1:], strict=True)) / 310
+    model = language_model("lstm", 0)
+    found, expected = reading(model), read_whole(model)
+    metrics, nll = found.metrics(entropy=1.5), nll_of(expected)
     assert metrics["nll"] == pytest.approx(nll, rel=1e-6)
     assert metrics["perplexity"] == pytest.approx(math.exp(nll), rel=1e-6)
     assert metrics["above_entropy"] == pytest.approx(nll - 1.5, rel=1e-6)
     assert metrics["n"] == 310
-    assert torch.equal(reading.predicted, expected.argmax(1))
+    assert "above_entropy" not in found.metrics()
+    assert torch.equal(found.predicted, expected.argmax(1))
 
 
 def test_perplexity_does_not_depend_on_the_columns():
     model = language_model("lstm", 0)
-    found = [text_test(c).metrics([text_test(c).predict(model)]) for c in (1, 2, 5, 9)]
+    found = [reading(model, columns=c).metrics() for c in (1, 2, 5, 9)]
     assert {metrics["n"] for metrics in found} == {310}
     for metrics in found:
         assert metrics["perplexity"] == pytest.approx(found[0]["perplexity"], rel=1e-3)
 
 
-def test_an_ensemble_of_language_models_mixes_probabilities():
-    models, test = [language_model("lstm", seed) for seed in (0, 1, 2)], text_test(columns=1)
-    mean = sum(read_whole(model) for model in models) / 3
-    nll = -mean.gather(1, TEXT[1:, None]).log().mean().item()
-    metrics = test.metrics([test.predict(model) for model in models])
-    assert metrics["nll"] == pytest.approx(nll, rel=1e-6)
-    assert "above_entropy" not in metrics
-    together = test.metrics([test.predict(BornAgainEnsemble.from_members(models))])
-    assert together["nll"] == pytest.approx(nll, rel=1e-5)
-
-
-def test_weights_of_language_models_are_those_of_the_probabilities():
-    models, test = [language_model("lstm", seed) for seed in (0, 1, 2)], text_test(columns=1)
-    readings, weights = [test.predict(model) for model in models], (1, 3, 0)
-    mean = (read_whole(models[0]) + 3 * read_whole(models[1])) / 4
-    nll = -mean.gather(1, TEXT[1:, None]).log().mean().item()
-    assert test.metrics(readings, weights)["nll"] == pytest.approx(nll, rel=1e-6)
-    assert test.metrics(readings, (0, 1, 0)) == test.metrics(readings[1:2])
+@pytest.mark.parametrize("weights", [None, (0.25, 0.75, 0)])
+def test_an_ensemble_of_language_models_mixes_probabilities(weights):
+    models = [language_model("lstm", seed) for seed in (0, 1, 2)]
+    shares = weights or (1 / 3,) * 3
+    nll = nll_of(sum(w * read_whole(m) for w, m in zip(shares, models, strict=True)))
+    assert reading(*models, weights=weights).metrics()["nll"] == pytest.approx(nll, rel=1e-6)
     together = BornAgainEnsemble.from_members(models, weights)
-    assert test.metrics([test.predict(together)])["nll"] == pytest.approx(nll, rel=1e-5)
+    assert reading(together).metrics()["nll"] == pytest.approx(nll, rel=1e-5)
 
 
 def test_a_transformer_reads_each_window_for_itself():
-    model, test = language_model("gpt2", 0), text_test(columns=1, window=31)
+    model = language_model("gpt2", 0)
     with torch.no_grad():
         logits = model(input_ids=TEXT[:-1].view(10, 31)).logits.flatten(0, 1)  # (N, V)
     nll = torch.nn.functional.cross_entropy(logits, TEXT[1:]).item()
-    assert test.metrics([test.predict(model)])["nll"] == pytest.approx(nll, rel=1e-5)
+    assert reading(model, window=31).metrics()["nll"] == pytest.approx(nll, rel=1e-5)
 
 
-def test_agreement_of_readings_is_that_of_the_most_likely_words():
-    test = text_test(columns=1)
-    first, second = (test.predict(language_model("lstm", seed)) for seed in (0, 1))
-    assert test.agreement(first, first) == 100
-    same = sum(int(a == b) for a, b in zip(first.predicted, second.predicted, strict=True))
-    assert test.agreement(first, second) == pytest.approx(100 * same / 310)
+def test_agreement_with_a_teacher_is_that_of_the_most_likely_words():
+    model, teacher = language_model("lstm", 0), language_model("lstm", 1)
+    found = reading(model, columns=2, teacher=teacher).metrics()
+    mine, theirs = (reading(each, columns=2).predicted for each in (model, teacher))
+    assert found["teacher_agreement"] == pytest.approx(100 * (mine == theirs).double().mean())
+    assert found["n"] == 310
+
+
+# A family
+
+
+def families(folder: Path, generations: int, seed: int = 3, **options) -> Results:
+    """Train a family of networks that stay as they begin, unless it is there, and report."""
+    trainer = {
+        "data_collator": collate,
+        "compute_metrics": compute_classification_metrics,
+        "processing_class": image_processor(8, MEAN, STD),
+    }
+    data = {"train": describe_data(views())}
+    setup = Setup(decided, views(), views(10, seed=1, augment=False), TEST, trainer, data)
+    args = tiny.arguments(
+        folder,
+        per_device_train_batch_size=8,
+        num_train_epochs=2,
+        max_steps=-1,
+        eval_strategy="epoch",
+        remove_unused_columns=False,
+        learning_rate=1e-12,
+        seed=seed,
+    )
+    given = {"title": "Tiny", "dataset": {"name": "noise"}} | options
+    return Families(setup, args, {"kd": ("kd", None)}, generations, **given).run()
+
+
+def entries(results: Results) -> dict[str, Entry]:
+    return {entry.column: entry for entry in results.entries}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> tuple[Path, Results]:
+    """Generations 0 to 3 and two label-trained networks. Not to be changed."""
+    folder = tmp_path_factory.mktemp("measured")
+    return folder, families(folder, 3, control=True)
+
+
+def test_each_generation_is_measured(measured):
+    folder, results = measured
+    names = [f"generation-{k}" for k in range(4)]
+    found = [entries(results)[name] for name in names]
+    columns = {column.name: column for column in results.columns}
+    assert [columns[name].heading for name in names] == ["labels", "BAN-1", "BAN-2", "BAN-3"]
+    assert len({entry.test["error"] for entry in found}) > 1
+    assert (results.seeds, bool(results.hardware), "torch" in results.versions) == (
+        (3,),
+        True,
+        True,
+    )
+    for k, entry in enumerate(found):
+        mine = probabilities(folder / names[k])
+        assert_measures(entry.test, mine)
+        assert entry.seconds >= 0
+        assert 0 < entry.train_loss < 10
+        assert entry.best_validation["error"] <= entry.validation["error"]
+        if k:
+            theirs = probabilities(folder / names[k - 1])
+            agree = (mine.argmax(1) == theirs.argmax(1)).double().mean().item()
+            assert entry.teacher_agreement == pytest.approx(100 * agree)
+        else:
+            assert entry.teacher_agreement is None
+
+
+def test_ensembles_are_those_of_the_first_two_students_and_more(measured):
+    folder, results = measured
+    found = entries(results)
+    each = [probabilities(folder / f"generation-{k}") for k in range(4)]
+    assert_measures(found["ensemble-1-2"].test, sum(each[1:3]) / 2)
+    assert_measures(found["ensemble-1-2-3"].test, sum(each[1:]) / 3)
+    assert_measures(found["ensemble-1-2-3"].test, probabilities(folder / "ensemble"))
+    columns = {column.name: column.heading for column in results.columns}
+    assert columns["ensemble-1-2-3"] == "Ens*3 of generations 1-3"
+
+
+def test_controls_are_label_trained_networks_and_their_ensembles_with_generation_0(measured):
+    folder, results = measured
+    homes = (folder, folder / "control" / "1", folder / "control" / "2")
+    first, *labels = (probabilities(home / "generation-0") for home in homes)
+    expected = {
+        "labels-network-2": labels[0],
+        "labels-network-3": labels[1],
+        "labels-ensemble-2": (first + labels[0]) / 2,
+        "labels-ensemble-3": (first + labels[0] + labels[1]) / 3,
+    }
+    assert [c.name for c in results.columns if c.kind == "control"] == list(expected)
+    for name, mean in expected.items():
+        assert_measures(entries(results)[name].test, mean)
+
+
+def test_a_family_is_measured_the_same_without_its_log_and_its_measurements(measured, tmp_path):
+    """As it is where it was pulled."""
+    folder, expected = measured
+    pulled = Path(shutil.copytree(folder, tmp_path / "pulled"))
+    for log in pulled.rglob(LOG):
+        log.unlink()
+    shutil.rmtree(pulled / "evaluations")
+    found = entries(families(pulled, 3, control=True))
+    for column, before in entries(expected).items():
+        assert found[column].test == before.test
+        assert found[column].teacher_agreement == before.teacher_agreement
+        assert found[column].train_loss is found[column].validation is None
+
+
+def test_what_was_measured_of_other_members_is_not_taken_for_an_ensemble(measured, tmp_path):
+    """With more students, and with another control, ensembles of two have other members."""
+    folder = tmp_path / "family"
+    assert [entry.column for entry in families(folder, 0).entries] == ["generation-0"]
+    each = [folder / f"generation-{k}" for k in range(3)]
+    found = entries(families(folder, 1))["ensemble-0-1"]
+    assert_measures(found.test, sum(map(probabilities, each[:2])) / 2)
+    assert_measures(found.test, probabilities(folder / "ensemble"))
+    for seed in (10, 11):
+        families(tmp_path / str(seed), 0, seed=seed)
+        given = {"control_from": [str(tmp_path / str(seed))]}
+        results = entries(families(folder, 2, **given))
+        assert_measures(results["ensemble-1-2"].test, sum(map(probabilities, each[1:])) / 2)
+        both = probabilities(each[0]) + probabilities(tmp_path / str(seed) / "generation-0")
+        assert_measures(results["labels-ensemble-2"].test, both / 2)
+
+
+def test_a_family_may_begin_with_a_later_generation(published, tmp_path):
+    results = families(tmp_path / "later", 2, teacher="ns/fam-gen1")
+    assert list(entries(results)) == [*(f"generation-{k}" for k in (1, 2, 3)), "ensemble-2-3"]
+    each = [probabilities(tmp_path / "later" / f"generation-{k}") for k in (1, 2, 3)]
+    for k, mine in enumerate(each, 1):
+        assert_measures(entries(results)[f"generation-{k}"].test, mine)
+    assert_measures(entries(results)["ensemble-2-3"].test, sum(each[1:]) / 2)
+    assert results.seeds == (3,)

@@ -5,27 +5,19 @@ import copy
 import pytest
 import tiny
 import torch
-from ban_hf.jobs.generation import generation_seed
-from family import (
-    network,
-    same_weights,
-    train,
-)
-from transformers import (
-    AutoModelForImageClassification,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from family import network, same_weights, train
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, set_seed
 
 from ban_hf import BornAgainEnsemble, train_generations
-from ban_hf.jobs import run as sequence
+from ban_hf.jobs import training
+from ban_hf.jobs.job import generation_seed
 from ban_hf.lineage.record import RECORD, Record
 
 
 def test_two_students_make_three_networks_and_an_ensemble(never_killed):
     assert sorted(path.name for path in never_killed.iterdir()) == [
         "ensemble",
+        "evaluations",
         "generation-0",
         "generation-1",
         "generation-2",
@@ -86,13 +78,13 @@ def test_a_model_that_could_not_be_loaded_again_is_refused_before_it_is_trained(
 def test_the_teacher_is_the_generation_before_as_it_was_saved(tmp_path, monkeypatch):
     teachers, seeds = [], []
 
-    class Spy(sequence.BANTrainer):
+    class Spy(training.BANTrainer):
         def train(self, *args, **kwargs):
             teachers.append(self.teacher)
             seeds.append((self.args.seed, self.train_dataset.seed))
             return super().train(*args, **kwargs)
 
-    monkeypatch.setattr(sequence, "BANTrainer", Spy)
+    monkeypatch.setattr(training, "BANTrainer", Spy)
     train(tmp_path)
     assert teachers[0] is None
     for k in (1, 2):

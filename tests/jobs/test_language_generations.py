@@ -68,7 +68,7 @@ def test_the_arguments_of_the_caller_stay_as_they_are(tmp_path):
     data = dict(train_dataset=windows(), data_collator=default_data_collator)
     train_generations(network, args, generations=0, **data)
     assert args.to_dict() == before
-    assert args.label_weight == 0.0
+    assert args.label_weight is None
 
 
 def test_a_record_names_perplexity_over_the_words_of_the_test(trained):

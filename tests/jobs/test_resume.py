@@ -227,7 +227,7 @@ def test_an_ensemble_of_other_members_is_made_again(never_killed, run):
     train(run)  # trained again: the same weights, other records
     assert final_weights(run) == final_weights(never_killed)
     for k, member in enumerate(Record.read(run / "ensemble").members, start=1):
-        assert member["lineage_sha256"] == listing(run)[f"generation-{k}/{RECORD}"]
+        assert member.lineage_sha256 == listing(run)[f"generation-{k}/{RECORD}"]
 
 
 def test_a_loss_that_is_no_number_stops_generation_1_and_keeps_generation_0(tmp_path):

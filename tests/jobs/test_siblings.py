@@ -6,22 +6,18 @@ from pathlib import Path
 import pytest
 import tiny
 import yaml
-from ban_hf.jobs.siblings import run_families
-from family import MEAN, STD, Killed, final_weights, identities, listing, network, train, views
-from launch import ROOT, on_two_processes
+from family import MEAN, STD, Killed, final_weights, identities, listing, network, views
+from launch import ROOT, on_two_processes, run_recipe
 from table_results import family_rows
 from transformers import TrainerCallback
 
-from ban_hf import (
-    BANTrainer,
-    BANTrainingArguments,
-    collate,
-    compute_classification_metrics,
-    image_processor,
-    train_generations,
-    verify_lineage,
-)
+from ban_hf import collate, compute_classification_metrics, image_processor, verify_lineage
+from ban_hf.data import describe_data
+from ban_hf.families import Families
+from ban_hf.jobs.job import Setup
+from ban_hf.jobs.setup import read_objectives
 from ban_hf.lineage.record import Record
+from ban_hf.lineage.results import Results
 from ban_hf.reports.reading import read_results
 from ban_hf.reports.report import report_text
 
@@ -30,33 +26,36 @@ FOLDERS = FOUR.split(",")
 REPORT = {"results.json", "results.md", "results.png"}
 
 
-def run(folder: Path, objective: str = FOUR, generations: int = 2, callbacks=None, **changes):
+def run(folder: Path, objective=FOUR, generations=2, callbacks=None, **changes) -> Results:
     """Train as a recipe does, two epochs of three steps a generation."""
-    options = {
-        name: changes.pop(name, default)
-        for name, default in {"control": False, "control_from": (), "teacher": None}.items()
-    }
-    arguments = {
+    names = ("control", "control_from", "teacher")
+    options = {name: changes.pop(name) for name in names if name in changes}
+    defaults = {
         "per_device_train_batch_size": 8,
         "num_train_epochs": 2,
         "max_steps": -1,
         "save_strategy": "steps",
         "save_steps": 2,
         "remove_unused_columns": False,
-        "objective": objective,
     }
-    family = {
-        "model_init": network,
-        "train_dataset": views(),
-        "test_dataset": views(10, seed=2, augment=False),
+    trainer = {
         "data_collator": collate,
         "compute_metrics": compute_classification_metrics,
         "processing_class": image_processor(8, MEAN, STD),
         "callbacks": callbacks,
     }
-    report = {"title": "tiny", "command": "a command", "dataset": {"name": "random"}}
-    args = tiny.arguments(folder, **arguments | changes)
-    return run_families(family, args, generations=generations, report=report, **options)
+    train, test = views(), views(10, seed=2, augment=False)
+    data = {"train": describe_data(train), "test": describe_data(test)}
+    return Families(
+        Setup(network, train, test_dataset=test, trainer=trainer, data=data),
+        tiny.arguments(folder, **defaults | changes),
+        read_objectives(objective, None),
+        generations,
+        title="tiny",
+        dataset={"name": "random"},
+        command="a command",
+        **options,
+    ).run()
 
 
 def results_of(folder: Path) -> dict:
@@ -67,7 +66,7 @@ def results_of(folder: Path) -> dict:
 def together(tmp_path_factory) -> Path:
     """The four objectives of the paper's Table 2, in one go. Not to be changed."""
     folder = tmp_path_factory.mktemp("together") / "tiny"
-    assert run(folder) is None
+    run(folder)
     return folder
 
 
@@ -91,7 +90,11 @@ def test_each_objective_has_a_whole_family_beside_the_teacher(together):
     names = {path.name for path in together.iterdir()}
     names = {name for name in names if not name.startswith("results-")}  # further pictures
     assert names == {"teacher", "teacher_cache", *FOLDERS, *REPORT}
-    assert {p.name for p in (together / "teacher").iterdir()} == {"generation-0", "lineage.json"}
+    assert {p.name for p in (together / "teacher").iterdir()} == {
+        "evaluations",
+        "generation-0",
+        "lineage.json",
+    }
     generations = {"generation-0", "generation-1", "generation-2", "ensemble", "lineage.json"}
     for name in FOLDERS:
         assert {path.name for path in (together / name).iterdir()} >= generations | REPORT
@@ -109,13 +112,13 @@ def test_all_learn_from_the_teacher_that_was_trained_once(together):
 def test_the_students_of_a_number_begin_alike_and_end_otherwise(together):
     for generation in (1, 2):
         seeds = [Record.read(together / n / f"generation-{generation}").seed for n in FOLDERS]
-        assert len({(seed["seed"], seed["init_sha256"]) for seed in seeds}) == 1
-        assert len({seed["trained_sha256"] for seed in seeds}) == 4
+        assert len({(seed.seed, seed.init_sha256) for seed in seeds}) == 1
+        assert len({seed.trained_sha256 for seed in seeds}) == 4
 
 
 def test_each_record_says_its_objective(together):
     objectives = [Record.read(together / name / "generation-2").objective for name in FOLDERS]
-    found = [(objective["name"], objective["label_weight"]) for objective in objectives]
+    found = [(objective.name, objective.label_weight) for objective in objectives]
     assert found == [("kd", 0), ("kd", 1), ("cwtm", 0), ("dkpp", 0)]
 
 
@@ -155,14 +158,18 @@ def test_the_results_of_all_are_those_of_each(together):
     assert results_of(together / "cwtm")["title"] == "tiny: cwtm"
 
 
-def test_several_seeds_of_it_are_pooled(together, tmp_path):
-    files = [together / "results.json", tmp_path / "results.json"]
-    text = files[0].read_text("utf-8").replace('"seed": 3,', '"seed": 4,')
-    files[1].write_text(text.replace('"seeds": [\n    3\n  ]', '"seeds": [4]'), "utf-8")
+def test_several_seeds_of_it_are_pooled_where_nothing_else_differs(tmp_path):
+    for seed in (3, 4):
+        run(tmp_path / str(seed), "cwtm,dkpp", 1, seed=seed)
+    files = [tmp_path / str(seed) / "results.json" for seed in (3, 4)]
     pooled = read_results(files)
     assert pooled.seeds == (3, 4)
-    assert [column.method for column in pooled.columns][:2] == [None, "BAN"]
-    assert "DKPP-2 minus labels" in report_text(pooled)
+    assert [column.method for column in pooled.columns][:2] == [None, "CWTM"]
+    assert "DKPP-1 minus labels" in report_text(pooled)
+    text = files[1].read_text("utf-8")
+    files[1].write_text(text.replace('"learning_rate": 0.1,', '"learning_rate": 0.2,'), "utf-8")
+    with pytest.raises(ValueError, match="was trained with other arguments"):
+        read_results(files)
 
 
 # Killed, and run again
@@ -232,63 +239,56 @@ def test_from_a_teacher_that_is_there_already(together, tmp_path):
         run(tmp_path, "cwtm,dkpp", 1)
 
 
+def test_from_a_later_generation_the_report_goes_on_counting(together, tmp_path):
+    run(tmp_path, "cwtm", teacher=str(together / "kd" / "generation-1"))
+    results = results_of(tmp_path)
+    assert [row["generation"] for row in results["generations"]] == [1, 2, 3]
+    assert [row["members"] for row in results["ensembles"]] == [[2, 3]]
+    assert results["generations"][1]["teacher_agreement"] is not None
+
+
 # What objectives may be called
 
 
-def arguments(**given) -> BANTrainingArguments:
-    return BANTrainingArguments("unused", use_cpu=True, **given)
+@pytest.mark.parametrize(
+    ("given", "label_weight", "expected"),
+    [
+        ("kd+label", None, {"kd+label": ("kd", 1)}),
+        ("cwtm+label", 1, {"cwtm+label": ("cwtm", 1)}),
+        ("kd, cwtm", None, {"kd": ("kd", None), "cwtm": ("cwtm", None)}),
+        ("kd,cwtm", 0.5, {"kd": ("kd", 0.5), "cwtm": ("cwtm", 0.5)}),
+        # Not None: else a language model would learn by both with labels.
+        ("kd,kd+label", None, {"kd": ("kd", 0), "kd+label": ("kd", 1)}),
+        ("kd,kd+label", 0, {"kd": ("kd", 0), "kd+label": ("kd", 1)}),
+        ("cwtm,kd+label", 1, {"cwtm": ("cwtm", 1), "kd+label": ("kd", 1)}),
+    ],
+)
+def test_objectives_and_their_label_weights(given, label_weight, expected):
+    assert read_objectives(given, label_weight) == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("given", "label_weight", "message"),
     [
-        ({"objective": "kd+label"}, {"kd": ("kd", 1)}),
-        ({"objective": "cwtm+label", "label_weight": 1}, {"cwtm": ("cwtm", 1)}),
-        ({"objective": "kd, cwtm"}, {"kd": ("kd", 0), "cwtm": ("cwtm", 0)}),
-        ({"objective": "kd,cwtm", "label_weight": 0.5}, {"kd": ("kd", 0.5), "cwtm": ("cwtm", 0.5)}),
-        ({"objective": "kd,kd+label"}, {"kd": ("kd", 0), "kd+label": ("kd", 1)}),
-        (
-            {"objective": "kd,kd+label", "label_weight": 0},
-            {"kd": ("kd", 0), "kd+label": ("kd", 1)},
-        ),
-        (
-            {"objective": "cwtm,kd+label", "label_weight": 1},
-            {"cwtm": ("cwtm", 1), "kd+label": ("kd", 1)},
-        ),
+        ("kd,cwmt", None, "objective='cwmt' is unknown. Did you mean 'cwtm'?"),
+        ("kd+lable", None, r"objective='kd\+lable' is unknown. Did you mean 'kd\+label'?"),
+        ("kd,", None, "objective='' is unknown"),
+        ("kd,cwtm,kd", None, "objective='kd,cwtm,kd' names 'kd' twice"),
+        ("kd,kd+label", 1, r"'kd' and 'kd\+label' are the same"),
+        ("kd+label", 0.5, "label_weight=0.5 contradicts objective="),
+        ("kd+label", 0, "label_weight=0 contradicts objective='kd"),
+        ("kd,cwtm+label", 2, "label_weight=2 contradicts objective"),
     ],
 )
-def test_objectives_and_their_label_weights(given, expected):
-    each = arguments(**given).each_objective()
-    assert {name: (one.objective, one.label_weight) for name, one in each.items()} == expected
-
-
-def test_one_with_labels_is_that_objective_with_a_label_weight_of_1():
-    args = arguments(objective="kd+label")
-    assert (args.objective, args.label_weight, args.label_weight_is_default) == ("kd", 1, False)
-
-
-def test_without_labels_beside_one_with_labels_holds_for_language_models_too():
-    each = arguments(objective="kd,kd+label").each_objective()
-    assert not each["kd"].label_weight_is_default  # else a language model would learn with labels
-    assert arguments(objective="kd,cwtm").each_objective()["kd"].label_weight_is_default
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"objective": "kd,cwmt"}, "objective='cwmt' is unknown. Did you mean 'cwtm'?"),
-        ({"objective": "kd+lable"}, r"objective='kd\+lable' is unknown. Did you mean 'kd\+label'?"),
-        ({"objective": "kd,"}, "objective='' is unknown"),
-        ({"objective": "kd,cwtm,kd"}, "objective='kd,cwtm,kd' names one twice"),
-        ({"objective": "kd,kd+label", "label_weight": 1}, r"'kd' and 'kd\+label' are the same"),
-        ({"objective": "kd+label", "label_weight": 0.5}, "label_weight=0.5 contradicts objective="),
-        ({"objective": "kd+label", "label_weight": 0}, "label_weight=0 contradicts objective='kd"),
-        ({"objective": "kd,cwtm+label", "label_weight": 2}, "label_weight=2 contradicts objective"),
-    ],
-)
-def test_objectives_that_make_no_sense_are_refused(given, message):
+def test_objectives_that_make_no_sense_are_refused(given, label_weight, message):
     with pytest.raises(ValueError, match=message):
-        arguments(**given)
+        read_objectives(given, label_weight)
+
+
+@pytest.mark.parametrize("given", ["kd,cwtm", "kd+label"])
+def test_one_training_takes_one_objective(tmp_path, given):
+    with pytest.raises(ValueError, match=r"is unknown.* are arguments of a recipe"):
+        tiny.arguments(tmp_path, objective=given)
 
 
 # Refused before anything is written
@@ -331,47 +331,34 @@ def test_results_of_another_program_are_left_alone(tmp_path):
     assert list(listing(tmp_path)) == ["results.json"]
 
 
-def test_one_training_takes_one_objective(tmp_path):
-    message = "objective='kd,cwtm' names several, .* give one of them here"
-    args = tiny.arguments(tmp_path, objective="kd,cwtm")
-    with pytest.raises(ValueError, match=message):
-        BANTrainer(tiny.vit(), args)
-    with pytest.raises(ValueError, match=message):
-        train_generations(network, args, generations=1, train_dataset=views())
-    with pytest.raises(ValueError, match=message):
-        train(tmp_path, objective="kd,cwtm")
-    assert not list(tmp_path.iterdir())
-
-
 # The recipes
 
 
-def smoke(recipe, folder: Path, *options: str) -> list[str]:
-    """A recipe's rows, run in small."""
-    recipe.main(["--smoke", "--use_cpu", "--output_dir", str(folder), *options])
+def smoke(recipe: str, folder: Path, *options: str) -> list[str]:
+    """The rows of a recipe that was run in small."""
+    run_recipe(recipe, *options, "--smoke", "--use_cpu", "--output_dir", folder)
     return [row["name"] for row in results_of(folder)["generations"]]
 
 
-def test_the_image_recipe_takes_several_objectives(recipe, tmp_path, capsys):
-    rows = smoke(recipe, tmp_path, "--objective", FOUR)
+def test_the_image_recipe_takes_several_objectives(tmp_path, capsys):
+    rows = smoke("ban_cifar", tmp_path, "--objective", FOUR)
     first_line = capsys.readouterr().out.splitlines()[0]
     assert f"a teacher and 2 students by each of {FOUR}" in first_line
     names = [f"{method}-{k}" for method in ("BAN", "BAN+L", "CWTM", "DKPP") for k in (1, 2)]
     assert rows == ["labels", *names]
 
 
-def test_the_language_recipe_takes_several_objectives(language_recipe, tmp_path):
+def test_the_language_recipe_takes_several_objectives(tmp_path):
     options = ("--objective", "kd,kd+label", "--label_weight", "0", "--generations", "1")
-    assert smoke(language_recipe, tmp_path, *options) == ["labels", "BAN-1", "BAN+L-1"]
-    assert "| generation | test perplexity |" in (tmp_path / "results.md").read_text("utf-8")
+    assert smoke("ban_ptb", tmp_path, *options) == ["labels", "BAN-1", "BAN+L-1"]
+    assert "|   test perplexity |" in (tmp_path / "results.md").read_text("utf-8")
 
 
-def test_a_configuration_may_name_several(recipe, tmp_path):
+def test_a_configuration_may_name_several(tmp_path):
     values = yaml.safe_load((ROOT / "recipes" / "configs" / "digits.yaml").read_text("utf-8"))
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(values | {"objective": "kd,cwtm", "generations": 1}))
-    recipe.main([str(path), "--smoke", "--use_cpu", "--output_dir", str(tmp_path / "run")])
-    assert (tmp_path / "run" / "cwtm" / "generation-1").is_dir()
+    assert smoke("ban_cifar", tmp_path / "run", str(path)) == ["labels", "BAN-1", "CWTM-1"]
 
 
 @pytest.mark.slow
@@ -381,4 +368,4 @@ def test_two_processes_write_one_report(tmp_path):
     assert printed.count("# cifar_wrn_10_1 on digits\n") == 1
     rows = results_of(tmp_path)["generations"]
     assert [row["name"] for row in rows] == ["labels", "BAN-1", "CWTM-1"]
-    assert verify_lineage(tmp_path / "cwtm").generations[1].training["world_size"] == 2
+    assert verify_lineage(tmp_path / "cwtm").generations[1].training.world_size == 2

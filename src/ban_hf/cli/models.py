@@ -250,11 +250,11 @@ def _check_labels(member: NamedModel, names: Sequence[str], dataset_name: str) -
 
 def _check_words(member: NamedModel, splits: TextSplits, data: DataArguments) -> None:
     """Raise unless a model's vocabulary is that of a text, and it can read a window of it."""
-    config = member.model.config.to_dict()
-    longest = config.get("max_position_embeddings")
+    config = member.model.config
+    longest = getattr(config, "max_position_embeddings", None)  # by any name, unlike to_dict()
     if longest is not None and longest < data.window:
         raise BANError(f"{member.name} reads at most {longest} words: give window={longest}.")
-    if (known := config.get("vocabulary_sha256")) is not None:
+    if (known := config.to_dict().get("vocabulary_sha256")) is not None:
         same = known == vocabulary_digest(splits.words)
     elif (tokenizer := member.tokenizer()) is not None:
         same = tokenizer.get_vocab() == {word: i for i, word in enumerate(splits.words)}

@@ -1,4 +1,4 @@
-"""A sequence that goes on from a generation that is there already: on the Hub, or in a folder."""
+"""A sequence that continues from an existing generation, on the Hub or in a folder."""
 
 import hashlib
 import logging
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InitialTeacher:
-    """The generation that a sequence goes on from, which it has not trained.
+    """The generation that a sequence continues from, which it has not trained.
 
     Attributes:
-        note: what is noted of it: `teacher`, its name, and `asked`, the words that asked for it; of
-            a path their sha256, which tells nobody where it was.
+        note: what the run's record holds of it: `teacher`, its name, and `asked`, the argument that
+            named it; of a path its sha256, which does not reveal the path.
         generation: its number.
         entries: what is copied beside its students: a teacher on the Hub alone, since its record
             says where its own teachers are; one in a folder with those before it, which its record
@@ -40,18 +40,18 @@ class InitialTeacher:
 
     @property
     def is_local(self) -> bool:
-        """Whether it stood in a folder: then its copy is where its students find it."""
+        """Whether it was in a folder: then its students name the copy."""
         return LOCAL_GENERATION.fullmatch(self.name) is not None
 
 
 def noted_teacher(note: dict[str, Any] | None) -> dict[str, str]:
-    """What a run was noted to go on from, as in `InitialTeacher`."""
+    """The teacher that a run's record names, as `InitialTeacher.note`."""
     noted: dict[str, str] = (note or {}).get("run", {}).get("teacher") or {}
     return noted
 
 
 def given_generations(noted: dict[str, str], output_dir: Path) -> list[Path]:
-    """The folders of what a run was noted to go on from: not its own, though they stand there."""
+    """The folders that were copied for a run's teacher: not its own generations."""
     folders = finished_generations(output_dir) if noted else []
     if folders and (local := LOCAL_GENERATION.fullmatch(noted["teacher"])):
         return [folder for folder in folders if _number(folder) <= int(local[1])]
@@ -61,7 +61,7 @@ def given_generations(noted: dict[str, str], output_dir: Path) -> list[Path]:
 def find_teacher(
     asked: str, noted: dict[str, str], output_dir: Path, token: str | None
 ) -> InitialTeacher:
-    """The teacher that is asked for; where it is noted and was copied, as it stands there.
+    """Find the requested teacher; if the run has noted and copied it, the copy is used.
 
     Then the Hub is not asked again: it may be away, or its branch elsewhere by now. Nor need the
     folder be where it was; one that is there is looked at, since another may be in its place.
@@ -92,7 +92,7 @@ def find_teacher(
 
 
 def _copied(noted: dict[str, str], output_dir: Path) -> int | None:
-    """The number of the teacher that is noted, if it stands there."""
+    """The number of the noted teacher, if it has been copied."""
     given = given_generations(noted, output_dir)
     if not given:
         return None
@@ -101,7 +101,7 @@ def _copied(noted: dict[str, str], output_dir: Path) -> int | None:
 
 
 def check_no_other_teacher(output_dir: Path, ours: list[Path]) -> None:
-    """Hold that no teacher of an earlier attempt stands where it would be taken for this run's.
+    """Raise if the copied teacher of an earlier attempt would be taken for this run's.
 
     Args:
         output_dir: of the run, which has trained nothing yet.

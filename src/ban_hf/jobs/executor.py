@@ -42,6 +42,9 @@ class State:
     error: BaseException | None = None
 
 
+LOST = State("failed", BANError("a job that it needs failed"))
+
+
 class Executor(Protocol):
     """Runs jobs. An existing engine (a scheduler of a cluster) fits behind these three methods."""
 
@@ -56,21 +59,35 @@ class Executor(Protocol):
 
 
 class InProcess:
-    """Runs each job at once, in this process; an error ends the graph.
+    """Runs each job at once, in this process.
 
     On several processes (torchrun, accelerate) each of them runs the same jobs in step.
+
+    Args:
+        run: does a job.
+        keep_going: whether a job that fails leaves the others to be done; else its error ends all.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.done: set[str] = set()
+    def __init__(self, run: Run, *, keep_going: bool = False) -> None:
+        self.run, self.keep_going = run, keep_going
+        self.states: dict[str, State] = {}
 
     def submit(self, job: Job, after: Sequence[Job]) -> None:
-        self.run(job)
-        self.done.add(job.folder)
+        if any(self.state(each).status == "failed" for each in after):
+            self.states[job.folder] = LOST
+            return
+        try:
+            self.run(job)
+        except Exception as error:
+            if not self.keep_going:
+                raise
+            traceback.print_exception(error)
+            self.states[job.folder] = State("failed", error)
+        else:
+            self.states[job.folder] = State("done")
 
     def state(self, job: Job) -> State:
-        return State("done" if job.folder in self.done else "waiting")
+        return self.states.get(job.folder, State("waiting"))
 
     def cancel(self, job: Job) -> None:
         """Nothing: no job waits or runs between two calls."""
@@ -101,7 +118,7 @@ class Workers:
     def state(self, job: Job) -> State:
         self._start()
         if job.folder in self.lost:
-            return State("failed", BANError("a job that it needs failed"))
+            return LOST
         future = self.futures.get(job.folder)
         if future is None:
             return State("waiting")
@@ -137,7 +154,11 @@ class Workers:
                 failed.add(folder)
             elif busy < self.count and after <= finished:
                 del self.waiting[folder]
-                future = self.pool.submit(_work, self.run, job, self.logs)
+                try:
+                    future = self.pool.submit(_work, self.run, job, self.logs)
+                except BrokenProcessPool as error:  # another job's process died
+                    future = Future()
+                    future.set_exception(error)
                 future.add_done_callback(functools.partial(self._log, folder))
                 self.futures[folder] = future
                 busy += 1
@@ -167,11 +188,19 @@ def run_jobs(
         progress: whether to show a bar.
 
     Raises:
+        BANError: if a job needs one that is neither done nor before it.
         JobsFailed: naming the jobs that failed, when all that do not need them are done.
     """
     done = {job.folder for job in jobs if is_done(job)}
     missing = [job for job in jobs if job.folder not in done]
-    reported = 0
+    reported, known = 0, set(done)
+    for job in missing:
+        for each in job.needs:
+            if each.folder not in known and not is_done(each):
+                raise BANError(
+                    f"job {job.folder} needs {each.folder}, which is neither done nor before it."
+                )
+        known.add(job.folder)
     bar = tqdm(total=len(jobs), initial=len(done), unit="job", disable=not progress)
     with bar:
         pending: list[Job] = []

@@ -1,5 +1,6 @@
 """A table of the paper from its file to its results: the jobs behind its cells."""
 
+import contextlib
 import functools
 import shutil
 from collections import Counter
@@ -18,7 +19,14 @@ from ban_hf.jobs.job import Job, Setup, in_order
 from ban_hf.jobs.results import entry_of, environment_of
 from ban_hf.jobs.setup import Splits, prepare, read_objectives
 from ban_hf.jobs.table import Table
-from ban_hf.jobs.training import build_ensemble, evaluation_file, is_done, read_evaluation, train
+from ban_hf.jobs.training import (
+    build_ensemble,
+    evaluation,
+    evaluation_file,
+    is_done,
+    read_evaluation,
+    train,
+)
 from ban_hf.lineage.files import sha256_of_json
 from ban_hf.lineage.results import Budget, Claim, Column, ColumnKind, Figures, Order, Results, Row
 from ban_hf.training.arguments import BANTrainingArguments
@@ -83,13 +91,14 @@ class Reproduction:
 
     @property
     def missing(self) -> list[Job]:
-        """The jobs that are not done."""
-        return [job for job in self.jobs if not is_done(job, self.home)]
+        """The jobs that are not done: not trained, or not measured."""
+        return [job for job in self.jobs if read_evaluation(job, self.home) is None]
 
     @property
     def finished_cells(self) -> dict[Cell, Job]:
         """The cells whose jobs are done."""
-        return {cell: job for cell, job in self.cells.items() if is_done(job, self.home)}
+        cells = self.cells.items()
+        return {cell: job for cell, job in cells if read_evaluation(job, self.home) is not None}
 
     def run(self, workers: int | None = None, *, force: bool = False) -> None:
         """Run what is missing.
@@ -109,11 +118,14 @@ class Reproduction:
             missing = self.missing
             count = max(1, min(workers or torch.cuda.device_count(), len(missing)))
             run = functools.partial(run_cell, home=self.home, caches=self._caches())
-            executor: Executor = InProcess(run)
-            if count > 1:
-                executor = Workers(run, count, self.output_dir / LOGS)
             done = {job.folder for job in self.jobs} - {job.folder for job in missing}
-            run_jobs(self.jobs, executor, lambda job: job.folder in done, progress=True)
+            workplace: contextlib.AbstractContextManager[Executor] = (
+                contextlib.closing(Workers(run, count, self.output_dir / LOGS))
+                if count > 1
+                else contextlib.nullcontext(InProcess(run, keep_going=True))
+            )
+            with workplace as executor:
+                run_jobs(self.jobs, executor, lambda job: job.folder in done, progress=True)
             shutil.rmtree(self.output_dir / CACHES, ignore_errors=True)
 
     def _caches(self) -> dict[str, str]:
@@ -134,13 +146,10 @@ class Reproduction:
         """
         table, spec = self.table, self.table.spec
         entries, labels = [], None
-        for (row, column, seed), job in self.finished_cells.items():
+        for (row, column, seed), job in self.cells.items():
             found = read_evaluation(job, self.home)
             if found is None:
-                raise BANError(
-                    f"{evaluation_file(job, self.home)} is not of the network in "
-                    f"{self.home / job.folder}: delete that folder, and give the command again."
-                )
+                continue
             labels = found.get("labels", labels)
             cell = {"row": row, "column": column, "seed": seed, "metric": spec["metric"]}
             entries.append(entry_of(job, self.home, found, **cell))
@@ -179,7 +188,9 @@ class Reproduction:
 def run_cell(job: Job, home: Path, caches: Mapping[str, str]) -> None:
     """Train the network of a cell, or measure its ensemble."""
     args, setup = _setup(job if not job.members else job.members[0], caches.get(job.folder))
-    if job.members:
+    if job.saved and is_done(job, home):  # only its measurement is missing
+        evaluation(job, home, setup, args)
+    elif job.members:
         build_ensemble(job, home, setup, args, family=job.folder)
     else:
         train(job, home, setup, args, family=job.folder)

@@ -62,8 +62,9 @@ def entry_of(
     if job.members:
         return entry
     record, log = Record.read(home / job.folder), read_log(home / job.folder)
-    curve, epochs = log.get(f"eval_{metric}", ()), log.get("epoch", ())
-    known = [(value, at) for value, at in zip(curve, epochs, strict=True) if value is not None]
+    # Without a validation there is no curve.
+    curve = zip(log.get(f"eval_{metric}", ()), log.get("epoch", ()), strict=False)
+    known = [(value, at) for value, at in curve if value is not None]
     sign = 1 if metric in LOWER_IS_BETTER else -1
     best = min(known, key=lambda pair: sign * pair[0], default=None)
     losses = [v for v in log.get("label_loss", log.get("loss", ())) if v is not None]

@@ -11,7 +11,7 @@
 
 A column may name its `network` (by default the row's), its `draw` (students of the same draw begin
 with the same weights and see the same views: 0 for labels, 1 for students), `share_ends`, and what
-to `scale` (`learning_rate: 2` is twice that of the network, whatever it is). A row may overrule
+to `scale` (`learning_rate: 2` is twice that of the network). A row may overrule
 columns. `base` names a file with what tables have in common: `training`, `dataset`, `networks` and
 `budgets`. A budget changes those; the milestones of the learning rate are fractions of the
 training, whatever its length.
@@ -305,7 +305,7 @@ def _named(table: str, what: str, given: Mapping[Any, Any]) -> Iterator[tuple[st
 
 
 def _check_claims(name: str, spec: Mapping[str, Any]) -> None:
-    """Hold, before anything is trained, that what is judged and drawn is of columns there are."""
+    """Raise, before anything is trained, for a claim or figure of a column that does not exist."""
     named: list[Any] = []
     for claim in spec.get("claims", []):
         _check(f"{name}: claim", claim, {"says": str} | dict.fromkeys(CLAIMS, list))
@@ -395,7 +395,7 @@ def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(where: str, given: Any, known: Kinds) -> None:
-    """Hold that there is a mapping, of names that are known, to what each holds."""
+    """Raise unless this is a mapping from known names to values of the right type."""
     if not isinstance(given, dict):
         raise BANError(f"{where} must hold 'name: value' lines.")
     for name, value in given.items():
@@ -407,7 +407,7 @@ def _check(where: str, given: Any, known: Kinds) -> None:
 
 
 def choose(what: str, name: str, known: Collection[str], more: str = "") -> str:
-    """A name, held to be known.
+    """Raise unless a name is known; the name.
 
     Raises:
         ValueError: naming what there is.

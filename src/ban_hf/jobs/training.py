@@ -4,6 +4,7 @@ A job's folder appears whole or not at all, under its own name, with `lineage.js
 then everything is in a scratch folder beside it, from which a killed training goes on.
 """
 
+import contextlib
 import copy
 import logging
 import math
@@ -30,11 +31,11 @@ from transformers import (
 from ban_hf.data.augmentation import ImageViews
 from ban_hf.errors import BANError
 from ban_hf.jobs.evaluation import evaluate
-from ban_hf.jobs.job import Job, Setup, code_digest
+from ban_hf.jobs.job import Job, Setup, code_digest, in_order
 from ban_hf.jobs.progress import GenerationProgress
 from ban_hf.lineage.environment import canonical_arguments, hardware, versions, weights_digest
 from ban_hf.lineage.family import CHECKPOINTS
-from ban_hf.lineage.files import read_json, sha256_of_file, sha256_of_json, write_json
+from ban_hf.lineage.files import read_json, sha256_of_json, write_json
 from ban_hf.lineage.record import (
     LOG,
     RECORD,
@@ -101,7 +102,7 @@ def train(
     model = setup.model_init(job.generation)
     args = sequence_arguments(args, model)
     init_sha256 = weights_digest(model)
-    _check_fresh(job, home, init_sha256)
+    _check_fresh(job, home, init_sha256, args.seed)
     teacher = load_teacher(job, home)
     if job.arguments.get("share_ends"):
         assert isinstance(teacher, CifarNetForImageClassification)  # as the table has checked
@@ -147,7 +148,9 @@ def train(
         write_json(partial / LOG, trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    found = measure([load_model(partial)], setup, trainer, teacher=teacher, trained=trained)
+    # Both as they are saved: the trainer has laid out the others for speed.
+    networks = [load_model(partial)]
+    found = measure(networks, setup, trainer, load_teacher(job, home), trained)
     _put_in_place(job, home, record, partial, found)
 
 
@@ -157,7 +160,7 @@ def build_ensemble(
     """Put an ensemble together, measure it, and put its folder in place if it is to be saved."""
     members = [load_model(home / member.folder) for member in job.members]
     model = BornAgainEnsemble.from_members(members) if job.saved else members[0]
-    trainer = measuring_trainer(model, setup, args, scratch(home, job))
+    trainer = measuring_trainer(model, setup, args, home)
     found = measure(members, setup, trainer)
     if not job.saved:
         if args.should_save:
@@ -190,11 +193,14 @@ def load_teacher(job: Job, home: Path) -> PreTrainedModel | None:
 
 
 def measuring_trainer(
-    model: PreTrainedModel, setup: Setup, args: BANTrainingArguments, folder: Path
+    model: PreTrainedModel, setup: Setup, args: BANTrainingArguments, home: Path
 ) -> BANTrainer:
-    """A trainer for its batches and processes alone: the network stays as it is laid out."""
+    """A trainer for its batches and processes alone: the network stays as it is laid out.
+
+    It makes the folder of its arguments, so it is given one that exists.
+    """
     args = copy.copy(args)
-    args.output_dir, args.fast = str(folder), False
+    args.output_dir, args.fast = str(home), False
     return BANTrainer(
         model,
         args,
@@ -240,29 +246,71 @@ def evaluation_file(job: Job, home: Path) -> Path:
     return home / EVALUATIONS / f"{job.folder}.json"
 
 
-def write_evaluation(job: Job, home: Path, found: Mapping[str, Any]) -> None:
-    """Keep what was measured of a job's network, and of which one."""
-    path, record = evaluation_file(job, home), home / job.folder / RECORD
+def write_evaluation(
+    job: Job, home: Path, found: Mapping[str, Any], folder: Path | None = None
+) -> None:
+    """Keep what was measured of a job, and of which networks.
+
+    Args:
+        job: that was measured.
+        home: folder of the jobs' folders.
+        found: from `measure`.
+        folder: of its network, where that is not in its place yet.
+    """
+    path = evaluation_file(job, home)
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = {"lineage_sha256": sha256_of_file(record)} if record.is_file() else {}
-    write_json(path, dict(found) | known | {"job": job.digest, "code": code_digest()})
+    networks = _weights([folder] if folder else _measured(job, home))
+    write_json(path, dict(found) | {"networks": networks, "job": job.digest, "code": code_digest()})
 
 
 def read_evaluation(job: Job, home: Path) -> dict[str, Any] | None:
-    """What was measured of a job's network; None if it was not, or of another network."""
-    path, record = evaluation_file(job, home), home / job.folder / RECORD
-    if not path.is_file():
+    """What was measured of a job's networks; None if it was not, or of other networks."""
+    path, networks = evaluation_file(job, home), _measured(job, home)
+    if not (path.is_file() and all((folder / RECORD).is_file() for folder in networks)):
         return None
     found = read_json(path)
-    expected = sha256_of_file(record) if record.is_file() else None
-    return found if found.get("lineage_sha256") == expected else None
+    return found if found.get("networks") == _weights(networks) else None
+
+
+def evaluation(job: Job, home: Path, setup: Setup, args: BANTrainingArguments) -> dict[str, Any]:
+    """What was measured of a finished job; measured now where nothing was kept."""
+    found = read_evaluation(job, home)
+    PartialState().wait_for_everyone()  # all have looked before one of them writes
+    if found is not None:
+        return found
+    models = [load_model(home / each.folder) for each in job.members or (job,)]
+    trained = 0
+    if not job.members:
+        trained = sum(p.numel() for p in models[0].parameters())
+        if Record.read(home / job.folder).architecture.shared_ends:
+            assert isinstance(models[0], CifarNetForImageClassification)
+            trained -= sum(p.numel() for end in models[0].network.ends for p in end.parameters())
+    teacher = load_teacher(job, home)
+    trainer = measuring_trainer(models[0], setup, args, home / CHECKPOINTS)
+    found = measure(models, setup, trainer, teacher, trained)
+    if args.should_save:
+        write_evaluation(job, home, found)
+        with contextlib.suppress(OSError):  # made by the trainer; a killed run may have files there
+            (home / CHECKPOINTS).rmdir()
+    PartialState().wait_for_everyone()
+    return read_evaluation(job, home) or found
 
 
 def is_done(job: Job, home: Path) -> bool:
     """Whether a job is finished."""
     if job.saved:
         return (home / job.folder / RECORD).is_file()
-    return evaluation_file(job, home).is_file()
+    return read_evaluation(job, home) is not None
+
+
+def _measured(job: Job, home: Path) -> list[Path]:
+    """Folders of the networks that are measured of a job: its own, or its members'."""
+    return [home / each.folder for each in ((job,) if job.saved else job.members)]
+
+
+def _weights(folders: Sequence[Path]) -> list[str]:
+    """What identifies networks: the digests of their weights, by their records."""
+    return [sha for folder in folders for sha in Record.read(folder).weights_sha256]
 
 
 def train_to_end(trainer: BANTrainer, seed: int) -> Training:
@@ -331,17 +379,20 @@ def _seeded(dataset: Dataset, seed: int) -> Dataset:
     return dataset.with_seed(seed) if isinstance(dataset, ImageViews) else dataset
 
 
-def _check_fresh(job: Job, home: Path, init_sha256: str) -> None:
-    """Raise if fresh weights are those that a teacher, or a teacher's teacher, has had."""
-    for teacher in job.teachers:
-        seed = Record.read(home / teacher.folder).seed
-        if init_sha256 in (seed.init_sha256, seed.trained_sha256):
+def _check_fresh(job: Job, home: Path, init_sha256: str, seed: int) -> None:
+    """Raise if fresh weights are those that a teacher, or a teacher's teacher, has had.
+
+    Of one seed, as columns of a table may have, networks begin with the same weights.
+    """
+    for earlier in in_order([job])[:-1]:
+        theirs = Record.read(home / earlier.folder).seed
+        begun_alike = init_sha256 == theirs.init_sha256 and seed != theirs.seed
+        if begun_alike or init_sha256 == theirs.trained_sha256:
             raise BANError(
                 f"model_init({job.generation}) gave the weights that an earlier generation had, "
                 "fresh or trained: build a new model each time, with weights drawn from torch's "
                 "global generator, which is seeded for each generation."
             )
-        _check_fresh(teacher, home, init_sha256)
 
 
 def _put_in_place(
@@ -354,9 +405,9 @@ def _put_in_place(
         record.write(partial)
         folder = home / job.folder
         folder.parent.mkdir(parents=True, exist_ok=True)
+        write_evaluation(job, home, found, partial)  # of no network, if a kill follows
         shutil.rmtree(folder, ignore_errors=True)  # an ensemble of fewer members
         os.replace(partial, folder)
-        write_evaluation(job, home, found)
         shutil.rmtree(scratch(home, job), ignore_errors=True)
     state.wait_for_everyone()
 

@@ -308,15 +308,18 @@ def _check_seeds_of_a_family(parts: Mapping[str, Results]) -> None:
 
 
 def _check_settings(parts: Mapping[str, Results]) -> None:
-    """Raise unless seeds of a cell differ in nothing but the seed."""
+    """Raise unless seeds of a cell differ in nothing but the seed, and so in their teacher."""
     known: dict[tuple[str, str], tuple[str, Any]] = {}
     for path, one in parts.items():
         for entry in one.entries:
-            found = entry.configuration or {}
-            training = {k: v for k, v in (found.get("training") or {}).items() if k != "seed"}
+            if entry.configuration is None:  # not recorded, by an earlier version
+                continue
+            settings = {k: v for k, v in entry.configuration.items() if k != "teacher"}
+            training = settings.get("training") or {}
+            settings["training"] = {k: v for k, v in training.items() if k != "seed"}
             cell = entry.row, entry.column
-            before, same = known.setdefault(cell, (path, found | {"training": training}))
-            if same != found | {"training": training}:
+            before, same = known.setdefault(cell, (path, settings))
+            if same != settings:
                 raise BANError(
                     f"{before} and {path}: row {cell[0]!r}, column {cell[1]!r}, was trained with "
                     "other arguments in one than in the other: report them apart."

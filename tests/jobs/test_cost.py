@@ -1,8 +1,6 @@
 """The estimate before a run: right arithmetic, real steps, nothing left behind."""
 
-import importlib.util
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,36 +8,42 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from family import listing, network, train, views
+from family import MEAN, STD, listing, network, train, views
 from transformers import TrainerControl, TrainerState
 
-from ban_hf import collate
-from ban_hf.jobs import cost, pace, plan
+from ban_hf import collate, compute_classification_metrics, image_processor, run_recipe
+from ban_hf.families import Families
+from ban_hf.jobs import cost
 from ban_hf.jobs import progress as progress_module
-from ban_hf.jobs.cost import Footprint, Length, Networks, Pace, duration, occasions, shortages
+from ban_hf.jobs.cost import Counts, Length, Throughput
+from ban_hf.jobs.footprint import SMALL_FILES, Footprint, count_events, format_duration
+from ban_hf.jobs.job import Job, Setup
 from ban_hf.jobs.progress import GenerationProgress
-from ban_hf.lineage.disk import format_bytes as size
+from ban_hf.jobs.setup import read_objectives
+from ban_hf.lineage.disk import format_bytes
 from ban_hf.lineage.record import RECORD, Record
-
-ROOT = Path(__file__).parents[2]
 
 # The arithmetic
 
 
-LABELS = Pace(step=2.0, evaluation=10.0, test=100.0, steps=20)
-STUDENT = Pace(step=3.0, evaluation=15.0, test=150.0, steps=20)
+LABELS = Throughput(step=2.0, evaluation=10.0, test=100.0, steps=20)
+STUDENT = Throughput(step=3.0, evaluation=15.0, test=150.0, steps=20)
 LENGTH = Length(steps=50, epochs=5, evaluations=5)
 
 
-def count(labels, students, finished=(), cached=False) -> Networks:
-    """Of a run in `r`; students as words `home/number < teacher`."""
-    pairs = [word.split(" < ") for word in students]
-    return Networks.count(
-        [Path("r") / name for name in labels],
-        {Path("r") / student: Path("r") / teacher for student, teacher in pairs},
-        [Path("r") / name for name in finished],
-        cached=cached,
-    )
+def count(home: Path, names, ensembles=(), finished=(), cached=False) -> Counts:
+    """Of networks as words, `student < teacher`, and ensembles, `name = member member`."""
+    jobs: dict[str, Job] = {}
+    for name in names:
+        student, _, teacher = name.partition(" < ")
+        jobs[student] = Job(student, {}, (jobs[teacher],) if teacher else ())
+    for text in ensembles:
+        name, _, members = text.partition(" = ")
+        jobs[name] = Job(name, {}, members=tuple(jobs[member] for member in members.split()))
+    for name in finished:
+        (home / name).mkdir(parents=True)
+        (home / name / RECORD).touch()
+    return Counts.of(list(jobs.values()), home, cached=cached)
 
 
 def test_a_generation_is_its_steps_its_evaluations_and_its_test():
@@ -47,45 +51,38 @@ def test_a_generation_is_its_steps_its_evaluations_and_its_test():
     assert LENGTH.seconds(STUDENT) == 50 * 3 + 5 * 15 + 150
 
 
-def test_a_run_is_its_generations_and_the_measurement_of_them_all():
-    networks = count(["g0", "control"], ["g1 < g0", "g2 < g1", "g3 < g2"])
-    # Five networks are measured at the end, and the three in the ensemble.
-    assert networks.seconds(LENGTH, LABELS, STUDENT) == 2 * 250 + 3 * 375 + 8 * 100
+def test_a_run_is_its_generations_and_the_measurement_of_its_ensemble(tmp_path):
+    chain = ["g0", "control", "g1 < g0", "g2 < g1", "g3 < g2"]
+    counts = count(tmp_path, chain, ["ensemble = g1 g2 g3"])
+    assert counts.seconds(LENGTH, LABELS, STUDENT) == 2 * 250 + 3 * 375 + 3 * 100
+    assert counts.missing == 5
 
 
-def test_what_stands_finished_is_measured_but_not_trained():
-    networks = count(["g0"], ["g1 < g0", "g2 < g1"], finished=["g0", "g1"])
-    assert (networks.labels, networks.students, networks.finished) == (0, 1, 2)
-    assert networks.seconds(LENGTH, LABELS, STUDENT) == 375 + 5 * 100
+def test_what_is_finished_is_not_counted(tmp_path):
+    chain = ["g0", "g1 < g0", "g2 < g1"]
+    counts = count(tmp_path, chain, ["ensemble = g1 g2"], finished=["g0", "g1"])
+    assert (counts.labels, counts.students, counts.finished, counts.ensembles) == (0, 1, 2, 2)
+    assert counts.seconds(LENGTH, LABELS, STUDENT) == 375 + 2 * 100
+    assert count(tmp_path, chain, ["ensemble = g1 g2"], ["g2", "ensemble"]) == Counts(
+        labels=0, students=0, replaying=0, ensembles=0, copies=0, finished=3
+    )
 
 
 SIBLINGS = [f"{home}/g{k} < {home}/g{k - 1}" for home in "abc" for k in (1, 2)]
-SIBLINGS = [word.replace(f"< {word[0]}/g0", "< teacher/g0") for word in SIBLINGS]
+SIBLINGS = ["teacher/g0", *(word.replace(f"< {word[0]}/g0", "< teacher/g0") for word in SIBLINGS)]
 
 
-def test_students_of_one_teacher_cost_what_labels_cost_once_it_was_asked():
-    networks = count(["teacher/g0"], SIBLINGS, cached=True)
-    assert (networks.labels, networks.students, networks.replaying) == (1, 4, 2)
-    assert networks.caches == 1  # of the one they share
-    expected = 3 * 250 + 4 * 375 + (7 + 3 * 2) * 100
-    assert networks.seconds(LENGTH, LABELS, STUDENT) == expected
-    finished = ["teacher/g0", "a/g1", "a/g2"]
-    networks = count(["teacher/g0"], SIBLINGS, finished, cached=True)
-    assert (networks.labels, networks.students, networks.replaying) == (0, 2, 2)
-    assert (networks.caches, networks.copies) == (0, 2)
+def test_students_of_one_teacher_cost_what_labels_cost_once_it_has_run(tmp_path):
+    counts = count(tmp_path, SIBLINGS, cached=True)
+    assert (counts.labels, counts.students, counts.replaying) == (1, 4, 2)
+    assert counts.seconds(LENGTH, LABELS, STUDENT) == 3 * 250 + 4 * 375
+    counts = count(tmp_path, SIBLINGS, finished=["teacher/g0", "a/g1", "a/g2"], cached=True)
+    assert (counts.labels, counts.students, counts.replaying, counts.copies) == (0, 2, 2, 2)
 
 
-def test_without_a_cache_every_student_asks_its_teacher():
-    networks = count(["teacher/g0"], SIBLINGS)
-    assert (networks.students, networks.replaying, networks.caches) == (6, 0, 0)
-    assert networks.copies == 3
-
-
-def test_one_student_is_averaged_with_its_teacher():
-    assert Footprint(7, 0).ensembles([3]) == 21
-    assert Footprint(7, 0).ensembles([1]) == 14
-    assert Footprint(7, 0).ensembles([0]) == 0
-    assert Footprint(7, 0).ensembles([1, 3]) == 35
+def test_without_a_cache_the_teacher_runs_for_every_student(tmp_path):
+    counts = count(tmp_path, SIBLINGS)
+    assert (counts.students, counts.replaying, counts.copies) == (6, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +112,7 @@ def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path):
     [("no", 10, 0), ("epoch", 10, 3), ("best", 10, 3), ("steps", 30, 4), ("steps", 0.5, 2)],
 )
 def test_how_often_a_training_evaluates(strategy, every, expected):
-    assert occasions(strategy, every, steps=100, epochs=2.5) == expected
+    assert count_events(strategy, every, steps=100, epochs=2.5) == expected
 
 
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
@@ -131,7 +128,7 @@ def test_a_footprint_is_what_lies_on_disk(tmp_path, optim):
     assert footprint.checkpoint == pytest.approx(sum(f.stat().st_size for f in files), rel=0.05)
     trainer.args.save_only_model = True
     only = Footprint.of(trainer.model, trainer.optimizer, trainer.args)
-    assert only.checkpoint == footprint.weights + cost.SMALL_FILES
+    assert only.checkpoint == footprint.weights + SMALL_FILES
 
 
 def test_tied_weights_are_saved_once(tmp_path):
@@ -146,7 +143,7 @@ def test_tied_weights_are_saved_once(tmp_path):
     [(0.2, "0 s"), (89, "89 s"), (90, "2 min"), (89 * 60, "89 min"), (6120, "1.7 h")],
 )
 def test_durations_in_words(seconds, words):
-    assert duration(seconds) == words
+    assert format_duration(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -154,14 +151,16 @@ def test_durations_in_words(seconds, words):
     [(0, "0 B"), (999, "999 B"), (999.7, "1 kB"), (45.2e6, "45.2 MB"), (3e15, "3e+03 TB")],
 )
 def test_sizes_in_words(number, words):
-    assert size(number) == words
+    assert format_bytes(number) == words
 
 
 def test_a_disk_is_short_where_all_that_goes_to_it_does_not_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
-    assert shortages({tmp_path: 5000, tmp_path / "not" / "there": 5000}) == []
-    [line] = shortages({tmp_path: 5000, tmp_path / "not" / "there": 5001})
-    assert "10 kB are needed and 10 kB free" in line
+    far = tmp_path / "not" / "there"
+    assert len(cost._disk({"networks": 10_000}, {tmp_path: 5000, far: 5000})) == 1
+    line, warning = cost._disk({"networks": 10_001}, {tmp_path: 5000, far: 5001})
+    assert "disk        10 kB at most: networks 10 kB; 10 kB are free" in line
+    assert "10 kB are needed and 10 kB free" in warning
 
 
 # The line after the first steps
@@ -190,7 +189,9 @@ def test_a_long_run_says_once_what_is_to_come(tmp_path, monkeypatch, capsys):
     assert first.startswith("generation 0/1 · 100 s a step · 25 min for this generation, 1.9 h for")
     assert second.startswith("generation 1/1 · 100 s a step · 25 min for this generation, 25 min")
     weights = 4 * sum(p.numel() for p in network(0).parameters())
-    assert first.endswith(f" · about {size(4 * weights)} of disk")  # two, and two in the ensemble
+    assert first.endswith(
+        f" · about {format_bytes(4 * weights)} of disk"
+    )  # two, and two in the ensemble
 
 
 def test_a_short_run_says_nothing_more(tmp_path, monkeypatch, capsys):
@@ -215,15 +216,15 @@ def test_only_the_main_process_says_it(tmp_path, monkeypatch, capsys, is_main):
 # The timing
 
 
-def steps_until_stopped(monkeypatch, seconds: float) -> pace.StepClock:
-    clock, now = pace.StepClock(), SimpleNamespace(time=0.0)
-    monkeypatch.setattr(pace, "seconds_now", lambda device: now.time)
+def steps_until_stopped(monkeypatch, seconds: float) -> cost.StepClock:
+    clock, now = cost.StepClock(), SimpleNamespace(time=0.0)
+    monkeypatch.setattr(cost, "seconds_now", lambda device: now.time)
     control = TrainerControl()
     for step in range(1, 1000):
         now.time += seconds
         clock.on_step_end(SimpleNamespace(device=None), TrainerState(global_step=step), control)
         if control.should_training_stop:
-            assert step == pace.WARM_UP + clock.steps
+            assert step == cost.WARM_UP + clock.steps
             return clock
     raise AssertionError("never stopped")
 
@@ -234,30 +235,40 @@ def test_steps_are_timed_fewer_of_them_where_they_are_slow(monkeypatch, seconds,
     assert (clock.steps, clock.step) == (steps, pytest.approx(seconds))
 
 
-def family(n: int = 24) -> dict:
-    """What the recipes would give for the tiny family of the other tests."""
-    return {
+def family(**changes) -> Setup:
+    """What a recipe would make for the tiny family of the other tests."""
+    given = {
         "model_init": network,
-        "train_dataset": views(n),
+        "train_dataset": views(),
         "eval_dataset": views(10, seed=1, augment=False),
         "test_dataset": views(10, seed=2, augment=False),
-        "data_collator": collate,
+        "trainer": {
+            "data_collator": collate,
+            "compute_metrics": compute_classification_metrics,
+            "processing_class": image_processor(8, MEAN, STD),
+        },
     }
+    return Setup(**given | changes)
 
 
-def planned(folder: Path, capsys, of=None, generations=2, control=False, teacher=None, **changes):
+def planned(
+    folder: Path,
+    capsys,
+    setup: Setup | None = None,
+    objective: str = "kd",
+    generations: int = 2,
+    control: bool = False,
+    teacher: str | None = None,
+    **changes,
+) -> str:
     """What is printed of a plan."""
     defaults = dict(per_device_train_batch_size=8, num_train_epochs=2, max_steps=-1)
     defaults |= dict(save_strategy="epoch", eval_strategy="epoch", remove_unused_columns=False)
-    plan.plan_families(
-        of or family(),
-        tiny.arguments(folder, **defaults | changes),
-        generations=generations,
-        control=control,
-        control_from=(),
-        teacher=teacher,
-        report={"title": "tiny"},
-    )
+    args = tiny.arguments(folder, **defaults | changes)
+    given, objectives = args.to_dict(), read_objectives(objective, None)
+    options = dict(control=control, teacher=teacher, title="tiny")
+    Families(setup or family(), args, objectives, generations, **options).plan()
+    assert args.to_dict() == given
     return capsys.readouterr().out
 
 
@@ -283,24 +294,18 @@ def test_a_plan_leaves_nothing(tmp_path, temporary, capsys):
     assert not list(temporary.iterdir())
 
 
-def test_a_plan_changes_neither_arguments_nor_files_of_a_run(run, capsys):
-    before, args = listing(run), tiny.arguments(run, remove_unused_columns=False)
-    asked = dict(generations=3, control=False, control_from=(), teacher=None)
-    given = args.to_dict()
-    plan.plan_families(family(), args, report={"title": "tiny"}, **asked)
-    assert args.to_dict() == given
+def test_a_plan_counts_what_is_missing_and_changes_no_file(run, capsys):
+    before = listing(run)
+    output = planned(run, capsys, generations=3)
+    assert "networks    1 with a teacher; 3 are finished" in output
     assert listing(run) == before
-
-
-def test_finished_generations_are_not_counted(run, capsys):
-    assert "networks    1 with a teacher; 3 stand finished" in planned(run, capsys, generations=3)
     (run / "generation-2" / RECORD).unlink()
-    assert "networks    1 with a teacher; 2 stand finished" in planned(run, capsys)
+    assert "networks    1 with a teacher; 2 are finished" in planned(run, capsys)
 
 
 def test_where_all_is_finished_nothing_is_timed(run, capsys, monkeypatch):
-    monkeypatch.setattr(plan, "time_training", None)
-    assert "All 3 networks stand finished" in planned(run, capsys)
+    monkeypatch.setattr(cost, "_time_training", None)
+    assert "All 3 networks are finished" in planned(run, capsys)
 
 
 def test_a_training_is_as_long_as_it_turned_out_to_be(run, capsys):
@@ -313,25 +318,22 @@ def test_a_training_is_as_long_as_it_turned_out_to_be(run, capsys):
 def test_the_cache_is_a_number_for_each_class_of_each_view(tmp_path, capsys):
     cache = dict(teacher_cache=str(tmp_path / "cache"), num_train_epochs=50)
     out = planned(tmp_path / "family", capsys, **cache)
-    assert f"teacher_cache {size(50 * 24 * tiny.CLASSES * 4)};" in out
+    assert f"teacher_cache {format_bytes(50 * 24 * tiny.CLASSES * 4)};" in out
     out = planned(tmp_path / "family", capsys, **cache, teacher_cache_dtype="float16")
-    assert f"teacher_cache {size(50 * 24 * tiny.CLASSES * 2)};" in out
-    plain = family() | {"train_dataset": views(augment=False)}
-    out = planned(tmp_path / "family", capsys, of=plain, **cache)
-    assert f"teacher_cache {size(24 * tiny.CLASSES * 4)};" in out
+    assert f"teacher_cache {format_bytes(50 * 24 * tiny.CLASSES * 2)};" in out
+    plain = family(train_dataset=views(augment=False))
+    out = planned(tmp_path / "family", capsys, plain, **cache)
+    assert f"teacher_cache {format_bytes(24 * tiny.CLASSES * 4)};" in out
     assert not list(tmp_path.iterdir())
 
 
 def test_of_a_text_the_cache_is_a_hidden_state_of_each_word(tmp_path, capsys):
-    text = {
-        "model_init": lambda generation: tiny.lstm(generation),
-        "train_dataset": tiny.windows(),
-        "test_dataset": tiny.windows(200, seed=1, warmup=14),
-    }
+    test = tiny.windows(200, seed=1, warmup=14)
+    text = Setup(lambda generation: tiny.lstm(generation), tiny.windows(), None, test)
     given = dict(per_device_train_batch_size=4, per_device_eval_batch_size=4, eval_strategy="no")
-    out = planned(tmp_path / "a", capsys, of=text, teacher_cache=str(tmp_path / "b"), **given)
+    out = planned(tmp_path / "a", capsys, text, teacher_cache=str(tmp_path / "b"), **given)
     words = len(tiny.windows()) * 7
-    assert f"teacher_cache {size(words * 8 * 4)};" in out
+    assert f"teacher_cache {format_bytes(words * 8 * 4)};" in out
     assert "of 4 x 7 words" in out
 
 
@@ -344,10 +346,10 @@ def test_several_objectives_are_students_of_one_teacher(tmp_path, capsys):
     out = planned(tmp_path, capsys, generations=1, objective="kd,kd+label,cwtm")
     networks = "1 with labels, 1 with a teacher, 2 with a teacher whose outputs are kept by then"
     assert networks in out
-    assert f"teacher_cache {size(2 * 24 * tiny.CLASSES * 4)};" in out
+    assert f"teacher_cache {format_bytes(2 * 24 * tiny.CLASSES * 4)};" in out
     train(tmp_path / "teacher", 0, save_strategy="no", ensemble=False)
     out = planned(tmp_path, capsys, generations=1, objective="kd,kd+label,cwtm")
-    assert networks.removeprefix("1 with labels, ") + "; 1 stand finished" in out
+    assert networks.removeprefix("1 with labels, ") + "; 1 are finished" in out
 
 
 def test_a_teacher_from_elsewhere_is_not_trained(tmp_path, capsys):
@@ -358,19 +360,18 @@ def test_a_teacher_from_elsewhere_is_not_trained(tmp_path, capsys):
 # The recipes
 
 
-def recipe_of(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclasses look their types up there
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize(("name", "items"), [("ban_cifar", "8 images"), ("ban_ptb", "4 x 5 words")])
-def test_a_recipe_plans_and_trains_nothing(name, items, tmp_path, temporary, capsys):
-    folder = tmp_path / "family"
+@pytest.mark.parametrize(
+    ("name", "task", "items"),
+    [
+        ("recipe", "image-classification", "8 images"),
+        ("language_recipe", "text-generation", "4 x 5 words"),
+    ],
+)
+def test_a_recipe_plans_and_trains_nothing(name, task, items, tmp_path, temporary, capsys, request):
+    folder, recipe = tmp_path / "family", request.getfixturevalue(name)
     command = ["--smoke", "--use_cpu", "--output_dir", str(folder), "--plan"]
-    recipe_of(name).main(command)
+    given = {"quickstart": recipe.QUICKSTART, "real": recipe.REAL, "description": recipe.__doc__}
+    run_recipe(task, argv=command, **given)
     out = capsys.readouterr().out
     assert "networks    1 with labels, 2 with a teacher\n" in out
     assert f"steps of {items}" in out

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ban_hf.jobs.generation import generation_seed
 
 from ban_hf.cli.main import main
+from ban_hf.jobs import table as tables
+from ban_hf.jobs.job import generation_seed
 from ban_hf.jobs.reproduction import Reproduction
 from ban_hf.jobs.table import Table
 from ban_hf.reports.verdicts import RULES
@@ -108,13 +109,10 @@ def test_the_objectives_of_table_2_learn_from_the_same_views_and_weights_but_ban
     jobs = [table.job("densenet-90-60", column, 3) for column in OF_ONE_TEACHER]
     other = table.job("densenet-90-60", "ban-1", 3)
     assert {job.arguments["training"]["seed"] for job in jobs} == {generation_seed(3, 1)}
-    assert len({job.cache_name for job in jobs}) == 1
-    assert len({job.name for job in jobs}) == len(jobs)
-    assert jobs[0].cache_name is not None
-    assert other.cache_name not in (None, jobs[0].cache_name)
+    assert len({job.folder for job in jobs}) == len(jobs)
     assert other.arguments["training"]["seed"] == generation_seed(3, 11)
-    assert {job.teachers[0].name for job in [*jobs, other]} == {
-        table.job("densenet-90-60", "teacher", 3).name
+    assert {job.teachers[0].folder for job in [*jobs, other]} == {
+        table.job("densenet-90-60", "teacher", 3).folder
     }
 
 
@@ -127,7 +125,7 @@ def test_ban_and_ban_1_differ_in_the_seed_alone():
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_tables_share_the_networks_that_they_have_in_common(budget):
     def name(table: str, row: str, column: str, seed: int = 1) -> str:
-        return Table(table, budget).job(row, column, seed).name
+        return Table(table, budget).job(row, column, seed).folder
 
     teacher = name("table2", "densenet-90-60", "teacher")
     assert name("table4", "depth-2", "teacher") == teacher
@@ -138,13 +136,30 @@ def test_tables_share_the_networks_that_they_have_in_common(budget):
     assert name("table5", "wide-1-1", "teacher", seed=2) != teacher
 
 
-def test_budget_and_seed_change_names():
-    names = {
-        Table("table2", budget).job("densenet-90-60", "ban", seed).name.rpartition("-")[2]
+def test_budget_and_seed_change_folders():
+    folders = {
+        Table("table2", budget).job("densenet-90-60", "ban", seed).folder.rpartition("-")[2]
         for budget in BUDGETS
         for seed in (1, 2)
     }
-    assert len(names) == 2 * len(BUDGETS)
+    assert len(folders) == 2 * len(BUDGETS)
+
+
+def test_a_folder_has_network_objective_and_number_of_members_in_words():
+    table = Table("table2", "smoke")
+    folders = [table.job("densenet-90-60", name, 1).folder for name in ("teacher", "cwtm", "ens2")]
+    words = ["cifar_densenet_16_6-labels", "cifar_densenet_16_6-cwtm", "ensemble-of-2"]
+    assert [folder.rpartition("-")[0] for folder in folders] == words
+    assert len({folder.rpartition("-")[2] for folder in folders}) == 3
+
+
+def test_a_new_version_of_the_results_makes_new_folders(monkeypatch):
+    before = Table("table2", "smoke").job("densenet-90-60", "ens2", 1)
+    monkeypatch.setattr(tables, "code_digest", lambda: "of another version")
+    after = Table("table2", "smoke").job("densenet-90-60", "ens2", 1)
+    assert after.folder != before.folder
+    assert after.members[0].teachers[0].folder != before.members[0].teachers[0].folder
+    assert after.digest == before.digest
 
 
 def test_a_column_tells_what_its_network_learns_by():
@@ -182,7 +197,7 @@ def test_a_row_may_overrule_columns():
     for row in table.rows:
         job = table.job(row, "ens3", 1)
         columns = of.get(row, ["ban-1", "ban-2", "ban-3"])
-        assert [m.name for m in job.members] == [table.job(row, c, 1).name for c in columns]
+        assert [m.folder for m in job.members] == [table.job(row, c, 1).folder for c in columns]
 
 
 def test_columns_are_the_paper_s_or_all_or_some_in_the_order_of_the_file():
@@ -201,8 +216,8 @@ def test_what_a_column_needs_comes_with_it_and_is_no_cell(tmp_path):
     ensemble = asked.cells["densenet-90-60", "ens2", 1]
     ban_1, ban_2 = ensemble.members
     assert list(asked.cells) == [("densenet-90-60", "ens2", 1)]
-    assert [job.name for job in asked.jobs] == [
-        job.name for job in (ban_1.teachers[0], ban_1, ban_2, ensemble)
+    assert [job.folder for job in asked.jobs] == [
+        job.folder for job in (ban_1.teachers[0], ban_1, ban_2, ensemble)
     ]
 
 
@@ -284,9 +299,9 @@ def test_the_published_sizes_are_what_the_command_says(capsys):
 def test_sizes_are_of_the_rows_asked_for_and_train_nothing(tmp_path, capsys):
     command = ["reproduce", "table5", "--rows", "wide-1-1", "--output_dir", str(tmp_path / "runs")]
     assert main([*command, "--sizes"]) == 0
-    said = capsys.readouterr().out
-    assert "`cifar_densenet_16_24_wide_1_1` (stem_stride 4) | 21.48 | 20.9 | +2.8 |" in said
-    assert "Pre-ResNet" not in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "`cifar_densenet_16_24_wide_1_1` (stem_stride 4) | 21.48 | 20.9 | +2.8 |" in output
+    assert "Pre-ResNet" not in output
     assert main([*command, "--sizes", "--json"]) == 0
     networks = json.loads(capsys.readouterr().out)["networks"]
     assert [line["columns"] for line in networks] == [

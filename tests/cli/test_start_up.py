@@ -1,0 +1,89 @@
+"""A fresh process imports what its command needs: no torch to read a lineage or to print a help."""
+
+import subprocess
+import sys
+
+import pytest
+import tiny
+from launch import ROOT
+from table_results import image_entry, table_data
+
+from ban_hf import BornAgainEnsemble
+from ban_hf.lineage.files import write_json
+
+HEAVY = {"torch", "transformers", "datasets", "timm", "matplotlib"}
+RUN = str(ROOT / "tests" / "lineage" / "v1" / "run")
+COMMAND = """
+from ban_hf.cli.main import main
+try:
+    status = main({words!r})
+except SystemExit as exit:  # --help
+    status = exit.code
+assert status == 0
+"""
+
+
+def modules_after(program: str) -> set[str]:
+    """The modules that a fresh process has imported at the end of a program."""
+    command = [sys.executable, "-c", f"{program}\nimport sys\nprint('MODULES', *sys.modules)"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("MODULES ")[2].split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--help"],
+        ["reproduce", "--help"],
+        ["lineage", RUN],
+        ["verify", RUN],
+        ["report", "RESULTS"],
+        ["report", "RESULTS", "--output_dir", "REPORT"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_loads_no_heavy_library_that_it_does_not_need(tmp_path, words):
+    write_json(tmp_path / "RESULTS", table_data([image_entry("teacher", 1, 300)]))
+    words = [str(tmp_path / word) if word in ("RESULTS", "REPORT") else word for word in words]
+    heavy = HEAVY - {"matplotlib"} if "--output_dir" in words else HEAVY
+    assert not heavy & modules_after(COMMAND.format(words=words))
+
+
+def test_the_package_and_what_push_and_pull_use_load_none(tmp_path):
+    names = "load_lineage, verify_lineage, pull, push_family, push_generation, Record"
+    assert not HEAVY & modules_after(f"import ban_hf\nfrom ban_hf import {names}")
+
+
+def test_the_help_of_a_recipe_loads_no_torch():
+    program = """
+import runpy, sys
+sys.argv = ["ban_cifar.py", "--help"]
+runpy.run_path("recipes/ban_cifar.py", run_name="__main__")
+"""
+    assert not (HEAVY - {"transformers"}) & modules_after(program)  # its HfArgumentParser
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import ban_hf, transformers",
+        "import transformers, ban_hf",
+        "from transformers import AutoModelForImageClassification\nimport ban_hf, transformers",
+        "from transformers import AutoConfig\nimport ban_hf, transformers",
+    ],
+)
+def test_the_auto_classes_know_our_models_in_either_order(tmp_path, imports):
+    members = [tiny.vit(seed) for seed in (1, 2)]
+    BornAgainEnsemble.from_members(members).save_pretrained(tmp_path)
+    modules_after(f"""
+{imports}
+config = transformers.AutoConfig.for_model("ban_cifar")
+network = transformers.AutoModelForImageClassification.from_config(config)
+assert type(network) is ban_hf.CifarNetForImageClassification
+config = transformers.AutoConfig.for_model("ban_lstm", vocab_size=9, hidden_size=4)
+assert type(transformers.AutoModelForCausalLM.from_config(config)) is ban_hf.LSTMForCausalLM
+ensemble = transformers.AutoModelForImageClassification.from_pretrained({str(tmp_path)!r})
+assert type(ensemble) is ban_hf.BornAgainEnsemble
+""")
