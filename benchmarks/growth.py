@@ -2,9 +2,8 @@
 
     python -m benchmarks.growth [--rounds 3] [--quick]
 
-Networks are tiny, since what is asked is how, not how much: each panel is one thing that grows, and
-both axes are logarithmic, so that a slope of one
-is a cost in proportion.
+The networks are tiny, since the question is how the cost grows, not how large it is. Each panel has
+one thing that grows. Both axes are logarithmic: a slope of one is a cost in proportion.
 """
 
 import tempfile
@@ -29,7 +28,7 @@ from benchmarks.workloads import CLASSES, images
 
 SIZE = 16  # of the images
 ALONE, ONLINE, CACHED = "labels alone", "teacher asked", "teacher cached"
-COLOURS = {
+COLORS = {
     ALONE: report.GREY,
     ONLINE: report.ORANGE,
     CACHED: report.BLUE,
@@ -182,7 +181,7 @@ def draw_panel(axes: Axes, growth: Growth) -> None:
     """One of them, its axes logarithmic: a slope of one is a cost in proportion."""
     for form, values in growth.seconds.items():
         values = [1000 * value for value in values]
-        axes.plot(growth.points, values, marker="o", color=COLOURS[form], label=form)
+        axes.plot(growth.points, values, marker="o", color=COLORS[form], label=form)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks(growth.points, [f"{point:,}" for point in growth.points])
@@ -206,8 +205,8 @@ def main() -> None:
             )
     parts = [
         f"Medians of {options.rounds} interleaved rounds, in milliseconds. The networks are tiny "
-        f"(`cifar_wrn_10_1`, images of {SIZE} pixels). A cached teacher was asked before, but "
-        "for the students, the first of whom fills the cache.",
+        f"(`cifar_wrn_10_1`, images of {SIZE} pixels). The cache of a teacher was filled "
+        "before, but of the students the first fills it.",
     ]
     for growth in growths:
         head = [growth.what, *(f"{p:,}" for p in growth.points)]

@@ -3,9 +3,9 @@
     python -m benchmarks.overhead [--rounds 20] [--quick]
 
 A network of 4,788 parameters takes next to no time, so that what is left of a step is code. It is
-trained by `Trainer` on labels, by a `Trainer` whose `compute_loss` asks a teacher and takes the
-Kullback-Leibler divergence, and by `BANTrainer`, which measures what it logs, too; the figure to
-read is the difference to the second, in milliseconds. `--profile` lists where our code's goes.
+trained by `Trainer` on labels, by a `Trainer` whose `compute_loss` runs a teacher and takes the
+Kullback-Leibler divergence, and by `BANTrainer`, which also measures what it logs. Read the
+difference to the second, in milliseconds. `--profile` lists what our functions take.
 """
 
 import argparse

@@ -2,38 +2,37 @@
 
     python -m benchmarks.same_error results/cifar100_cpu results/cifar100_cpu_fast
 
-Nothing is trained: the folders are what `ban_hf.reports.aggregate` made of finished runs, with
-the seeds' own results beside it, `seed-1.json` and so on. The second is the fast one.
+Nothing is trained: the folders hold the `results.json` of each seed's finished run as `seed-1.json`
+and so on. The second is the fast one.
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
+from ban_hf.lineage.family_results import ROW
+from ban_hf.lineage.results import Results
+from ban_hf.reports.reading import read_results
 from benchmarks import report
 
 METRICS = {"error": 2, "nll": 3}  # digits
 
 
-def seeds_of(folder: Path) -> dict[int, dict[str, dict[str, float]]]:
-    """Test metrics by seed and generation."""
-    found = {}
-    for file in sorted(folder.glob("seed-*.json")):
-        results = json.loads(file.read_text("utf-8"))
-        found[results["seed"]] = {row["name"]: row["test"] for row in results["generations"]}
-    return found
+def read(folder: Path) -> Results:
+    """The results of all seeds."""
+    return read_results(sorted(folder.glob("seed-*.json")))
 
 
-def rows_of(plain: Path, fast: Path) -> list[list[str]]:
-    """A row for each generation and metric that both have."""
-    before, after = seeds_of(plain), seeds_of(fast)
-    seeds = sorted(before.keys() & after.keys())
-    names = [name for name in before[seeds[0]] if name in after[seeds[0]]]
+def rows_of(plain: Results, fast: Results) -> list[list[str]]:
+    """A row for each generation and metric, of the seeds that both have."""
     rows = []
-    for name in names:
+    for column in plain.columns:
+        before, after = (results.cell(ROW, column.name) for results in (plain, fast))
+        seeds = sorted(before.keys() & after.keys())
+        if column.size > 1 or column.kind == "control" or not seeds:
+            continue
         for metric, digits in METRICS.items():
-            pairs = [(before[s][name][metric], after[s][name][metric]) for s in seeds]
+            pairs = [(before[seed].test[metric], after[seed].test[metric]) for seed in seeds]
             cells = [
                 f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
                 for values in zip(*pairs, strict=True)
@@ -41,7 +40,7 @@ def rows_of(plain: Path, fast: Path) -> list[list[str]]:
             differences = [there - here for here, there in pairs]
             each = ", ".join(f"{difference:+.{digits}f}" for difference in differences)
             mean = f"{statistics.mean(differences):+.{digits}f}"
-            rows.append([name, metric, *cells, mean, each])
+            rows.append([column.heading, metric, *cells, mean, each])
     return rows
 
 
@@ -53,11 +52,12 @@ def main() -> None:
     options = parser.parse_args()
     options.command = f"python -m benchmarks.same_error {options.plain} {options.fast}"
     head = ["generation", "metric", "float32", "fast", "fast - float32", "by seed"]
-    rows = rows_of(options.plain, options.fast)
-    seeds = sorted(seeds_of(options.fast))
+    fast = read(options.fast)
+    rows = rows_of(read(options.plain), fast)
     parts = [
-        f"Test set, mean ± standard deviation over the seeds {', '.join(map(str, seeds))}. On the "
-        "machine of these runs, without bfloat16 instructions, fast is channels-last in float32.",
+        f"Test set, mean ± standard deviation over the seeds {', '.join(map(str, fast.seeds))}. On "
+        "the machine of these runs, without bfloat16 instructions, fast is channels-last in "
+        "float32.",
         report.table(head, rows, words=2),
     ]
     report.write("same_error", options, "The fast path and the error", parts, {"rows": rows})

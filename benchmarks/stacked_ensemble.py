@@ -40,7 +40,7 @@ def in_turn(members: list[nn.Module], images: Tensor) -> Tensor:
 
 
 def stacked(members: list[nn.Module]) -> Callable[[Tensor], Tensor]:
-    """All members as one vectorised call over stacked parameters and buffers."""
+    """All members as one vectorized call over stacked parameters and buffers."""
     parameters, buffers = stack_module_state(members)
     base = copy.deepcopy(members[0]).to("meta")
 

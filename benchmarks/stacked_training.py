@@ -53,7 +53,7 @@ class InTurn:
 
 
 class Stacked:
-    """All students as one vectorised call over stacked parameters and buffers."""
+    """All students as one vectorized call over stacked parameters and buffers."""
 
     def __init__(self, students: list[nn.Module], images: Tensor, target: Tensor) -> None:
         self.images, self.target = images, target

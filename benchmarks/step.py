@@ -188,8 +188,8 @@ def draw_panel(axes: Axes, times: Times) -> None:
     """The ratio of each form to the hand-written loop, with its quartiles; ours in blue."""
     names = list(times)[::-1]
     ratios = [ratio(times, name, BY_HAND) for name in names]
-    colours = [report.BLUE if name.startswith("BANTrainer") else report.GREY for name in names]
-    axes.barh(names, [middle for middle, _, _ in ratios], color=colours, height=0.7)
+    colors = [report.BLUE if name.startswith("BANTrainer") else report.GREY for name in names]
+    axes.barh(names, [middle for middle, _, _ in ratios], color=colors, height=0.7)
     for at, (middle, low, high) in enumerate(ratios):
         axes.plot([low, high], [at, at], color="black", linewidth=1.2)
         label = axes.text(max(middle, high) + 0.03, at, f"{middle:.2f}", va="center", fontsize=9)

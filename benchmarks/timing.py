@@ -38,7 +38,7 @@ class Clock:
             self.ticks.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Between each tick and the next, all that was noted; starts anew."""
+        """Between each tick and the next; then nothing is noted any more."""
         pairs = list(itertools.pairwise(self.ticks))
         self.ticks = []
         if not self.on_gpu:
@@ -117,8 +117,8 @@ class PeakMemory:
     """MiB that a block of code takes at most, beyond what there was when this was made.
 
     `peak = PeakMemory(device)`, then `with peak:`. On a GPU what tensors take there; else what the
-    process takes of the machine's memory, of which the kernel keeps a peak, begun anew by the
-    block. Measured in a process of its own (`in_fresh_process`), since memory that was used before
+    process takes of the machine's memory, of which the kernel keeps a peak, which the block
+    resets. Measured in a process of its own (`in_fresh_process`), since memory that was used before
     and kept is used again unseen.
     """
 
@@ -150,6 +150,6 @@ def resident(field: str) -> int:
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function of the script gives in a process of its own, whose imports are made once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ban_hf"])
+    context.set_forkserver_preload(["ban_hf.training.trainer", "datasets", "timm"])
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, *arguments).result()

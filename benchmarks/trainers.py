@@ -52,7 +52,7 @@ def as_form(trainer: Trainer) -> Form:
     silent(trainer).add_callback(callback)
 
     def form() -> list[float]:
-        trainer.model.__dict__.pop("forward", None)  # accelerate wraps it anew, for bfloat16
+        trainer.model.__dict__.pop("forward", None)  # accelerate wraps it again, for bfloat16
         trainer.train()
         return callback.clock.seconds()[WARM_UP - 1 :]
 
@@ -60,7 +60,7 @@ def as_form(trainer: Trainer) -> Form:
 
 
 class NaiveDistiller(Trainer):
-    """Distillation as it is commonly written: a `Trainer` whose `compute_loss` asks the teacher.
+    """Distillation as it is commonly written: a `Trainer` whose `compute_loss` runs the teacher.
 
     Args:
         teacher: a frozen model in evaluation mode.

@@ -295,7 +295,7 @@ def test_channel_statistics():
     np.testing.assert_allclose(mean, reference.mean((0, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(std, reference.std((0, 2, 3), correction=0), rtol=1e-6)
     _, std = channel_statistics(torch.full((2, 1, 4, 4), 9, dtype=torch.uint8))
-    assert std == (1 / 255,)  # one flat colour must not divide by zero
+    assert std == (1 / 255,)  # one flat color must not divide by zero
 
 
 def test_digits():

@@ -465,7 +465,7 @@ def test_pipeline(name, tmp_path):
 
 
 @both
-def test_initialisation_is_uniform_and_a_function_of_the_seed(name):
+def test_initialization_is_uniform_and_a_function_of_the_seed(name):
     first, again, other = (tiny(name, seed, initializer_range=0.3) for seed in (0, 0, 1))
     for a, b, c in zip(*(m.parameters() for m in (first, again, other)), strict=True):
         assert torch.equal(a, b)

@@ -1,4 +1,4 @@
-"""The backbones: sizes, shapes, initialisation, saving, and the ways to reach them by name."""
+"""The backbones: sizes, shapes, initialization, saving, and the ways to reach them by name."""
 
 from itertools import pairwise
 
@@ -143,13 +143,13 @@ def test_wide_resnet_dropout_sits_between_the_convolutions_of_a_unit():
 
 
 @pytest.mark.parametrize("name", [*SMALL, "test_resnet", "test_vit"])
-def test_initialisation_is_timms_and_a_function_of_the_seed(name):
+def test_initialization_is_timms_and_a_function_of_the_seed(name):
     assert same_state(seeded(name, 3), seeded(name, 3))
     assert not same_state(seeded(name, 3), seeded(name, 4))
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_fresh_model_keeps_the_initialisation_of_the_network(name):
+def test_a_fresh_model_keeps_the_initialization_of_the_network(name):
     torch.manual_seed(5)
     network = timm.create_model(name, num_classes=10)
     assert same_state(seeded(name, 5).network, network)
@@ -162,7 +162,7 @@ def test_wide_resnet_convolutions_start_from_he_normal_over_the_fan_out():
         assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
 
 
-def test_stock_timm_networks_keep_timms_initialisation():
+def test_stock_timm_networks_keep_timms_initialization():
     """TimmWrapper alone draws every convolution from N(0, 0.02)."""
     conv = seeded("test_resnet").timm_model.layer1[0].conv2
     he = (2 / (conv.out_channels * 9)) ** 0.5

@@ -33,6 +33,7 @@ from ban_hf import (
     collate,
     train_generations,
 )
+from ban_hf.lineage.files import read_json
 
 LOSSES = {
     "BAN": dict(objective="kd", temperature=2.0),
@@ -357,6 +358,9 @@ def test_a_sequence_of_copied_arguments_learns_with_labels_where_the_task_does(t
             train_dataset=data,
             ensemble=False,
         )
-        weights_of[name] = Record.read(tmp_path / name / "generation-1").objective.label_weight
+        student = Record.read(tmp_path / name / "generation-1")
+        weights_of[name] = student.objective.label_weight
+        noted = read_json(tmp_path / name / "lineage.json")["run"]["arguments"]
+        assert student.training.arguments == noted  # with the family's seed
     assert weights_of == {"texts": 1.0, "images": 0.0}
     assert args.label_weight is None
