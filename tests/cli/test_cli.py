@@ -243,7 +243,8 @@ def test_members_have_the_metrics_of_their_family_to_the_last_digit(ban_hf, neve
 def test_an_image_family_is_measured_to_the_last_digit(ban_hf, tmp_path):
     """Trained on eight images: the data's own mean and deviation would be others."""
     splits = load_images("digits", image_size=8, train_samples=8)
-    args = tiny.arguments(tmp_path, per_device_train_batch_size=8, max_steps=1)
+    batches = dict(per_device_train_batch_size=8, per_device_eval_batch_size=500)
+    args = tiny.arguments(tmp_path, **batches, max_steps=1)
     expected = trained_family(splits, args, "cifar_wrn_10_1")
     folders = [tmp_path / f"generation-{k}" for k in (0, 1)]
     found = ban_hf("ensemble", *folders, "--dataset_name", "digits", "--json")

@@ -4,7 +4,6 @@ A job's folder appears whole or not at all, under its own name, with `lineage.js
 then everything is in a scratch folder beside it, from which a killed training goes on.
 """
 
-import contextlib
 import copy
 import logging
 import math
@@ -286,12 +285,10 @@ def evaluation(job: Job, home: Path, setup: Setup, args: BANTrainingArguments) -
             assert isinstance(models[0], CifarNetForImageClassification)
             trained -= sum(p.numel() for end in models[0].network.ends for p in end.parameters())
     teacher = load_teacher(job, home)
-    trainer = measuring_trainer(models[0], setup, args, home / CHECKPOINTS)
+    trainer = measuring_trainer(models[0], setup, args, home)
     found = measure(models, setup, trainer, teacher, trained)
     if args.should_save:
         write_evaluation(job, home, found)
-        with contextlib.suppress(OSError):  # made by the trainer; a killed run may have files there
-            (home / CHECKPOINTS).rmdir()
     PartialState().wait_for_everyone()
     return read_evaluation(job, home) or found
 

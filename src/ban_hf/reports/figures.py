@@ -43,9 +43,9 @@ from ban_hf.reports.style import (
     Picture,
     axis_title,
     how_sure,
-    subtitle,
     titled,
 )
+from ban_hf.reports.tables import subtitle
 
 LEAST_BARS = 3  # widths of the widest bar that an axis covers at least
 LEAST_SHARE = 0.2  # of the level, where no bar is known

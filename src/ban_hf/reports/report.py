@@ -22,7 +22,6 @@ from ban_hf.reports.statistics import (
     paired_difference,
     spread,
 )
-from ban_hf.reports.style import subtitle
 from ban_hf.reports.tables import (
     MISSING,
     cell,
@@ -30,6 +29,7 @@ from ban_hf.reports.tables import (
     network_sizes,
     notes,
     size_table,
+    subtitle,
     table,
 )
 from ban_hf.reports.verdicts import interval_of, verdicts

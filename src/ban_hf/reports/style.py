@@ -64,17 +64,3 @@ def axis_title(results: Results) -> str:
     """The leading metric, as the title of an axis."""
     unit = f" ({results.measure.unit})" if results.measure.unit else ""
     return f"Test {results.measure.title}{unit}"
-
-
-def subtitle(results: Results) -> str:
-    """Data, size of the test set and seeds in one line."""
-    sizes = (entry.test.get("n") for entry in results.entries)
-    n, seeds = next((size for size in sizes if size), None), results.seeds
-    named = ", ".join(map(str, seeds))
-    over = f"mean ± standard deviation over {len(seeds)} seeds ({named})"
-    facts = [
-        str(results.dataset["name"]),
-        *([f"{n:,} test {results.measure.items}"] if n else []),
-        over if len(seeds) > 1 else f"one seed ({named})",
-    ]
-    return " · ".join(facts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from ban_hf.lineage.results import Column, Row
+from ban_hf.lineage.results import Column, Results, Row
 from ban_hf.reports.statistics import Spread
 
 MISSING = "–"
@@ -97,3 +97,17 @@ def notes(note: str | None, rows: Iterable[Row]) -> str:
             said.setdefault(row.note, []).append(row.heading)
     lines = [*([note] if note else []), *(f"{', '.join(h)}: {n}" for n, h in said.items())]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def subtitle(results: Results) -> str:
+    """Data, size of the test set and seeds in one line."""
+    sizes = (entry.test.get("n") for entry in results.entries)
+    n, seeds = next((size for size in sizes if size), None), results.seeds
+    named = ", ".join(map(str, seeds))
+    over = f"mean ± standard deviation over {len(seeds)} seeds ({named})"
+    facts = [
+        str(results.dataset["name"]),
+        *([f"{n:,} test {results.measure.items}"] if n else []),
+        over if len(seeds) > 1 else f"one seed ({named})",
+    ]
+    return " · ".join(facts)
