@@ -9,4 +9,4 @@ import lazy_loader
 from ban_hf import registration
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-registration.register_with_transformers()
+registration.register()

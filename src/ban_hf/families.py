@@ -22,7 +22,7 @@ from ban_hf.jobs.cost import plan
 from ban_hf.jobs.job import Job, Setup, generation_seed
 from ban_hf.jobs.results import entry_of, environment_of
 from ban_hf.lineage.environment import canonical_arguments
-from ban_hf.lineage.family import check_folders, generation_folders
+from ban_hf.lineage.family import as_noted, check_folders, generation_folders
 from ban_hf.lineage.family_results import (
     ROW,
     control_column,
@@ -292,11 +292,12 @@ class Families:
             for name in sorted(ours.keys() & theirs.keys() - OF_STUDENTS)
             if ours[name] != theirs[name]
         ]
-        data = describe_data(self.setup.train_dataset)
+        noted = record.data["train"]
+        data = as_noted(describe_data(self.setup.train_dataset), noted)
         checks = {
             "has the same seed as this run": record.seed.family_seed == self.args.seed,
             "is another network": record.architecture != architecture(model),
-            "was trained on other data": record.data["train"] != data,
+            "was trained on other data": noted != data,
             f"was trained with another {', '.join(other)}": bool(other),
         }
         for reason, is_so in checks.items():

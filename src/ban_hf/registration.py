@@ -1,8 +1,8 @@
-"""Makes the Auto classes of transformers know our models, without importing transformers.
+"""Makes transformers and timm know our models, without importing either.
 
 `AutoConfig` learns of our configs right after transformers has loaded it, and the `AutoModelFor...`
-classes of our models right after theirs. Where transformers is loaded already, this happens at
-once.
+classes of our models right after theirs; timm of our networks for small images. Where they are
+loaded already, this happens at once.
 """
 
 import importlib
@@ -12,18 +12,19 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-#: Modules of ours that register their classes, by the module of transformers that they need.
+#: Modules of ours that register their classes, by the module of theirs that they need.
 AFTER = {
     "transformers.models.auto.configuration_auto": ("ban_hf.models.configuration",),
     "transformers.models.auto.modeling_auto": (
         "ban_hf.models.registration",
         "ban_hf.training.ensemble",
     ),
+    "timm.models": ("ban_hf.models.timm_registration",),
 }
 
 
-def register_with_transformers() -> None:
-    """Register our classes now, as far as transformers is loaded, and the rest when it is."""
+def register() -> None:
+    """Register our classes now with what is loaded, and with the rest when it is."""
     for theirs in AFTER:
         if theirs in sys.modules:
             _register(theirs)

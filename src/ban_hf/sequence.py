@@ -149,7 +149,7 @@ def train_generations(
         eval_dataset,
         test_dataset,
         trainer_kwargs,
-        data=(data or {}) | described,
+        data=plain_json((data or {}) | described),
     )
     return Sequence(setup, args, generations, ensemble, family, teacher).run(report)
 
@@ -231,7 +231,7 @@ class Sequence:
         """The chain: requested generations and existing ones, and their ensemble."""
         start = self.first - (self.teacher is not None)
         facts, chain = self.facts, list[Job]()
-        settings = {name: facts[name] for name in ("model", "teacher")}
+        settings = {name: facts.get(name, {}) for name in ("model", "teacher")}
         settings |= {"training": facts["arguments"], "data": _fingerprints(facts["data"])}
         for k in itertools.count(start):
             if k > self.last and not self._is_finished(k):

@@ -138,7 +138,7 @@ TEXT = torch.randint(0, WORDS, (311,), generator=torch.Generator().manual_seed(7
 def reading(*models: PreTrainedModel, columns: int = 1, window: int = 7, **options) -> Evaluation:
     text = TokenWindows(TEXT, columns, window=window, warmup=3 * window)
     loader = DataLoader(text, columns, collate_fn=default_data_collator)
-    return evaluate(models, [loader], task_of(models[0]), **options)
+    return evaluate(models, [loader], task_of(models[0]), in_order=True, **options)
 
 
 def read_whole(model: PreTrainedModel) -> torch.Tensor:
@@ -325,3 +325,22 @@ def test_a_family_may_begin_with_a_later_generation(published, tmp_path):
         assert_measures(entries(results)[f"generation-{k}"].test, mine)
     assert_measures(entries(results)["ensemble-2-3"].test, sum(each[1:]) / 2)
     assert results.seeds == (3,)
+
+
+def test_the_words_are_in_the_texts_order_in_any_number_of_columns():
+    model = language_model("gpt2", 0)
+    for columns in (1, 3, 10):
+        assert reading(model, columns=columns).labels.tolist() == TEXT[1:].tolist()
+
+
+def test_sentences_are_each_read_from_an_empty_state():
+    """One after another, as by itself: the state of a batch does not go on into the next."""
+    model = language_model("lstm", 0)
+    sentences = [{"input_ids": row, "labels": row} for row in TEXT[:300].view(10, 30)]
+
+    def read(size: int) -> torch.Tensor:
+        loader = DataLoader(sentences, size, collate_fn=default_data_collator)
+        return evaluate([model], [loader], task_of(model)).label_logp
+
+    assert read(2) == pytest.approx(read(1), abs=1e-6)
+    assert read(3) == pytest.approx(read(1), abs=1e-6)

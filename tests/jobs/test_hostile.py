@@ -12,7 +12,15 @@ from launch import on_two_processes, run_recipe
 from PIL import Image
 from table_results import family_rows
 
-from ban_hf import OBJECTIVES, BANTrainer, HubError, create_classifier, load_images
+from ban_hf import (
+    OBJECTIVES,
+    BANError,
+    BANTrainer,
+    HubError,
+    create_classifier,
+    load_images,
+    train_generations,
+)
 from ban_hf.cli.main import main
 from ban_hf.lineage.record import Record
 
@@ -176,3 +184,54 @@ def test_labels_of_the_wrong_kind_are_named(tmp_path):
         ValueError, match=r"must be class numbers of shape \(16,\), .* not \(16, 5\)"
     ):
         trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            dict(eval_dataset={"a": tiny.Images(), "b": tiny.Images()}),
+            r"of several datasets \(a, b\)",
+        ),
+        (dict(train_dataset=tiny.Images(0)), "The train data is empty"),
+        (dict(model_init=tiny.vit(1)), "model_init is a ViTForImageClassification"),
+    ],
+)
+def test_what_no_sequence_can_be_made_of_is_named(given, message, tmp_path):
+    given = dict(model_init=tiny.vit, train_dataset=tiny.Images()) | given
+    with pytest.raises(BANError, match=message):
+        train_generations(args=tiny.arguments(tmp_path / "run"), generations=1, **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_facts_of_the_data_that_are_no_json_are_kept_as_text(tmp_path):
+    train_generations(
+        tiny.vit,
+        tiny.arguments(tmp_path / "run", max_steps=1),
+        generations=0,
+        train_dataset=tiny.Images(),
+        data={"root": tmp_path},
+    )
+    assert Record.read(tmp_path / "run" / "generation-0").data["root"] == str(tmp_path)
+
+
+def test_a_test_set_is_measured_whole_and_not_mistaken_for_the_validation_set(tmp_path):
+    train_generations(
+        tiny.vit,
+        tiny.arguments(
+            tmp_path / "run",
+            max_steps=2,
+            eval_strategy="steps",
+            eval_steps=1,
+            per_device_eval_batch_size=8,
+            dataloader_drop_last=True,
+            dataloader_num_workers=1,
+            dataloader_persistent_workers=True,
+        ),
+        generations=1,
+        train_dataset=tiny.Images(16),
+        eval_dataset=tiny.Images(8, seed=1),
+        test_dataset=tiny.Images(11, seed=2),
+    )
+    for folder in ("generation-0", "generation-1", "ensemble"):
+        assert {metric.n for metric in Record.read(tmp_path / "run" / folder).metrics} == {11}

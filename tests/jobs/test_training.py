@@ -236,7 +236,7 @@ def test_an_ensemble_of_language_models_mixes_their_probabilities(home):
     trainer = training.measuring_trainer(networks[0], setup, args, home / "unused")
     loader = trainer.get_eval_dataloader(setup.test_dataset)
     whole = BornAgainEnsemble.from_members(networks)
-    expected = evaluate([whole], [loader], trainer.task).metrics(setup.entropy)
+    expected = evaluate([whole], [loader], trainer.task, in_order=True).metrics(setup.entropy)
     found = results(home, job)["test"]
     assert found == pytest.approx(expected, rel=1e-6)
     assert {"nll", "perplexity", "above_entropy", "n"} <= found.keys()
@@ -282,9 +282,9 @@ def test_results_are_the_same_anywhere_with_a_cache_and_without(tmp_path):
 
 
 def kill_at(patch, step: int) -> None:
-    def train_to_end(trainer):
+    def train_to_end(trainer, seed):
         trainer.add_callback(KillAt(step))
-        return original(trainer)
+        return original(trainer, seed)
 
     original = training.train_to_end
     patch.setattr(training, "train_to_end", train_to_end)

@@ -45,7 +45,6 @@ config = AutoConfig.for_model("ban_cifar", architecture="cifar_wrn_10_1")
 assert not {"timm", "sklearn", "datasets"} & sys.modules.keys()
 model = AutoModelForImageClassification.from_config(config)
 assert type(model) is ban_hf.CifarNetForImageClassification
-ban_hf.models.register_with_timm()
 import timm
 timm.create_model("cifar_wrn_16_1")
 """

@@ -389,3 +389,14 @@ def test_a_text_classifier_with_another_vocabulary_teaches_nobody(tmp_path):
     teacher = type(tiny.bert())(BertConfig.from_dict(config))
     with pytest.raises(BANError, match="vocabulary of 31 and model one of 30"):
         BANTrainer(tiny.bert(1), tiny.arguments(tmp_path), teacher=teacher)
+
+
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+def test_heads_whose_logits_are_no_distribution_are_refused(kind, tmp_path):
+    """Softmax of them would be a wrong number without an error, without labels even in training."""
+    models = [tiny.vit(seed, problem_type=kind) for seed in (1, 2)]
+    data = tiny.Images(labels=False)
+    with pytest.raises(BANError, match=f"problem_type='{kind}'"):
+        BANTrainer(models[0], tiny.arguments(tmp_path), teacher=models[1], train_dataset=data)
+    with pytest.raises(BANError, match=f"problem_type='{kind}'"):
+        BornAgainEnsemble.from_members(models)

@@ -121,10 +121,10 @@ def measure_members(
     shares = normalized_weights(weights, len(members)) or [1 / len(members)] * len(members)
     if members[0].reads_images:
         loaders, source = _image_loaders(members, data, batch_size or IMAGES_AT_ONCE)
-        entropy = None
+        entropy, in_order = None, False
     elif task.name == "text-generation":
         loader, source, entropy = _text_loader(members, data, batch_size or COLUMNS)
-        loaders = [loader] * len(members)
+        loaders, in_order = [loader] * len(members), True
     else:
         raise BANError(
             f"{members[0].name} is a {type(members[0].model).__name__}: image classifiers and "
@@ -135,12 +135,12 @@ def measure_members(
             "name": member.name,
             "place": str(member.location),
             "weight": share,
-            "test": evaluate([member.model], [loader], task).metrics(entropy),
+            "test": evaluate([member.model], [loader], task, in_order=in_order).metrics(entropy),
         }
         for member, share, loader in zip(members, shares, loaders, strict=True)
     ]
     models = [member.model for member in members]
-    together = evaluate(models, loaders, task, weights=weights).metrics(entropy)
+    together = evaluate(models, loaders, task, weights=weights, in_order=in_order).metrics(entropy)
     return {
         "metric": task.headline.name,
         "dataset": source,

@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import Subset, default_collate
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ban_hf.data.description import POSITIONS, DescribedDataset
@@ -327,6 +327,11 @@ class SetEpoch(TrainerCallback):
     ) -> None:
         """Called by `Trainer` before it takes the first batch of an epoch."""
         dataset = kwargs["train_dataloader"].dataset
+        if isinstance(dataset, Subset) and isinstance(dataset.dataset, ImageViews):
+            raise BANError(
+                "A Subset of ImageViews would show the same views in every epoch: use "
+                "ImageViews.select(indices, augment=True)."
+            )
         if isinstance(dataset, ImageViews):
             # After a resume within an epoch, state.epoch is that epoch and a fraction.
             dataset.set_epoch(math.floor(state.epoch or 0))

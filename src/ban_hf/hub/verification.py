@@ -242,6 +242,11 @@ def walk(
         return [*generations, last], None
     _check_folders(place.path, folders)
     family = found.ancestry(LocalPath(folders[-1]))
+    visited = {entry.place for entry in family}
+    if others := [str(f) for f in folders if LocalPath(f).absolute() not in visited]:
+        raise TeacherChangedError(
+            f"{', '.join(others)}: not what {folders[-1]} descends from, by its record."
+        )
     ensemble = place.path / "ensemble"
     if not ensemble.is_dir():
         return family, None

@@ -110,6 +110,7 @@ def evaluate(
     *,
     weights: Sequence[float] | None = None,
     device: torch.device | str = "cpu",
+    in_order: bool = False,
     teacher: PreTrainedModel | None = None,
     gather: Gather = lambda rows: rows,
 ) -> Evaluation:
@@ -123,6 +124,9 @@ def evaluate(
         task: of the models.
         weights: of the members; equal by default.
         device: where they run.
+        in_order: whether row b of each batch continues row b of the one before, as `TokenWindows`
+            does: a recurrent network goes on from its state, and items are in the text's order,
+            however many columns it is read in.
         teacher: to compare the prediction with.
         gather: brings the rows of a batch together over all processes.
     """
@@ -134,7 +138,7 @@ def evaluate(
         outputs = []
         for network, batch, state in zip(networks, itertools.cycle(batches), states, strict=False):
             outputs.append(network(**task.forward_inputs(network, batch), **state))
-            if is_recurrent(network):
+            if in_order and is_recurrent(network):
                 state["state"] = outputs[-1].state
         together = outputs[0]
         if len(models) > 1:
@@ -152,8 +156,8 @@ def evaluate(
             columns.append((theirs.exp() * (theirs - logp)).sum(1))  # (N,)
         found = torch.stack([column.double() for column in columns], 1)  # (N, 5 or 7)
         rows = gather(found.view(items.rows, -1, len(columns)))  # (B, N / B, 5 or 7)
-        parts.append(rows.flatten(0, 1).cpu())
-    table = torch.cat(parts)  # (N, 5 or 7)
+        parts.append((rows if in_order else rows.flatten(0, 1)).cpu())
+    table = torch.cat(parts, 1).flatten(0, 1) if in_order else torch.cat(parts)  # (N, 5 or 7)
     table = table[table[:, 0] > 0]
     compared = {"agrees": table[:, 5] > 0, "teacher_kl": table[:, 6]} if teacher else {}
     return Evaluation(

@@ -168,6 +168,11 @@ class Table:
             return tuple(self._job(row, name, seed, (*above, column)) for name in names)
 
         teachers, members = needed("teacher"), needed("ensemble")
+        if any(job.members for job in (*teachers, *members)):
+            raise BANError(
+                f"{self.name}: column {column!r} needs a column that is an ensemble, which is not "
+                "saved: name that column's members."
+            )
         common = {"task": self.spec["task"], "dataset": self.dataset}
         if members:
             return _job(f"ensemble-of-{len(members)}", common, members=members)

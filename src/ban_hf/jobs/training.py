@@ -18,6 +18,7 @@ import transformers
 from accelerate import PartialState
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from msgspec.structs import replace
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
     PreTrainedModel,
@@ -28,6 +29,7 @@ from transformers import (
 )
 
 from ban_hf.data.augmentation import ImageViews
+from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.jobs.evaluation import evaluate
 from ban_hf.jobs.job import Job, Setup, code_digest, in_order
@@ -150,7 +152,7 @@ def train(
     # Both as they are saved: the trainer has laid out the others for speed.
     networks = [load_model(partial)]
     found = measure(networks, setup, trainer, load_teacher(job, home), trained)
-    _put_in_place(job, home, record, partial, found)
+    _put_in_place(job, home, record, partial, found, args.should_save)
 
 
 def build_ensemble(
@@ -180,7 +182,7 @@ def build_ensemble(
     trainer.save_model(str(partial))
     if args.should_save:
         (partial / "training_args.bin").unlink(missing_ok=True)
-    _put_in_place(job, home, record, partial, found)
+    _put_in_place(job, home, record, partial, found, args.should_save)
 
 
 def load_teacher(job: Job, home: Path) -> PreTrainedModel | None:
@@ -229,20 +231,35 @@ def measure(
     parameters = {"all": whole, "trainable": trained}
     if setup.test_dataset is None:
         return {"parameters": parameters}
+    # All of it; and not `get_eval_dataloader`, which may keep the validation set's loader.
+    drops, trainer.args.dataloader_drop_last = trainer.args.dataloader_drop_last, False
+    loader = trainer.get_test_dataloader(setup.test_dataset)
+    trainer.args.dataloader_drop_last = drops
+    accelerator = trainer.accelerator
+
+    def gather(rows: Tensor) -> Tensor:
+        # Sentences are padded to the longest of each process; what is added has the weight 0.
+        padded = accelerator.pad_across_processes(rows, dim=1)
+        return accelerator.gather_for_metrics(padded)
+
     found = evaluate(
         models,
-        [trainer.get_eval_dataloader(setup.test_dataset)],
+        [loader],
         trainer.task,
         device=trainer.args.device,
+        in_order=isinstance(setup.test_dataset, TokenWindows),
         teacher=teacher,
-        gather=trainer.accelerator.gather_for_metrics,
+        gather=gather,
     )
     return found.to_dict(setup.entropy) | {"parameters": parameters}
 
 
 def evaluation_file(job: Job, home: Path) -> Path:
     """Where the measurement of a job is kept: beside the networks, since it is not published."""
-    return home / EVALUATIONS / f"{job.folder}.json"
+    name = job.folder
+    if ".." in Path(name).parts:  # a control of elsewhere
+        name = f"elsewhere-{sha256_of_json(os.path.abspath(home / name))[:16]}"
+    return home / EVALUATIONS / f"{name}.json"
 
 
 def write_evaluation(
@@ -393,11 +410,15 @@ def _check_fresh(job: Job, home: Path, init_sha256: str, seed: int) -> None:
 
 
 def _put_in_place(
-    job: Job, home: Path, record: Record, partial: Path, found: Mapping[str, Any]
+    job: Job, home: Path, record: Record, partial: Path, found: Mapping[str, Any], writes: bool
 ) -> None:
-    """Write the record, and move the folder to its place: whole or not at all."""
+    """Write the record, and move the folder to its place: whole or not at all.
+
+    `writes` says which processes do: one, or one of each machine (`should_save`).
+    """
     state = PartialState()
-    if state.is_main_process:
+    state.wait_for_everyone()  # all have read the networks in `partial`
+    if writes:
         record.metrics = metric_values(found.get("test", {}))
         record.write(partial)
         folder = home / job.folder

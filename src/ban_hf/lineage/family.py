@@ -120,6 +120,8 @@ def refuse_another(output_dir: Path, existing: dict[str, Any], requested: dict[s
         differences.append(f"family: {existing['family']!r} there, {requested['family']!r} here")
     for part, now in requested["run"].items():
         before = existing["run"].get(part, {})
+        if part == "data":
+            now = {name: as_noted(facts, before.get(name)) for name, facts in now.items()}
         # Another release of transformers has other arguments; data and model have the same facts.
         names = before.keys() & now.keys() if part == "arguments" else before.keys() | now.keys()
         differences += [
@@ -132,6 +134,13 @@ def refuse_another(output_dir: Path, existing: dict[str, Any], requested: dict[s
             f"output_dir={output_dir} holds a run of other arguments; it stays as it is. Give "
             "another output_dir, or the arguments that started it: " + "; ".join(differences)
         )
+
+
+def as_noted(split: Any, noted: Any) -> Any:
+    """A split's facts as far as a record knows them: before 0.2 some had only `items`."""
+    if isinstance(split, dict) and isinstance(noted, dict) and noted.keys() == {"items"}:
+        return {"items": split.get("items")}
+    return split
 
 
 def check_folders(output_dir: Path, is_ours: bool) -> None:

@@ -19,7 +19,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -37,25 +37,9 @@ from .modeling_char_cnn_lstm import (
 )
 from .modeling_cifar import CifarNetForImageClassification
 from .modeling_lstm import LSTMForCausalLM
+from .presets import PRESETS
 
 # timm takes seconds to import: the functions that need it import it, or `cifar_networks`.
-
-PRESETS = (
-    "cifar_densenet_22_12",
-    "cifar_densenet_112_33",
-    "cifar_densenet_90_60",
-    "cifar_densenet_80_80",
-    "cifar_densenet_80_120",
-    "cifar_wrn_16_1",
-    "cifar_wrn_16_2",
-    "cifar_wrn_28_1",
-    "cifar_wrn_28_2",
-    "cifar_wrn_28_5",
-    "cifar_wrn_28_10",
-    "cifar_preact_resnet_29",
-    "cifar_preact_resnet_164",
-    "cifar_preact_resnet_1001",
-)
 
 LANGUAGE_PRESETS: dict[str, dict[str, Any]] = {
     "lstm_200": {"hidden_size": 200, "dropout": 0.0, "initializer_range": 0.1},
@@ -180,7 +164,6 @@ def create_classifier(
     labels = _label_fields(num_labels, label_names)
     images = _image_fields(image_size, num_channels, image_mean, image_std)
     is_ours = is_cifar_name(name)
-    register_with_timm()
     if not is_ours and not timm.is_model(name):
         raise BANError(_unknown(name))
     for argument, instead in NOT_OF_A_NETWORK.items():
@@ -244,54 +227,6 @@ def share_ends(
 
 def _shapes(layer: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in layer.state_dict().items()}
-
-
-def register_with_timm() -> None:
-    """Make `timm.create_model` know `PRESETS`; safe to call again.
-
-    This is not in `cifar_networks`, because that file is loaded a second time with remote code.
-    """
-    from timm.models import (
-        build_model_with_cfg,
-        generate_default_cfgs,
-        is_model,
-        register_model,
-    )
-
-    from .cifar_networks import build_cifar_network
-
-    if is_model(PRESETS[0]):
-        return
-
-    def entrypoint(name: str) -> Callable[..., nn.Module]:
-        def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-            feature_cfg = {"out_indices": (0, 1, 2, 3), "flatten_sequential": True}
-            return build_model_with_cfg(
-                build_cifar_network, name, pretrained, feature_cfg=feature_cfg, name=name, **kwargs
-            )
-
-        build.__name__ = name
-        return build
-
-    default_cfgs.update(generate_default_cfgs({name: _cfg(name) for name in PRESETS}))
-    for name in PRESETS:
-        register_model(entrypoint(name))
-
-
-default_cfgs: dict[str, Any] = {}
-"""timm looks for this name in the module of a network that it registers."""
-
-
-def _cfg(name: str) -> dict[str, Any]:
-    dense = "densenet" in name
-    return {
-        "num_classes": 100,
-        "input_size": (3, 32, 32),
-        "pool_size": (8, 8),
-        "crop_pct": 1.0,
-        "first_conv": "features.conv0" if dense else "stem.conv",
-        "classifier": "classifier" if dense else "head.fc",
-    }
 
 
 def _timm_classifier(

@@ -76,8 +76,8 @@ class Task:
     A subclass names its `facts` and says how a batch becomes items: `logits` and `labels`. All
     else has a default. To teach a model of your own class, give an instance to `BANTrainer`:
 
-        class FrameClassification(Task):
-            facts = TaskFacts("frames", "AutoModelForAudioFrameClassification", "frames")
+        class WordTags(Task):
+            facts = TaskFacts("word-tags", "AutoModelForTokenClassification", "words")
 
             def logits(self, model, inputs, outputs):
                 return outputs.logits.flatten(0, 1)  # (B T, C)
@@ -228,6 +228,8 @@ class Task:
         """
         if not (isinstance(teacher, PreTrainedModel) and isinstance(student, PreTrainedModel)):
             return
+        self.activation(teacher)
+        self.activation(student)
         check_classes(teacher.config, student.config)
         if student.main_input_name == teacher.main_input_name == "input_ids":
             check_vocabularies(teacher.config, student.config)

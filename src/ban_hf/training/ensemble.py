@@ -25,6 +25,8 @@ from ban_hf.models.configuration import BornAgainEnsembleConfig
 #: What members must agree on, where their configs have it, and what the ensemble has of the first.
 VOCABULARY = ("vocab_size", "vocabulary_sha256")
 SPECIAL_WORDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+#: What the ensemble's loss and output need, and its members do not get.
+FOR_THE_LOSS = frozenset({"shift_labels", "num_items_in_batch", "return_dict", "use_cache"})
 
 
 @dataclass
@@ -136,7 +138,8 @@ class BornAgainEnsemble(PreTrainedModel):
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
         }
-        given = {name: value for name, value in inputs.items() if value is not None}
+        others = {name: value for name, value in kwargs.items() if name not in FOR_THE_LOSS}
+        given = {name: value for name, value in (inputs | others).items() if value is not None}
         states = state or (None,) * len(self.members)
         outputs = [
             member(**given, **({"state": own} if recurrent else {}))
@@ -161,6 +164,7 @@ def check_alike(members: Sequence[PreTrainedModel]) -> None:
 
     first, task = members[0], task_of(members[0])
     for i, member in enumerate(members):
+        task.activation(member)
         if member.main_input_name != first.main_input_name:
             raise BANError(
                 f"members[{i}] takes {member.main_input_name}, but members[0] takes "

@@ -2,11 +2,13 @@
 
 import contextlib
 import copy
+import inspect
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
@@ -213,6 +215,8 @@ class BANTrainer(Trainer):
         check_windows("eval_dataset", self.eval_dataset, args.eval_batch_size, args)
         if in_order and "student" in self.carried.recurrent:
             check_accumulation(args)
+        if self.frozen_teacher is not None and args.remove_unused_columns:
+            self._check_columns(self.frozen_teacher.plain)
         # Trainer smooths the labels of a class that it does not know without shifting them.
         known = type(self.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         unshifted = "shift_labels" in self.task.label_names and (in_order or not known)
@@ -220,6 +224,20 @@ class BANTrainer(Trainer):
             raise BANError(
                 "label_smoothing_factor without a teacher would train this language model on "
                 "labels that are not shifted: leave it out."
+            )
+
+    def _check_columns(self, teacher: nn.Module) -> None:
+        """Raise where `Trainer` removes a column because the student alone does not read it."""
+        if not isinstance(self.train_dataset, datasets.Dataset | datasets.IterableDataset):
+            return
+        self._set_signature_columns_if_needed()
+        read = set(inspect.signature(teacher.forward).parameters) - set(self._signature_columns)
+        if lost := sorted(read & set(self.train_dataset.column_names or ())):
+            raise BANError(
+                f"remove_unused_columns=True takes {', '.join(lost)} away, because "
+                f"{type(self.model).__name__} does not read it; the teacher, a "
+                f"{type(teacher).__name__}, does. Remove it from the data if the teacher can do "
+                "without; otherwise these two need other inputs, and cannot be teacher and student."
             )
 
     def _check_labels(self, inputs: dict[str, Any]) -> None:
