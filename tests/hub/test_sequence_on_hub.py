@@ -236,7 +236,7 @@ class TestRecipe:
     def trained(self, hub, tmp_path) -> Path:
         """A family that the quickstart has published, private, with a token of its own."""
         flags = "--smoke --use_cpu --push_to_hub --hub_model_id ns/digits --hub_private_repo"
-        token = ["--hub-tok", "hf_ours"]  # as argparse lets one write it
+        token = ["--hub-token", "hf_ours"]  # as argparse lets one write it
         run_recipe("ban_cifar", *flags.split(), *token, "--output_dir", tmp_path / "a")
         return tmp_path / "a"
 
