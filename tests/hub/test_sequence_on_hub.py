@@ -253,7 +253,7 @@ class TestRecipe:
         for repo in hub.repositories.values():
             files += repo.files().values()
         assert not [content for content in files if b"hf_ours" in content]
-        assert "--hub-tok ..." in (trained / "results.md").read_text("utf-8")
+        assert "--hub-token ..." in (trained / "results.md").read_text("utf-8")
 
     def test_another_run_goes_on_from_a_commit(self, hub, trained, tmp_path):
         teacher = load_lineage("ns/digits-gen2").places[2]
