@@ -27,8 +27,7 @@ from ban_hf.jobs.training import (
     read_evaluation,
     train,
 )
-from ban_hf.lineage.files import sha256_of_file, sha256_of_json
-from ban_hf.lineage.record import RECORD, Record
+from ban_hf.lineage.files import sha256_of_json
 from ban_hf.lineage.results import Budget, Claim, Column, ColumnKind, Figures, Order, Results, Row
 from ban_hf.training.arguments import BANTrainingArguments
 
@@ -92,26 +91,8 @@ class Reproduction:
 
     @property
     def missing(self) -> list[Job]:
-        """The jobs that are not done: not trained, not measured, or taught by other networks."""
-        return [
-            job
-            for job in self.jobs
-            if read_evaluation(job, self.home) is None or self._has_other_teachers(job)
-        ]
-
-    def _has_other_teachers(self, job: Job) -> bool:
-        """Whether a finished student's teachers have been trained again since, or are missing."""
-        if not job.teachers or not is_done(job, self.home):
-            return False
-        records = [self.home / teacher.folder / RECORD for teacher in job.teachers]
-        there = [sha256_of_file(record) if record.is_file() else None for record in records]
-        return there != [
-            each.lineage_sha256 for each in Record.read(self.home / job.folder).teachers
-        ]
-
-    def _remove(self, job: Job) -> None:
-        shutil.rmtree(self.home / job.folder, ignore_errors=True)
-        evaluation_file(job, self.home).unlink(missing_ok=True)
+        """The jobs that are not done: not trained, or not measured."""
+        return [job for job in self.jobs if read_evaluation(job, self.home) is None]
 
     @property
     def finished_cells(self) -> dict[Cell, Job]:
@@ -134,10 +115,8 @@ class Reproduction:
             if force:
                 shutil.rmtree(self.output_dir / CACHES, ignore_errors=True)
             for job in self.cells.values() if force else ():
-                self._remove(job)
-            for job in in_order(self.jobs):
-                if self._has_other_teachers(job):
-                    self._remove(job)
+                shutil.rmtree(self.home / job.folder, ignore_errors=True)
+                evaluation_file(job, self.home).unlink(missing_ok=True)
             missing = self.missing
             count = max(1, min(workers or torch.cuda.device_count(), len(missing)))
             run = functools.partial(run_cell, home=self.home, caches=self._caches())
