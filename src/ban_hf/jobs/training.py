@@ -105,7 +105,8 @@ def train(
     init_sha256 = weights_digest(model)
     _check_fresh(job, home, init_sha256, args.seed)
     teacher = load_teacher(job, home)
-    if job.arguments.get("share_ends"):
+    shares_ends = bool(job.arguments.get("share_ends"))
+    if shares_ends:
         assert isinstance(teacher, CifarNetForImageClassification)  # as the table has checked
         share_ends(model, teacher)
     data_seed = args.seed if args.data_seed is None else args.data_seed
@@ -119,7 +120,6 @@ def train(
     )
     _show_progress(trainer, job.generation, job.generation if last is None else last)
     training = train_to_end(trainer, args.seed if family_seed is None else family_seed)
-    shares_ends = bool(job.arguments.get("share_ends"))
     record = Record(
         kind="generation",
         family=family,
@@ -140,12 +140,8 @@ def train(
             args.objective, args.temperature, args.teacher_weight, args.label_weight or 0.0
         )
     partial = work / "finished"
+    _save(trainer, partial)
     if args.should_save:
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-    trainer.save_model(str(partial))
-    if args.should_save:
-        # A pickle of the arguments, with paths of this machine; the record has them as JSON.
-        (partial / "training_args.bin").unlink(missing_ok=True)
         write_json(partial / LOG, trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -177,11 +173,7 @@ def build_ensemble(
         code=versions(),
     )
     partial = scratch(home, job)
-    if args.should_save:
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-    trainer.save_model(str(partial))
-    if args.should_save:
-        (partial / "training_args.bin").unlink(missing_ok=True)
+    _save(trainer, partial)
     _put_in_place(job, home, record, partial, found, args.should_save)
 
 
@@ -407,6 +399,16 @@ def _check_fresh(job: Job, home: Path, init_sha256: str, seed: int) -> None:
                 "fresh or trained: build a new model each time, with weights drawn from torch's "
                 "global generator, which is seeded for each generation."
             )
+
+
+def _save(trainer: BANTrainer, partial: Path) -> None:
+    """Save a trainer's network in a folder that is not in its place yet."""
+    if trainer.args.should_save:
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+    trainer.save_model(str(partial))
+    if trainer.args.should_save:
+        # A pickle of the arguments, with paths of this machine; the record has them as JSON.
+        (partial / "training_args.bin").unlink(missing_ok=True)
 
 
 def _put_in_place(
