@@ -37,7 +37,7 @@ from ban_hf.lineage.results import Column, Results
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import Sequence as Chain
 from ban_hf.tasks.auto import task_of
-from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
+from ban_hf.training.arguments import BANTrainingArguments, fast_arguments
 from ban_hf.training.teacher_cache import check_folder
 
 TEACHER, CACHE = "teacher", "teacher_cache"  # folders beside those of several objectives
@@ -285,7 +285,7 @@ class Families:
         except OSError as error:
             raise BANError(f"control_from: {folder} holds no finished generation 0.") from error
         model = self.setup.model_init(0)
-        ours = canonical_arguments(sequence_arguments(self.args, model))
+        ours = canonical_arguments(fast_arguments(self.args, model))
         theirs = record.training.arguments or {}
         other = [
             name

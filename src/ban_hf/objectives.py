@@ -46,8 +46,8 @@ def kd(
     Reference: Furlanello et al. 2018, eq. 2-4; Hinton et al. 2015 for the factor T^2.
     """
     check_logits(student_logits, teacher_logits, temperature)
-    student_logp = _log_softmax(student_logits, temperature)  # (N, C)
-    teacher_logp = _log_softmax(teacher_logits.detach(), temperature)  # (N, C)
+    student_logp = log_softmax(student_logits, temperature)  # (N, C)
+    teacher_logp = log_softmax(teacher_logits.detach(), temperature)  # (N, C)
     return temperature**2 * _kl(teacher_logp, student_logp)
 
 
@@ -75,7 +75,7 @@ def cwtm(
     check_logits(student_logits, teacher_logits, temperature)
     item_confidence = confidence(teacher_logits, temperature)  # (N,)
     weights = item_confidence / item_confidence.mean()  # (N,): N w_s
-    student_logp = _log_softmax(student_logits, 1.0)  # (N, C)
+    student_logp = log_softmax(student_logits)  # (N, C)
     return weights * F.nll_loss(student_logp, _required(labels, "cwtm"), reduction="none")
 
 
@@ -132,7 +132,7 @@ def dkd(
     labels = _required(labels, "dkd")
     rest = _all_but(labels, student_logits.shape[1])  # (N, C-1)
     target_kl, non_target_kl = (
-        _kl(_log_softmax(teacher, 1.0), _log_softmax(student, 1.0))
+        _kl(log_softmax(teacher), log_softmax(student))
         for teacher, student in zip(
             _decouple(teacher_logits.detach(), labels, rest, temperature),
             _decouple(student_logits, labels, rest, temperature),
@@ -147,7 +147,7 @@ OBJECTIVES: dict[str, Objective] = {"kd": kd, "cwtm": cwtm, "dkpp": dkpp, "dkd":
 
 def confidence(teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """The teacher's maximum probability, max_j softmax(t / T)_j: `(N, C)` to `(N,)`."""
-    return _log_softmax(teacher_logits.detach(), temperature).amax(1).exp()  # (N,)
+    return log_softmax(teacher_logits.detach(), temperature).amax(1).exp()  # (N,)
 
 
 def item_weights(objective: str, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -179,7 +179,7 @@ def permute_dark_knowledge(
     return teacher_logits.scatter(1, rest, dark_logits)  # (N, C)
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Give log softmax(logits / T) in at least float32, finite for all logits that the dtype holds.
 
     The difference of two huge logits can overflow, and 0 * inf is not a number; so the value, not
@@ -187,8 +187,12 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     limit = torch.finfo(logits.dtype).max * 2**-20 * min(temperature, 1 / temperature)
-    clipped = logits + (logits.clamp(-limit, limit) - logits).detach()
-    return F.log_softmax(clipped / temperature, dim=1)
+    clipped = logits.clamp(-limit, limit)
+    if logits.requires_grad:
+        clipped = logits + (clipped - logits).detach()
+    if temperature != 1:
+        clipped = clipped / temperature
+    return clipped.log_softmax(1)
 
 
 def _kl(teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
@@ -210,7 +214,7 @@ def _decouple(
     The rest's mass is a log-sum-exp over its classes, never log(1 - p_*): that is what stays finite
     when p_* rounds to one.
     """
-    logp = _log_softmax(logits, temperature)  # (N, C)
+    logp = log_softmax(logits, temperature)  # (N, C)
     rest_logp = logp.gather(1, rest)  # (N, C-1)
     target_logp = logp.gather(1, labels[:, None])  # (N, 1)
     return torch.cat([target_logp, rest_logp.logsumexp(1, keepdim=True)], 1), rest_logp

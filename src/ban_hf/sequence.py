@@ -60,7 +60,7 @@ from ban_hf.lineage.record import (
     reference,
 )
 from ban_hf.tasks.auto import check_loadable, task_of
-from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
+from ban_hf.training.arguments import BANTrainingArguments, fast_arguments
 from ban_hf.training.recurrence import check_windows
 from ban_hf.training.teacher_cache import check_folder
 
@@ -308,7 +308,7 @@ class Sequence:
         check_loadable(model)
         if self.args.label_weight is None:
             self.args.label_weight = task_of(model).default_label_weight
-        self.args = sequence_arguments(self.args, model)
+        self.args = fast_arguments(self.args, model)
         if self.args.teacher_cache is not None:
             check_folder(Path(self.args.teacher_cache), self.output_dir, WRITTEN)
         facts = plain_json(

@@ -7,10 +7,11 @@ import tiny
 import torch
 from family import views
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from ban_hf import BANTrainer, Record, collate, train_generations
 from ban_hf.training import performance as precision
+from ban_hf.training.arguments import fast_arguments
 
 BFLOAT16 = {"avx512_bf16": True}
 
@@ -56,11 +57,23 @@ def test_a_cpu_computes_bfloat16_where_it_has_instructions_for_it(
 
 
 @pytest.mark.parametrize(
-    ("network", "convolves"),
-    [(tiny.cifar, True), (tiny.vit, False), (tiny.gpt2, False), (tiny.lstm, False)],
+    ("network", "changes", "found"),
+    [
+        (tiny.cifar, {}, (True, True, "bf16")),
+        (tiny.cifar, {"fast": False}, (False, False, "no")),
+        (tiny.cifar, {"fp16": True, "mixed_precision": "fp16"}, (True, False, "fp16")),
+        (tiny.vit, {}, (True, False, "no")),  # its first layer alone convolves
+        (tiny.lstm, {}, (True, False, "no")),
+    ],
+    ids=["convolutional", "not fast", "given", "patches", "recurrent"],
 )
-def test_a_layer_of_patches_does_not_make_a_network_convolutional(network, convolves):
-    assert precision.is_convolutional(network()) is convolves
+def test_bfloat16_is_for_convolutional_networks_alone(network, changes, found, bfloat16, tmp_path):
+    given = tiny.arguments(tmp_path)
+    vars(given).update(changes)  # fp16 may be given on a GPU alone
+    before = dict(vars(given))
+    fast = fast_arguments(given, network())
+    assert (fast.fast, fast.bf16, fast.mixed_precision) == found
+    assert vars(given) == before
 
 
 def test_student_and_teacher_run_in_bfloat16_where_it_is_computed(bfloat16, tmp_path, caplog):
@@ -76,28 +89,24 @@ def test_student_and_teacher_run_in_bfloat16_where_it_is_computed(bfloat16, tmp_
     assert "CifarNetForImageClassification on cpu: bfloat16, channels-last" in caplog.messages
 
 
-@pytest.mark.parametrize(
-    ("network", "changes"),
-    [(tiny.vit, {}), (tiny.cifar, {"fast": False})],
-    ids=["transformer", "not fast"],
-)
-def test_bfloat16_is_left_alone_elsewhere(network, changes, bfloat16, tmp_path):
-    arguments = trainer(tmp_path, network(1), network(2), **changes).args
-    assert not arguments.bf16
-    assert arguments.mixed_precision == "no"
+def test_every_generation_of_a_sequence_is_fast_and_its_record_says_so(bfloat16, tmp_path):
+    def family(**changes):
+        options = dict(remove_unused_columns=False, max_steps=1, per_device_train_batch_size=8)
+        return train_generations(
+            lambda generation: tiny.cifar(torch.initial_seed() % 1000),
+            tiny.arguments(tmp_path, **options | changes),
+            generations=1,
+            train_dataset=views(24),
+            data_collator=collate,
+            ensemble=False,
+        )
 
-
-def test_a_precision_that_is_given_stays(bfloat16, tmp_path):
-    arguments = tiny.arguments(tmp_path)
-    arguments.fp16, arguments.mixed_precision = True, "fp16"  # which a GPU alone may be given
-    assert precision.fast_arguments(arguments, tiny.cifar()) is arguments
-
-
-def test_arguments_stay_as_they_were_given(bfloat16, tmp_path):
-    given = tiny.arguments(tmp_path, remove_unused_columns=False)
-    BANTrainer(tiny.cifar(1), given, teacher=tiny.cifar(2))
-    assert given.fast is None
-    assert not given.bf16
+    family()
+    for generation in range(2):
+        arguments = Record.read(tmp_path / f"generation-{generation}").training.arguments
+        assert (arguments["fast"], arguments["bf16"]) == (True, True)
+    with pytest.raises(ValueError, match="bf16: True there, False here; fast: True there, False"):
+        family(fast=False)
 
 
 def test_channels_last_changes_nothing_but_rounding(tmp_path):
@@ -111,41 +120,8 @@ def test_channels_last_changes_nothing_but_rounding(tmp_path):
     assert is_channels_last(fast.model)
 
 
-def test_without_a_teacher_a_trainer_is_as_slow_as_transformers(tmp_path):
-    student = tiny.cifar(1)
-    options = tiny.arguments(tmp_path / "ours", remove_unused_columns=False)
-    data = dict(train_dataset=views(24), data_collator=collate)
-    ours = BANTrainer(student, options, **data)
-    ours.train()
-    theirs = Trainer(tiny.cifar(1), tiny.arguments(tmp_path, remove_unused_columns=False), **data)
-    theirs.train()
-    assert not is_channels_last(student)
-    assert tiny.distance(ours.model, theirs.model) == 0
-
-
-def family(folder, **changes):
-    options = dict(remove_unused_columns=False, max_steps=1, per_device_train_batch_size=8)
-    return train_generations(
-        lambda generation: tiny.cifar(torch.initial_seed() % 1000),
-        tiny.arguments(folder, **options | changes),
-        generations=1,
-        train_dataset=views(24),
-        data_collator=collate,
-        ensemble=False,
-    )
-
-
-def test_every_generation_of_a_sequence_is_fast_and_its_record_says_so(bfloat16, tmp_path):
-    family(tmp_path)
-    for generation in range(2):
-        arguments = Record.read(tmp_path / f"generation-{generation}").training.arguments
-        assert (arguments["fast"], arguments["bf16"]) == (True, True)
-    with pytest.raises(ValueError, match="bf16: True there, False here; fast: True there, False"):
-        family(tmp_path, fast=False)
-
-
 def test_a_checkpoint_in_channels_last_goes_on_bit_for_bit(tmp_path):
-    options = dict(save_strategy="steps", save_steps=2, max_steps=5)
+    options = dict(save_strategy="steps", save_steps=2, max_steps=3)
     whole = trainer(tmp_path / "whole", **options)
     whole.train()
     trainer(tmp_path / "cut", **options).train()
@@ -186,18 +162,11 @@ class CountReads(TrainerCallback):
 
 
 @pytest.mark.parametrize("objective", ["kd", "cwtm", "dkpp", "dkd"])
-@pytest.mark.parametrize("label_weight", [0.0, 1.0])
-def test_a_step_reads_no_tensor_on_the_host(objective, label_weight, tmp_path):
+def test_a_step_reads_no_tensor_on_the_host(objective, tmp_path):
     counts = CountReads()
-    trainer(
-        tmp_path,
-        callbacks=[counts],
-        objective=objective,
-        label_weight=label_weight,
-        logging_steps=100,
-        max_steps=3,
-    ).train()
-    assert counts.steps == [[], [], []]
+    options = dict(objective=objective, label_weight=1.0, logging_steps=100, max_steps=2)
+    trainer(tmp_path, callbacks=[counts], **options).train()
+    assert counts.steps == [[], []]
 
 
 def test_asking_and_replaying_a_teacher_read_nothing_either(tmp_path):
@@ -221,10 +190,10 @@ def test_asking_and_replaying_a_teacher_read_nothing_either(tmp_path):
 def test_compiled_networks_learn_the_same_and_their_graph_breaks_are_counted(tmp_path, caplog):
     caplog.set_level(logging.INFO, "ban_hf")
     torch._dynamo.reset()
-    plain = trainer(tmp_path / "plain", max_steps=2)
+    plain = trainer(tmp_path / "plain", tiny.vit(1), tiny.vit(2), max_steps=2)
     plain.train()
     options = dict(torch_compile=True, torch_compile_backend="aot_eager", max_steps=2)
-    compiled = trainer(tmp_path / "compiled", **options)
+    compiled = trainer(tmp_path / "compiled", tiny.vit(1), tiny.vit(2), **options)
     compiled.train()
     assert tiny.distance(plain.model, compiled.model) < 1e-5
     assert any(m.endswith("graphs, 0 graph breaks") for m in caplog.messages)

@@ -465,7 +465,7 @@ def test_a_disk_that_fills_up_in_between_stops_no_training(tmp_path, monkeypatch
     def no_room(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("numpy.lib.format.write_array_header_1_0", no_room)
+    monkeypatch.setattr("numpy.save", no_room)
     trainer = train(tmp_path / "run", teacher_cache=str(tmp_path / "cache"))
     assert "No space left on device" in caplog.text
     monkeypatch.undo()

@@ -28,10 +28,8 @@ from ban_hf.jobs.footprint import (
 from ban_hf.jobs.job import Job, Setup
 from ban_hf.jobs.training import is_done
 from ban_hf.lineage.disk import existing_parent, format_bytes, free_bytes
-from ban_hf.training.arguments import BANTrainingArguments
-from ban_hf.training.callbacks import check_trained
-from ban_hf.training.performance import describe
-from ban_hf.training.trainer import BANTrainer
+from ban_hf.training.arguments import BANTrainingArguments, describe
+from ban_hf.training.trainer import BANTrainer, check_trained
 
 WARM_UP, TIMED = 3, 20  # steps
 SECONDS = 30.0  # that the timed steps may take; if they would take longer there are fewer
@@ -177,7 +175,7 @@ def plan(
     kinds = {"with labels": labels} | ({"with a teacher": student} if counts.students else {})
     steps = [f"{format_step(kind.step)} {name}" for name, kind in kinds.items()]
     whole = [f"{format_duration(length.seconds(kind))} {name}" for name, kind in kinds.items()]
-    how = describe(trainer.model, trainer.args, fast=trainer.args.fast)
+    how = describe(trainer.model, trainer.args)
     timed = [f"{kind.steps} steps {name}" for name, kind in kinds.items()]
     lines += [
         f"An estimate from {' and '.join(timed)}, on this machine as busy as it is now:",

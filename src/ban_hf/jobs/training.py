@@ -53,10 +53,9 @@ from ban_hf.models.factory import share_ends
 from ban_hf.models.modeling_cifar import CifarNetForImageClassification
 from ban_hf.tasks.auto import load_model
 from ban_hf.tasks.catalog import LOWER_IS_BETTER
-from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
-from ban_hf.training.callbacks import check_trained
+from ban_hf.training.arguments import BANTrainingArguments, fast_arguments
 from ban_hf.training.ensemble import BornAgainEnsemble
-from ban_hf.training.trainer import BANTrainer
+from ban_hf.training.trainer import BANTrainer, check_trained
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ def train(
     args.output_dir = str(work)
     set_seed(args.seed)
     model = setup.model_init(job.generation)
-    args = sequence_arguments(args, model)
+    args = fast_arguments(args, model)
     init_sha256 = weights_digest(model)
     _check_fresh(job, home, init_sha256, args.seed)
     teacher = load_teacher(job, home)

@@ -11,7 +11,11 @@ from ban_hf.errors import BANError, did_you_mean
 from ban_hf.objectives import OBJECTIVES
 from ban_hf.tasks.catalog import LOWER_IS_BETTER
 from ban_hf.training.distillation import CACHE_DTYPES, DistillationArguments
-from ban_hf.training.performance import fast_arguments
+from ban_hf.training.performance import (
+    computes_bfloat16,
+    forget_precision,
+    is_convolutional,
+)
 
 
 @dataclass
@@ -33,60 +37,83 @@ class BANTrainingArguments(DistillationArguments, TrainingArguments):
         if self.greater_is_better is None and metric in LOWER_IS_BETTER:
             self.greater_is_better = False  # Trainer knows it of a loss only
         super().__post_init__()
-        if self.objective not in OBJECTIVES:
-            raise BANError(
-                f"objective={self.objective!r} is unknown."
-                f"{did_you_mean(self.objective, OBJECTIVES)} It is one of {', '.join(OBJECTIVES)}. "
-                "BAN+L is objective='kd' with label_weight=1; kd+label and lists, as in "
-                "kd,kd+label, are arguments of a recipe."
-            )
-        if not 0 < self.temperature < math.inf:
-            raise BANError(
-                f"temperature={self.temperature} must be above 0 and finite; the paper uses 1."
-            )
+        _require(
+            self.objective in OBJECTIVES,
+            f"objective={self.objective!r} is unknown."
+            f"{did_you_mean(self.objective, OBJECTIVES)} It is one of {', '.join(OBJECTIVES)}. "
+            "BAN+L is objective='kd' with label_weight=1; kd+label and lists, as in "
+            "kd,kd+label, are arguments of a recipe.",
+        )
+        _require(
+            0 < self.temperature < math.inf,
+            f"temperature={self.temperature} must be above 0 and finite; the paper uses 1.",
+        )
         label_weight = self.label_weight or 0.0
-        if not (0 <= self.teacher_weight < math.inf and 0 <= label_weight < math.inf):
-            raise BANError(
-                f"teacher_weight={self.teacher_weight} and label_weight={label_weight} "
-                "must not be negative, and finite."
-            )
-        if self.seed < 0:
-            raise BANError(f"seed={self.seed} must not be negative.")
-        if self.teacher_weight == label_weight == 0:
-            raise BANError(
-                "teacher_weight and label_weight are both 0: there is nothing to learn from. "
-                "BAN is teacher_weight=1, label_weight=0; BAN+L is both 1."
-            )
-        self._check_milestones()
-        self._check_teacher_arguments()
-
-    def _check_teacher_arguments(self) -> None:
-        if self.teacher_batch_size is not None and self.teacher_batch_size < 1:
-            raise BANError(f"teacher_batch_size={self.teacher_batch_size} must be at least 1.")
-        if self.teacher_cache_dtype not in CACHE_DTYPES:
-            raise BANError(
-                f"teacher_cache_dtype={self.teacher_cache_dtype!r} must be one of "
-                f"{', '.join(CACHE_DTYPES)}."
-            )
-        if self.teacher_cache is not None and not self.teacher_cache.strip():
-            raise BANError("teacher_cache is empty: name a folder, or leave it out.")
-
-    def _check_milestones(self) -> None:
+        _require(
+            0 <= self.teacher_weight < math.inf and 0 <= label_weight < math.inf,
+            f"teacher_weight={self.teacher_weight} and label_weight={label_weight} "
+            "must not be negative, and finite.",
+        )
+        _require(self.seed >= 0, f"seed={self.seed} must not be negative.")
+        _require(
+            self.teacher_weight + label_weight > 0,
+            "teacher_weight and label_weight are both 0: there is nothing to learn from. "
+            "BAN is teacher_weight=1, label_weight=0; BAN+L is both 1.",
+        )
         milestones = list(self.lr_milestones or [])
-        if milestones != sorted(set(milestones)) or not all(0 < m < 1 for m in milestones):
-            raise BANError(
-                f"lr_milestones={milestones} must be rising fractions of the training between 0 "
-                "and 1, such as 0.3 0.6 0.8 for epochs 60, 120, 160 of 200."
-            )
-        if milestones and (self.warmup_steps or self.lr_scheduler_type != SchedulerType.LINEAR):
-            raise BANError(
-                "lr_milestones is a schedule of its own, without warm-up: leave out warmup_steps "
-                "and lr_scheduler_type, or take lr_milestones out of the configuration."
-            )
+        _require(
+            milestones == sorted(set(milestones)) and all(0 < m < 1 for m in milestones),
+            f"lr_milestones={milestones} must be rising fractions of the training between 0 "
+            "and 1, such as 0.3 0.6 0.8 for epochs 60, 120, 160 of 200.",
+        )
+        other_schedule = self.warmup_steps or self.lr_scheduler_type != SchedulerType.LINEAR
+        _require(
+            not (milestones and other_schedule),
+            "lr_milestones is a schedule of its own, without warm-up: leave out warmup_steps "
+            "and lr_scheduler_type, or take lr_milestones out of the configuration.",
+        )
+        size = self.teacher_batch_size
+        _require(size is None or size >= 1, f"teacher_batch_size={size} must be at least 1.")
+        _require(
+            self.teacher_cache_dtype in CACHE_DTYPES,
+            f"teacher_cache_dtype={self.teacher_cache_dtype!r} must be one of "
+            f"{', '.join(CACHE_DTYPES)}.",
+        )
+        _require(
+            self.teacher_cache is None or bool(self.teacher_cache.strip()),
+            "teacher_cache is empty: name a folder, or leave it out.",
+        )
 
 
-def sequence_arguments(args: BANTrainingArguments, model: nn.Module) -> BANTrainingArguments:
-    """The arguments of a sequence of such networks: fast, unless they say otherwise."""
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise BANError(message)
+
+
+def fast_arguments(
+    args: BANTrainingArguments, model: nn.Module | None, *, default: bool = True
+) -> BANTrainingArguments:
+    """A copy of the arguments with the fastest number format; a precision that is given stays.
+
+    Args:
+        args: of a training.
+        model: the network that is trained; None where it is built later.
+        default: `fast`, where it is not given.
+    """
     args = copy.copy(args)
-    args.fast = args.fast is not False
-    return fast_arguments(args, model) if args.fast else args
+    args.fast = default if args.fast is None else args.fast
+    if not args.fast:
+        return args
+    is_given = args.bf16 or args.fp16
+    convolves = model is not None and is_convolutional(model)
+    if convolves and not is_given and computes_bfloat16(args.device):
+        args.bf16, args.mixed_precision = True, "bf16"
+    forget_precision(but=args.mixed_precision)
+    return args
+
+
+def describe(model: nn.Module, args: BANTrainingArguments) -> str:
+    """How a network is trained here, in words."""
+    number = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+    layout = ", channels-last" if args.fast and is_convolutional(model) else ""
+    return f"{type(model).__name__} on {args.device.type}: {number}{layout}"

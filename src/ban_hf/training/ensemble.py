@@ -98,10 +98,10 @@ class BornAgainEnsemble(PreTrainedModel):
         weights = normalized_weights(weights, len(members))
         check_alike(members)
         first = members[0]
-        own = {"_name_or_path": ""}  # not the folder of this machine that it was loaded from
         configs = [
-            member.config.to_dict() | own | {"architectures": [type(member).__name__]}
-            for member in members
+            # Without the folder of this machine that it was loaded from.
+            m.config.to_dict() | {"_name_or_path": "", "architectures": [type(m).__name__]}
+            for m in members
         ]
         labels = {"id2label": first.config.id2label, "label2id": first.config.label2id}
         words = _words(first, VOCABULARY + SPECIAL_WORDS)
@@ -137,9 +137,9 @@ class BornAgainEnsemble(PreTrainedModel):
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
+            **{name: value for name, value in kwargs.items() if name not in FOR_THE_LOSS},
         }
-        others = {name: value for name, value in kwargs.items() if name not in FOR_THE_LOSS}
-        given = {name: value for name, value in (inputs | others).items() if value is not None}
+        given = {name: value for name, value in inputs.items() if value is not None}
         states = state or (None,) * len(self.members)
         outputs = [
             member(**given, **({"state": own} if recurrent else {}))
@@ -176,11 +176,12 @@ def check_alike(members: Sequence[PreTrainedModel]) -> None:
             )
         if member.config.id2label != first.config.id2label:
             raise BANError(f"members[{i}] has other classes, or another order, than members[0].")
+        words = _words(member, VOCABULARY)
         for name, value in _words(first, VOCABULARY).items():
-            if _words(member, VOCABULARY).get(name, value) != value:
+            if words.get(name, value) != value:
                 raise BANError(
                     f"members[{i}] has another vocabulary than members[0]: its {name} is "
-                    f"{_words(member, VOCABULARY)[name]}, not {value}."
+                    f"{words[name]}, not {value}."
                 )
 
 

@@ -1,7 +1,4 @@
-"""The loss of an optimizer step, and the statistics that are logged beside it.
-
-The micro-batches and processes of a step each give a share of its loss; the shares add up to the
-loss of one large batch.
+"""The loss of an optimizer step, the statistics that are logged beside it, and a guard of both.
 
 For a vocabulary of 10,000 words the logits of a step are as large as the network. What is computed
 from them is computed a few rows at a time, in one pass that stays in the processor's cache: the
@@ -12,36 +9,37 @@ Notation as in `objectives`: z, t logits of student and teacher, q = softmax(z),
 the label's index. An item with weight 0 does not count.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from ban_hf.errors import BANError
-from ban_hf.objectives import OBJECTIVES, check_logits, item_weights
+from ban_hf.objectives import OBJECTIVES, check_logits, item_weights, log_softmax
 from ban_hf.tasks.base import Items, label_cross_entropy
 from ban_hf.training.arguments import BANTrainingArguments
 
 CHUNK = 2**19  # logits at a time: 2 MB in float32
+NEVER = torch.iinfo(torch.int64).max
 
 
 class ItemStatistics(NamedTuple):
-    """What is measured of each item, or the sums over some items; each `(N,)` or `()`.
-
-    Without a teacher there is the label loss alone, without labels the last four; the others are 0.
-    """
+    """What is measured of each item, `(N,)`, or its sum over some; the first three need labels."""
 
     label_loss: Tensor  # -log q_*
-    ground_truth: Tensor  # q_* - p_*
-    dark_knowledge: Tensor  # sum_{i != *} |q_i - p_i|
-    teacher_kl: Tensor  # KL(p || q)
-    agreement: Tensor  # 1 where the teacher's argmax is one of the student's
-    confidence: Tensor  # max_j p_j
+    ground_truth_term: Tensor  # q_* - p_*
+    dark_knowledge_term: Tensor  # sum_{i != *} |q_i - p_i|
+    teacher_loss: Tensor  # KL(p || q); in the log what the objective is
+    teacher_agreement: Tensor  # 1 where the teacher's argmax is one of the student's
+    teacher_confidence: Tensor  # max_j p_j
     squared_confidence: Tensor
 
     @classmethod
@@ -53,127 +51,13 @@ class ItemStatistics(NamedTuple):
 COLUMNS = len(ItemStatistics._fields)
 
 
-class StepTotals(NamedTuple):
-    """Sums over all items of an optimizer step, of all micro-batches and processes; each `()`."""
-
-    items: Tensor  # of their weights
-    mass: Tensor  # of the objective's item weights
-
-
-@dataclass(frozen=True)
-class TeacherBatch:
-    """The teacher's items of a micro-batch.
-
-    Attributes:
-        items: with the teacher's logits, and the labels of the batch.
-        first_item: place of the first one in the optimizer step.
-    """
-
-    items: Items
-    first_item: int
-
-
-@dataclass(frozen=True)
 class StepLoss:
-    """The loss of an optimizer step, of which each micro-batch gives a share.
+    """The loss of an optimizer step, of which each micro-batch gives a share, and its statistics.
 
-    Args:
-        args: of the training.
-        totals: of all items of the step, of all micro-batches and processes.
-        step: the number of the step; `dkpp` draws its permutations from it.
-    """
+    The shares of all micro-batches of all processes add up to the loss of one large batch.
 
-    args: BANTrainingArguments
-    totals: StepTotals
-    step: int
-
-    def share(self, student: Tensor, teacher: TeacherBatch, statistics: "LossStatistics") -> Tensor:
-        """What the items of a micro-batch add to the loss of the step: `()`.
-
-        Args:
-            student: its logits `(N, C)`.
-            teacher: of the same micro-batch.
-            statistics: what the items add to the log is added to them.
-
-        Raises:
-            BANError: if `label_weight` needs labels, and there are none.
-        """
-        args, items = self.args, teacher.items
-        label_weight = args.label_weight or 0.0
-        if label_weight and items.labels is None:
-            raise BANError(
-                f"label_weight={label_weight} needs labels, but train_dataset has none: "
-                "add a 'labels' column, or set label_weight=0 (BAN)."
-            )
-        if args.objective == "kd" and args.temperature == 1 and not args.label_smoothing_factor:
-            total, sums = mixed_cross_entropy(
-                student, items, teacher_weight=args.teacher_weight, label_weight=label_weight
-            )  # (), (COLUMNS,)
-            loss, shares = total / self.totals.items, sums / self.totals.items
-        else:
-            teacher_loss, label_loss = self._terms(student, teacher)
-            loss = args.teacher_weight * teacher_loss + label_weight * label_loss
-            columns = item_statistics(student, items.logits, items.labels, items.weights)
-            shares = columns.sum(0) / self.totals.items  # (COLUMNS,)
-            named = ItemStatistics.of(shares)
-            named.teacher_kl.copy_(teacher_loss.detach())
-            named.label_loss.copy_(label_loss.detach())
-        statistics.add(shares, has_labels=items.labels is not None)
-        return loss
-
-    def _terms(self, student: Tensor, teacher: TeacherBatch) -> tuple[Tensor, Tensor]:
-        """The shares of the objective and of the label cross-entropy in the step's means."""
-        args, items = self.args, teacher.items
-        losses = OBJECTIVES[args.objective](
-            student,
-            items.logits,
-            items.labels,
-            temperature=args.temperature,
-            generator=self._generator(teacher.first_item, student.shape[1]),
-        )  # (N,)
-        # The objective is a mean over these items, the ignored ones too, by their weights.
-        mass = item_weights(args.objective, items.logits, args.temperature).mean()
-        teacher_loss = (losses * items.weights).sum() * mass / self.totals.mass
-        if items.labels is None:
-            return teacher_loss, torch.zeros_like(teacher_loss)
-        smoothing = args.label_smoothing_factor
-        losses = label_cross_entropy(student, items.labels, items.weights, smoothing)  # (N,)
-        return teacher_loss, losses.sum() / self.totals.items
-
-    def _generator(self, first_item: int, num_classes: int) -> torch.Generator | None:
-        """Noise for `dkpp` that depends on the seed, the step, and an item's place in the step.
-
-        An item's place does not depend on how a step is cut into micro-batches and processes. The
-        rows of the items before this micro-batch are drawn and dropped.
-        """
-        if self.args.objective != "dkpp":
-            return None
-        # On the CPU, whose stream does not depend on how it is cut; it heeds 32 bits of a seed.
-        generator = torch.Generator()
-        seed = np.random.SeedSequence([self.args.seed, self.step])
-        generator.manual_seed(int(seed.generate_state(1)[0]))
-        torch.rand(first_item, num_classes - 1, generator=generator)
-        return generator
-
-
-def step_totals(objective: str, batches: Sequence[TeacherBatch], temperature: float) -> StepTotals:
-    """The totals of the micro-batches of a process."""
-    counts = [batch.items.weights.sum() for batch in batches]  # each ()
-    total = sum(counts[1:], counts[0])  # ()
-    if objective != "cwtm":  # the only one whose items do not all count for one
-        return StepTotals(total, total)
-    masses = [
-        (b.items.weights * item_weights(objective, b.items.logits, temperature)).sum()
-        for b in batches
-    ]  # each ()
-    return StepTotals(total, sum(masses[1:], masses[0]))
-
-
-class LossStatistics:
-    """Means over optimizer steps of what `BANTrainer` logs beside the loss.
-
-    With q and p the softmax of student and teacher and `*` the label, the mean of a step over its
-    items of
+    With q and p the softmax of student and teacher and `*` the label, what is logged are the means
+    over the items of a step, and over the steps since the last line, of
 
     - `ground_truth_term`: q_* - p_*, the gradient at the label (eq. 7, first sum);
     - `dark_knowledge_term`: sum_{i != *} |q_i - p_i|, the gradient off the label. Its signed sum,
@@ -184,54 +68,120 @@ class LossStatistics:
 
     and `effective_sample_size`, n (mean w)^2 / mean w^2 with w = max_j p_j and n the items of a
     step: what is left of the batch when items count by their teacher's confidence (eq. 9, 10).
-
     Everything is summed on the device and read only where a line is logged.
     """
 
-    def __init__(self) -> None:
-        self._reset()
+    def __init__(self, args: BANTrainingArguments, accelerator: Accelerator) -> None:
+        self.args, self.accelerator = args, accelerator
+        self.forget()
 
-    def _reset(self) -> None:
-        self.steps = 0
-        self.items: Tensor | None = None  # (), of all steps, the same on every process
-        self.sums: Tensor | None = None  # (COLUMNS,), shares of each process
-        self.has_labels = False
+    def forget(self) -> None:
+        """Begin to sum up for another line of the log."""
+        self._steps = 0
+        self._items: Tensor | None = None  # (), of all steps, the same on every process
+        self._sums: Tensor | None = None  # (COLUMNS,), shares of each process
 
-    def add_step(self, step: StepTotals) -> None:
-        """Add an optimizer step."""
-        self.items = step.items if self.items is None else self.items + step.items
-        self.steps += 1
+    def begin(self, batches: Sequence[Items], step: int, batch_size: int) -> None:
+        """Begin an optimizer step.
 
-    @torch.no_grad()
-    def add(self, shares: Tensor, *, has_labels: bool) -> None:
-        """Add what a micro-batch adds to the means of its step.
-
-        Shapes: `(COLUMNS,)` of `ItemStatistics`; `teacher_kl` is the loss of the objective.
+        Args:
+            batches: the teacher's items of this process's micro-batches.
+            step: its number; `dkpp` draws its permutations from it.
+            batch_size: rows of a whole micro-batch.
         """
-        self.sums = shares if self.sums is None else self.sums + shares
-        self.has_labels = has_labels
+        self.batches, self._step, self._batch_size = batches, step, batch_size
+        counts = [items.weights for items in batches]  # (N,) each
+        masses = counts
+        if self.args.objective == "cwtm":  # the only one whose items do not all count for one
+            masses = [x.weights * self._item_weights(x) for x in batches]  # (N,) each
+        sums = [reduce(torch.add, (x.sum() for x in part)) for part in (counts, masses)]
+        totals = torch.stack(sums)  # (2,)
+        if self.accelerator.num_processes > 1:
+            totals = self.accelerator.reduce(totals, reduction="sum")
+        self.items, self.mass = totals.clamp(min=1e-9).unbind()  # of the whole step, () each
+        self._items = self.items if self._items is None else self._items + self.items
+        self._steps += 1
 
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means since the last call, over all processes."""
-        if self.sums is None or self.items is None:
+    def share(self, student: Tensor, micro_batch: int) -> Tensor:
+        """What the items of a micro-batch add to the loss of the step: `(N, C)` logits to `()`.
+
+        Raises:
+            BANError: if `label_weight` needs labels, and there are none.
+        """
+        args, items = self.args, self.batches[micro_batch]
+        label_weight = args.label_weight or 0.0
+        if label_weight and items.labels is None:
+            raise BANError(
+                f"label_weight={label_weight} needs labels, but train_dataset has none: "
+                "add a 'labels' column, or set label_weight=0 (BAN)."
+            )
+        if args.objective == "kd" and args.temperature == 1 and not args.label_smoothing_factor:
+            total, sums = mixed_cross_entropy(
+                student, items, teacher_weight=args.teacher_weight, label_weight=label_weight
+            )  # (), (COLUMNS,)
+            loss, shares = total / self.items, sums / self.items
+        else:
+            teacher_loss, label_loss = self._terms(student, items, micro_batch)
+            loss = args.teacher_weight * teacher_loss + label_weight * label_loss
+            shares = item_statistics(student, items).sum(0) / self.items  # (COLUMNS,)
+            named = ItemStatistics.of(shares)
+            named.teacher_loss.copy_(teacher_loss.detach())
+            named.label_loss.copy_(label_loss.detach())
+        self._sums = shares if self._sums is None else self._sums + shares
+        self._has_labels = items.labels is not None
+        return loss
+
+    def _terms(self, student: Tensor, items: Items, micro_batch: int) -> tuple[Tensor, Tensor]:
+        """The shares of the objective and of the label cross-entropy in the step's means."""
+        args = self.args
+        losses = OBJECTIVES[args.objective](
+            student,
+            items.logits,
+            items.labels,
+            temperature=args.temperature,
+            generator=self._generator(items, micro_batch) if args.objective == "dkpp" else None,
+        )  # (N,)
+        # The objective is a mean over these items, the ignored ones too, by their weights.
+        mass = self._item_weights(items).mean()
+        teacher_loss = (losses * items.weights).sum() * mass / self.mass
+        if items.labels is None:
+            return teacher_loss, torch.zeros_like(teacher_loss)
+        smoothing = args.label_smoothing_factor
+        losses = label_cross_entropy(student, items.labels, items.weights, smoothing)  # (N,)
+        return teacher_loss, losses.sum() / self.items
+
+    def _item_weights(self, items: Items) -> Tensor:
+        return item_weights(self.args.objective, items.logits, self.args.temperature)  # (N,)
+
+    def _generator(self, items: Items, micro_batch: int) -> torch.Generator:
+        """Noise for `dkpp` that depends on the seed, the step, and an item's place in the step.
+
+        An item's place does not depend on how a step is cut into micro-batches and processes. The
+        rows of the items before this micro-batch are drawn and dropped.
+        """
+        before = micro_batch * self.accelerator.num_processes + self.accelerator.process_index
+        first_item = before * self._batch_size * len(items.logits) // items.rows
+        # On the CPU, whose stream does not depend on how it is cut; it heeds 32 bits of a seed.
+        generator = torch.Generator()
+        seed = np.random.SeedSequence([self.args.seed, self._step])
+        generator.manual_seed(int(seed.generate_state(1)[0]))
+        torch.rand(first_item, items.logits.shape[1] - 1, generator=generator)
+        return generator
+
+    def means(self) -> dict[str, float]:
+        """What to log: the means since the last call, over all processes."""
+        if self._sums is None or self._items is None:
             return {}
-        sums = torch.cat([accelerator.reduce(self.sums, reduction="sum"), self.items.reshape(1)])
-        *columns, items = (sums / self.steps).tolist()
-        mean = dict(zip(ItemStatistics._fields, columns, strict=True))
-        squared = max(1e-30, mean["squared_confidence"])
-        means = {
-            "teacher_loss": mean["teacher_kl"],
-            "teacher_agreement": 100 * mean["agreement"],
-            "teacher_confidence": mean["confidence"],
-            "effective_sample_size": items * mean["confidence"] ** 2 / squared,
-        }
-        if self.has_labels:
-            means |= {
-                "label_loss": mean["label_loss"],
-                "ground_truth_term": mean["ground_truth"],
-                "dark_knowledge_term": mean["dark_knowledge"],
-            }
-        self._reset()
+        sums = torch.cat([self.accelerator.reduce(self._sums), self._items.reshape(1)])
+        *columns, items = (sums / self._steps).tolist()
+        means: dict[str, float] = dict(zip(ItemStatistics._fields, columns, strict=True))
+        squared = max(1e-30, means.pop("squared_confidence"))
+        means["effective_sample_size"] = items * means["teacher_confidence"] ** 2 / squared
+        means["teacher_agreement"] *= 100
+        if not self._has_labels:
+            for name in ("label_loss", "ground_truth_term", "dark_knowledge_term"):
+                del means[name]
+        self.forget()
         return means
 
 
@@ -251,101 +201,64 @@ def mixed_cross_entropy(
     computed with the loss and takes the memory that autograd would need for it.
     Reference: Furlanello et al. 2018, eq. 2-4.
     """
-    loss, sums = _MixedCrossEntropy.apply(
-        student_logits,
-        teacher.logits.detach(),
-        teacher.labels,
-        teacher.weights,
-        teacher_weight,
-        label_weight,
-    )
+    loss, sums = _MixedCrossEntropy.apply(student_logits, teacher, teacher_weight, label_weight)
     return loss, sums
-
-
-@torch.no_grad()
-def item_statistics(
-    student_logits: Tensor,
-    teacher_logits: Tensor | None,
-    labels: Tensor | None,
-    weights: Tensor,
-) -> Tensor:
-    """The `ItemStatistics` of each item times its weight, as columns.
-
-    Shapes: `(N, C)`, `(N, C)`, `(N,)`, `(N,)` to `(N, COLUMNS)`.
-    """
-    parts = []
-    for z, t, y, w in _chunks(student_logits, teacher_logits, labels, weights):
-        logq = _log_softmax(z)  # (n, C)
-        if t is None:
-            columns = _label_column(logq, y, w)  # (n, COLUMNS)
-        else:
-            logp = _log_softmax(t)  # (n, C)
-            p = logp.exp()  # (n, C)
-            columns = _columns(logq, logp, p, logq.exp().sub_(p), y, w)  # (n, COLUMNS)
-        parts.append(columns)
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 class _MixedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        student_logits: Tensor,
-        teacher_logits: Tensor,
-        labels: Tensor | None,
-        weights: Tensor,
-        teacher_weight: float,
-        label_weight: float,
+        ctx: Any, student_logits: Tensor, teacher: Items, teacher_weight: float, label_weight: float
     ) -> tuple[Tensor, Tensor]:
-        check_logits(student_logits, teacher_logits)
+        check_logits(student_logits, teacher.logits)
         gradients, sums = torch.empty_like(student_logits), []  # (N, C), each (COLUMNS,)
-        for z, t, y, w, gradient in _chunks(
-            student_logits, teacher_logits, labels, weights, gradients
-        ):
-            logq, logp = _log_softmax(z), _log_softmax(t)  # (n, C), (n, C)
-            q, p = logq.exp(), logp.exp()  # (n, C), (n, C)
-            gap = q - p  # (n, C)
-            sums.append(_columns(logq, logp, p, gap, y, w).sum(0))  # (COLUMNS,)
+        for rows, q, gap, columns in _chunks(student_logits, teacher):
+            sums.append(columns.sum(0))  # (COLUMNS,)
             if teacher_weight != 1:
                 gap.mul_(teacher_weight)
-            if label_weight and y is not None:
+            if label_weight and teacher.labels is not None:
+                at = teacher.labels[rows, None]  # (n, 1)
                 gap.add_(q, alpha=label_weight)
-                gap.scatter_add_(1, y[:, None], gap.new_full((len(y), 1), -label_weight))
-            gap.mul_(w[:, None])
-            gradient.copy_(gap)
-        total = sum(sums[1:], sums[0])  # (COLUMNS,)
+                gap.scatter_add_(1, at, gap.new_full(at.shape, -label_weight))
+            gap.mul_(teacher.weights[rows, None])
+            gradients[rows] = gap
+        total = reduce(torch.add, sums)  # (COLUMNS,)
         ctx.save_for_backward(gradients)
         ctx.mark_non_differentiable(total)
         named = ItemStatistics.of(total)
-        loss = teacher_weight * named.teacher_kl  # ()
+        loss = teacher_weight * named.teacher_loss  # ()
         return (loss + label_weight * named.label_loss if label_weight else loss), total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (gradients,) = ctx.saved_tensors
-        return gradients * grad_loss.to(gradients.dtype), None, None, None, None, None
+        return gradients * grad_loss.to(gradients.dtype), None, None, None
 
 
-def _chunks(student_logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """Matching rows of all tensors, `CHUNK` logits at a time; None stays None."""
+@torch.no_grad()
+def item_statistics(student_logits: Tensor, teacher: Items) -> Tensor:
+    """The `ItemStatistics` of each item times its weight: `(N, C)` to `(N, COLUMNS)`."""
+    return torch.cat([columns for *_, columns in _chunks(student_logits, teacher)])
+
+
+def _chunks(
+    student_logits: Tensor, teacher: Items
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """`CHUNK` logits at a time: n rows, q and q - p `(n, C)`, and statistics `(n, COLUMNS)`."""
     n, c = student_logits.shape
-    rows = max(1, CHUNK // c)
-    for start in range(0, max(n, 1), rows):  # one empty chunk where there are no rows
-        part = slice(start, start + rows)
-        yield student_logits[part], *(x if x is None else x[part] for x in others)
+    size = max(1, CHUNK // c)
+    for start in range(0, max(n, 1), size):  # one empty chunk where there are no rows
+        rows = slice(start, start + size)
+        logq, logp = log_softmax(student_logits[rows]), log_softmax(teacher.logits[rows])
+        q, p = logq.exp(), logp.exp()  # (n, C), (n, C)
+        gap = q - p  # (n, C)
+        labels = None if teacher.labels is None else teacher.labels[rows]  # (n,)
+        columns = _columns(logq, logp, p, gap, labels)  # (n, COLUMNS)
+        yield rows, q, gap, columns.mul_(teacher.weights[rows, None])
 
 
-def _log_softmax(logits: Tensor) -> Tensor:
-    """As in `objectives`: in float32 at least, finite for every finite logit; without a graph."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    limit = torch.finfo(logits.dtype).max * 2**-20
-    return logits.clamp(-limit, limit).log_softmax(1)
-
-
-def _columns(
-    logq: Tensor, logp: Tensor, p: Tensor, gap: Tensor, labels: Tensor | None, weights: Tensor
-) -> Tensor:
+def _columns(logq: Tensor, logp: Tensor, p: Tensor, gap: Tensor, labels: Tensor | None) -> Tensor:
     """The columns of some rows, of log q, log p, p and q - p: `(n, C)` each, to `(n, COLUMNS)`."""
     best, argmax = logp.max(1, keepdim=True)  # (n, 1), (n, 1)
     # The student's argmax, without looking for its place, which costs as much as a softmax.
@@ -360,13 +273,57 @@ def _columns(
         at_label = gap.gather(1, at)  # (n, 1)
         off_label = gap.abs().sum(1, keepdim=True) - at_label.abs()  # (n, 1)
         of_label = [-logq.gather(1, at), at_label, off_label]
-    return torch.cat([*of_label, *of_teacher], 1).mul_(weights[:, None])  # (n, COLUMNS)
+    return torch.cat([*of_label, *of_teacher], 1)  # (n, COLUMNS)
 
 
-def _label_column(logq: Tensor, labels: Tensor | None, weights: Tensor) -> Tensor:
-    """The columns of some rows with the label loss alone: `(n, C)` to `(n, COLUMNS)`."""
-    columns = logq.new_zeros(len(logq), COLUMNS)  # (n, COLUMNS)
-    if labels is not None:
-        label_loss = -(logq.gather(1, labels[:, None])[:, 0] * weights)  # (n,)
-        ItemStatistics.of(columns).label_loss.copy_(label_loss)
-    return columns
+class FiniteLossGuard(TrainerCallback):
+    """Stops a training whose loss or weights became NaN or infinite, before they are saved.
+
+    Losses are noted on the device at every step and read only before the training logs, evaluates,
+    saves or ends, so that a GPU need not wait for the CPU. The weights are checked before a save
+    and at the end: a finite loss can have a gradient that is not.
+
+    Args:
+        gather: brings a tensor of every process together, as `Accelerator.gather` does; a loss
+            that is bad on one process stops them all.
+    """
+
+    def __init__(self, gather: Callable[[Tensor], Tensor]) -> None:
+        self.gather = gather
+        self.first_bad_step: Tensor | None = None  # ()
+
+    def note(self, loss: Tensor, step: int) -> None:
+        """Remember the step if its loss `()` is the first that is no number."""
+        bad_step = torch.where(loss.isfinite(), NEVER, step)  # ()
+        earlier = bad_step if self.first_bad_step is None else self.first_bad_step
+        self.first_bad_step = torch.minimum(earlier, bad_step)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.first_bad_step = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_log or control.should_evaluate or control.should_save:
+            self.on_epoch_end(args, state, control, **kwargs)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._check(args, state, kwargs["model"] if control.should_save else None)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._check(args, state, kwargs["model"])
+
+    def _check(self, args: Any, state: Any, model: nn.Module | None) -> None:
+        if self.first_bad_step is None:
+            return
+        tensors = () if model is None else (*model.parameters(), *model.buffers())
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            self.first_bad_step = self.first_bad_step.clamp(max=state.global_step)
+        step = int(self.gather(self.first_bad_step.reshape(1)).min())
+        if step == NEVER:
+            return
+        folder = args.output_dir
+        checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+        kept = f"The last good checkpoint is {checkpoint}." if checkpoint else "There was no save."
+        raise FloatingPointError(
+            f"The loss or a weight became NaN or infinite at step {step}: the training stopped. "
+            f"{kept} Lower learning_rate, set max_grad_norm, or train in a higher precision."
+        )

@@ -7,11 +7,9 @@ All that relies on private parts of transformers, accelerate and torch is here, 
 whose docstring names the part. Look here first when a new release of them breaks something.
 """
 
-import copy
 import functools
 import logging
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -21,8 +19,6 @@ from torch import nn
 from torch._dynamo.utils import counters
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_NAME, is_torch_tf32_available
-
-Args = TypeVar("Args", bound=TrainingArguments)
 
 logger = logging.getLogger(__name__)
 
@@ -42,23 +38,13 @@ def computes_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def fast_arguments(args: Args, model: nn.Module) -> Args:
-    """The arguments with the fastest number format for a network; a precision that is given stays.
+def forget_precision(but: str) -> None:
+    """Let the next trainer have a precision other than the last one's, which accelerate refuses.
 
-    Private part: `AcceleratorState._shared_state`. accelerate remembers the precision of the last
-    trainer, and refuses another.
-
-    Returns:
-        A copy, or `args` itself where nothing is to be changed.
+    Private part: `AcceleratorState._shared_state`.
     """
-    is_given = args.bf16 or args.fp16
-    if is_convolutional(model) and not is_given and computes_bfloat16(args.device):
-        args = copy.copy(args)
-        args.bf16, args.mixed_precision = True, "bf16"
-    state = AcceleratorState._shared_state
-    if state.get("_mixed_precision", args.mixed_precision) != args.mixed_precision:
+    if AcceleratorState._shared_state.get("_mixed_precision", but) != but:
         AcceleratorState._reset_state()
-    return args
 
 
 def allow_fast_products(args: TrainingArguments) -> None:
@@ -82,13 +68,6 @@ def to_channels_last(model: nn.Module) -> nn.Module:
 def log_once(line: str) -> None:
     """Log a line once in a process, not for each generation."""
     logger.info(line)
-
-
-def describe(model: nn.Module, args: TrainingArguments, *, fast: bool | None) -> str:
-    """How a network is trained here, in words."""
-    number = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
-    layout = ", channels-last" if fast and is_convolutional(model) else ""
-    return f"{type(model).__name__} on {args.device.type}: {number}{layout}"
 
 
 def describe_compilation() -> str:

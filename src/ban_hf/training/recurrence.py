@@ -45,20 +45,6 @@ def check_windows(name: str, dataset: Any, batch_size: int, args: TrainingArgume
         check_windows(f"{name}[{key!r}]", part, batch_size, args)
     if not isinstance(dataset, TokenWindows):
         return
-    _check_order(args)
-    together = batch_size * args.world_size
-    if dataset.columns != together:
-        split = "train" if name == "train_dataset" else "eval"
-        raise BANError(
-            f"{name} is laid out in {dataset.columns} columns, but a batch has {batch_size} "
-            f"items on each of {args.world_size} processes, so that windows would not follow one "
-            f"another: build it with TokenWindows(tokens, columns={together}), or set "
-            f"per_device_{split}_batch_size."
-        )
-
-
-def _check_order(args: TrainingArguments) -> None:
-    """Raise unless batches come in reading order and each process keeps its columns."""
     if args.n_gpu > 1:
         raise BANError(
             "TokenWindows cannot be read by several GPUs of one process, which would cut the "
@@ -75,25 +61,19 @@ def _check_order(args: TrainingArguments) -> None:
                 f"{argument} would read TokenWindows out of order, with the hidden states of other "
                 "words: leave it out."
             )
-
-
-def check_accumulation(args: TrainingArguments) -> None:
-    """Raise unless a recurrent model updates after each window.
-
-    Raises:
-        BANError: under gradient accumulation.
-    """
-    if args.gradient_accumulation_steps > 1:
+    together = batch_size * args.world_size
+    if dataset.columns != together:
+        split = "train" if name == "train_dataset" else "eval"
         raise BANError(
-            f"gradient_accumulation_steps={args.gradient_accumulation_steps} with a recurrent "
-            "model would not mean a larger batch: the micro-batches are windows that follow one "
-            "another, so each update would see a longer text with states of old weights. Set it "
-            "to 1; for a larger batch raise per_device_train_batch_size (more columns)."
+            f"{name} is laid out in {dataset.columns} columns, but a batch has {batch_size} "
+            f"items on each of {args.world_size} processes, so that windows would not follow one "
+            f"another: build it with TokenWindows(tokens, columns={together}), or set "
+            f"per_device_{split}_batch_size."
         )
 
 
 class CarriedState(TrainerCallback):
-    """The hidden states of student and teacher in a text that is read in order.
+    """The hidden states of student and teacher in a text that is read in order, by their role.
 
     It is a callback, so that an epoch begins without states. Saved with a checkpoint they let a
     training resume in the middle of an epoch.
@@ -102,49 +82,45 @@ class CarriedState(TrainerCallback):
     def __init__(self) -> None:
         self.reads_in_order = False  # until a text is
         self.recurrent: set[str] = set()
-        self._states: dict[str, State] = {}
+        self.states: dict[str, State] = {}
         self._resumed: dict[str, State] = {}
 
     def add(self, role: str, model: nn.Module) -> None:
-        """Add a model, by its role: student or teacher."""
+        """Add the student or the teacher."""
         if is_recurrent(model):
             self.recurrent.add(role)
-
-    def give(self, role: str) -> dict[str, State]:
-        """What a model is called with besides its batch."""
-        return {"state": self._states.get(role)} if self.carries(role) else {}
 
     def carries(self, role: str) -> bool:
         """Whether a model continues from the state after the last window."""
         return self.reads_in_order and role in self.recurrent
 
-    def holds(self, role: str) -> bool:
-        """Whether there is a state to continue from."""
-        return role in self._states
+    def give(self, role: str) -> dict[str, State]:
+        """What a model is called with besides its batch."""
+        return {"state": self.states.get(role)} if self.carries(role) else {}
 
     def keep(self, role: str, outputs: Any) -> None:
         """Keep the state that a model gave, without its graph, for the next window."""
         if self.carries(role):
             if outputs.state is None:
                 raise BANError(f"{role} takes a state but returns none to continue from.")
-            self._states[role] = _detach(outputs.state)
+            self.states[role] = _detach(outputs.state)
 
     @contextlib.contextmanager
     def another_text(self, reads_in_order: bool) -> Iterator[None]:
         """Read another text from its beginning, then continue with this one."""
-        before = self.reads_in_order, self._states
-        self.reads_in_order, self._states = reads_in_order, {}
+        before = self.reads_in_order, self.states
+        self.reads_in_order, self.states = reads_in_order, {}
         try:
             yield
         finally:
-            self.reads_in_order, self._states = before
+            self.reads_in_order, self.states = before
 
-    def save(self, checkpoint: str | Path, rank: int) -> None:
+    def save(self, checkpoint: str, args: TrainingArguments) -> None:
         """Write the states into a checkpoint, each process its own columns'."""
         if self.reads_in_order:
-            torch.save(self._states, _file(checkpoint, rank))
+            torch.save(self.states, _file(checkpoint, args))
 
-    def load(self, checkpoint: str | Path, rank: int, device: torch.device) -> None:
+    def load(self, checkpoint: str, args: TrainingArguments) -> None:
         """Read what `save` wrote; it is used when the epoch that it belongs to resumes.
 
         Raises:
@@ -152,25 +128,25 @@ class CarriedState(TrainerCallback):
         """
         if not self.reads_in_order:
             return
-        file = _file(checkpoint, rank)
+        file = _file(checkpoint, args)
         if not file.is_file():
             raise BANError(
                 f"{checkpoint} has no {file.name}: it was not saved by a training on windows of a "
                 "text with as many processes, and cannot be resumed by one."
             )
         # Among several processes on a CPU the device is cpu:0, which torch.load does not know.
-        where = "cpu" if device.type == "cpu" else device
+        where = "cpu" if args.device.type == "cpu" else args.device
         self._resumed = torch.load(file, map_location=where, weights_only=True)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Resumed within an epoch, state.epoch is a fraction above that epoch.
         half_way = not float(state.epoch or 0).is_integer()
-        self._states = self._resumed if half_way else {}
+        self.states = self._resumed if half_way else {}
         self._resumed = {}
 
 
-def _file(checkpoint: str | Path, rank: int) -> Path:
-    return Path(checkpoint) / f"carried_state_{rank}.pth"
+def _file(checkpoint: str, args: TrainingArguments) -> Path:
+    return Path(checkpoint) / f"carried_state_{args.process_index}.pth"
 
 
 def _detach(state: State) -> State:

@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,58 +29,31 @@ from ban_hf.tasks.base import Output, Task
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.performance import is_convolutional, prepare_frozen, to_channels_last
 from ban_hf.training.recurrence import CarriedState
-from ban_hf.training.teacher_cache import CacheContents, TeacherCache
+from ban_hf.training.teacher_cache import TeacherCache
 
 Inputs = dict[str, Any]  # a batch without labels, on the device
 CPU_BATCH = 32  # images whose activations stay in a CPU's cache: a fifth faster than 128
 
 
-def freeze(teacher: nn.Module) -> nn.Module:
-    """Put a teacher into evaluation mode and take its parameters out of every gradient."""
-    return teacher.eval().requires_grad_(False)
-
-
-def check_teacher(
-    teacher: nn.Module,
-    student: nn.Module,
-    task: Task,
-    processor: Any = None,
-    name: str | Path | None = None,
-) -> None:
-    """Raise unless a teacher can teach a student.
-
-    Args:
-        teacher: a model.
-        student: a model.
-        task: of the student.
-        processor: of the student, such as its tokenizer, if it has one.
-        name: the folder or Hub id that the teacher was loaded from, if it was.
-
-    Raises:
-        BANError: if they are the same object or share weights that are trained; and see
-            `Task.check_pair`.
-    """
+def check_shares_nothing(teacher: nn.Module, student: nn.Module) -> None:
+    """Raise if teacher and student are the same object or share weights that are trained."""
     trained = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
     if teacher is student or any(id(parameter) in trained for parameter in teacher.parameters()):
         raise BANError(
             "teacher and model are the same object or share trainable weights, so that nothing "
             "would be learnt: give the student fresh weights, such as type(model)(config)."
         )
-    task.check_pair(teacher, student, processor, name)
 
 
 class FrozenTeacher(TrainerCallback):
-    """A teacher, frozen and prepared, with its hidden states and its cache.
-
-    Without a cache it runs on every batch, with one only on batches that are not stored yet. Of an
-    image the cache stores the logits, of a text the hidden states before the output layer, which is
-    applied again.
+    """A teacher in evaluation mode, outside of every gradient.
 
     Attributes:
         plain: the teacher as it was given.
         model: the teacher as it is run.
-        task: of the student.
     """
+
+    needs_forward = True  # in this epoch
 
     def __init__(
         self,
@@ -91,24 +64,16 @@ class FrozenTeacher(TrainerCallback):
         args: BANTrainingArguments,
     ) -> None:
         self.task, self.carried, self.accelerator, self.args = task, carried, accelerator, args
-        self.plain = freeze(to_channels_last(teacher) if args.fast else teacher)
+        if args.fast:
+            to_channels_last(teacher)
+        self.plain = teacher.eval().requires_grad_(False)
         carried.add("teacher", teacher)
         self.model = prepare_frozen(accelerator, teacher)
         fits_a_cache = args.fast and args.device.type == "cpu" and is_convolutional(teacher)
         self._batch_size = args.teacher_batch_size or (CPU_BATCH if fits_a_cache else None)
-        self.cache: TeacherCache | None = None
-        self._dataset: Any = None  # the copy that is trained on
-        self._given_dataset: Any = None
-        self._checked: set[torch.Size] = set()
-
-    # Forward passes
 
     def forward(self, inputs: Inputs, **options: Any) -> Any:
-        """The teacher's outputs for a batch, in evaluation mode and without a graph.
-
-        Raises:
-            BANError: if they have no logits.
-        """
+        """The teacher's outputs for a batch, in evaluation mode and without a graph."""
         if self.model.training:  # a callback or an evaluation switched it: BatchNorm would move
             self.model.eval()
         with torch.inference_mode():
@@ -123,62 +88,80 @@ class FrozenTeacher(TrainerCallback):
         return outputs
 
     def outputs(self, batches: Sequence[Inputs], positions: Sequence[Any]) -> list[Any]:
-        """The outputs for each micro-batch of a step, or those that are stored.
+        """The outputs for each micro-batch; positions `(B,)` of its items, None without a cache."""
+        return self._run(batches)
 
-        Args:
-            batches: of the step.
-            positions: `(B,)` of each batch's items in the training set; None without a cache.
-        """
-        if self.cache is None:
-            return self._forward_together(batches)
-        found = [self._replay(x, at) for x, at in zip(batches, positions, strict=True)]
-        missing = [i for i, outputs in enumerate(found) if outputs is None]
-        new = iter(
-            self._forward_and_store([batches[i] for i in missing], [positions[i] for i in missing])
-        )
-        return [next(new) if outputs is None else outputs for outputs in found]
-
-    def _forward_together(self, batches: Sequence[Inputs]) -> list[Any]:
+    def _run(self, batches: Sequence[Inputs]) -> list[Any]:
         """The outputs for each batch, run in batches of the teacher's own size."""
         size = self._batch_size
         if size is None or not batches or self.carried.carries("teacher"):
             return [self.forward(inputs) for inputs in batches]
-        if len({_shapes(inputs) for inputs in batches}) > 1:  # texts, padded to other lengths
-            return [found for inputs in batches for found in self._forward_together([inputs])]
+        shapes = {tuple((name, x.shape[1:]) for name, x in inputs.items()) for inputs in batches}
+        if len(shapes) > 1:  # texts, padded to other lengths
+            return [found for inputs in batches for found in self._run([inputs])]
         lengths = [len(next(iter(inputs.values()))) for inputs in batches]
-        parts = {
-            name: torch.cat([inputs[name] for inputs in batches]).split(size) for name in batches[0]
-        }
-        found = [
-            self.forward(dict(zip(parts, tensors, strict=True)))
-            for tensors in zip(*parts.values(), strict=True)
-        ]
-        split = {
-            name: torch.cat([getattr(outputs, name) for outputs in found]).split(lengths)
-            for name, _ in self.task.outputs
-        }
-        return [
-            SimpleNamespace(**dict(zip(split, tensors, strict=True)))
-            for tensors in zip(*split.values(), strict=True)
-        ]
+        found = [self.forward(inputs) for inputs in _regroup(batches, size)]
+        tensors = [{name: getattr(x, name) for name, _ in self.task.outputs} for x in found]
+        return [SimpleNamespace(**outputs) for outputs in _regroup(tensors, lengths)]
 
-    # The cache
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        half_way = not float(state.epoch or 0).is_integer()
+        must_read = self.needs_forward and self.carried.carries("teacher")
+        if half_way and must_read and "teacher" not in self.carried.states:
+            raise BANError(
+                "This checkpoint was saved while the teacher was replayed from a teacher_cache "
+                "that is not there now: without the words that it read before, the teacher would "
+                "give other logits. Give the same teacher_cache, or start from the beginning."
+            )
 
-    def open_cache(self, dataset: Any, collator: Any, epochs: int) -> Any:
-        """Open `args.teacher_cache` for a training.
 
-        Args:
-            dataset: of the training; it stays as it is.
-            collator: what makes batches of it.
-            epochs: of the training.
+def _regroup(batches: Sequence[Inputs], sizes: int | list[int]) -> list[Inputs]:
+    """The same rows in batches of other sizes."""
+    parts = {name: torch.cat([x[name] for x in batches]).split(sizes) for name in batches[0]}
+    return [dict(zip(parts, tensors, strict=True)) for tensors in zip(*parts.values(), strict=True)]
 
-        Returns:
-            A copy of the dataset whose batches hold the positions of their items.
+
+class CachedTeacher(FrozenTeacher):
+    """A frozen teacher that runs only on what `args.teacher_cache` does not hold yet.
+
+    Of an image the cache stores the logits, of a text the hidden states before the output layer,
+    which is applied again.
+    """
+
+    @cached_property
+    def cache(self) -> TeacherCache:
+        """The folder."""
+        args = self.args
+        return TeacherCache(str(args.teacher_cache), args.teacher_cache_dtype, self.accelerator)
+
+    def open(self, dataset: Any, collator: Any, epochs: int) -> Any:
+        """Open the cache for a training; a copy of its dataset tells the positions of items.
 
         Raises:
             BANError: if such a dataset or teacher cannot be cached; if the folder holds something
                 else, or its disk has no room.
         """
+        self._check_data(dataset, collator)
+        self._given_dataset, self._dataset = dataset, copy.copy(dataset)
+        dataset = self._dataset
+        vars(dataset).pop("fingerprint", None)  # tensors may have been changed since it was read
+        self._is_read = _reading(dataset)
+        self._is_augmented = isinstance(dataset, ImageViews) and dataset.augment
+        self._epochs = epochs if self._is_augmented else 1
+        self._head: nn.Linear | None = None
+        self._checked: set[torch.Size] = set()
+        if isinstance(dataset, ImageViews):
+            row: tuple[int, ...] = (len(dataset.label_names),)
+        else:
+            self._head = self._output_layer()
+            row = (dataset.window, self._head.in_features)
+        in_order = self.carried.carries("teacher")
+        self.cache.open(self._key(), (len(dataset), *row), self._epochs, in_order=in_order)
+        dataset.gives_positions = True
+        return dataset
+
+    def _check_data(self, dataset: Any, collator: Any) -> None:
+        """Raise unless it is known what the teacher reads in each epoch."""
         if type(dataset) not in (ImageViews, TokenWindows):  # a subclass may show something else
             raise BANError(
                 f"teacher_cache={self.args.teacher_cache!r} needs to know what the teacher reads "
@@ -196,117 +179,9 @@ class FrozenTeacher(TrainerCallback):
                 f"teacher_cache stores one tensor of logits, and task {self.task.name!r} has "
                 f"{len(self.task.outputs)}: leave teacher_cache out."
             )
-        self._given_dataset, dataset = dataset, copy.copy(dataset)
-        vars(dataset).pop("fingerprint", None)  # tensors may have been changed since it was read
-        self._is_text, self._is_read = isinstance(dataset, TokenWindows), _reading(dataset)
-        contents = self._contents(dataset)
-        self._is_augmented = isinstance(dataset, ImageViews) and dataset.augment
-        cache = TeacherCache(str(self.args.teacher_cache), contents, self.accelerator)
-        self.cache_epochs = epochs if self._is_augmented else 1
-        cache.open(range(self.cache_epochs))
-        self.cache, self._checked, self._dataset = cache, set(), dataset
-        dataset.gives_positions = True
-        return dataset
-
-    def close_cache(self) -> None:
-        """Let another training fill it."""
-        if self.cache is not None:
-            self.cache.close()
-            self.cache = self._dataset = self._given_dataset = None
-
-    @property
-    def needs_forward(self) -> bool:
-        """Whether the teacher must run in this epoch."""
-        return self.cache is None or not self.cache.is_whole
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Read what is stored of an epoch."""
-        if self.cache is not None:
-            if _reading(self._given_dataset) != self._is_read:
-                raise BANError("teacher_cache: train_dataset was changed during the training.")
-            self.cache.begin(epoch if self._is_augmented else 0)
-
-    def end_epoch(self) -> None:
-        """Put what was stored in this epoch in place."""
-        if self.cache is not None:
-            self.cache.end()
-
-    def fill_cache(self, loader: Any, prepare: Callable[[Inputs], Inputs]) -> None:
-        """Store all that a training will need, in the order in which the teacher reads.
-
-        Args:
-            loader: of the training.
-            prepare: puts a batch where the model is.
-        """
-        with torch.random.fork_rng(devices=[]):  # loading draws from what students draw from
-            for epoch in trange(self.cache_epochs, disable=self.args.disable_tqdm, unit="epoch"):
-                self.begin_epoch(epoch)
-                if self.needs_forward:
-                    self._fill_epoch(loader, epoch, prepare)
-                self.end_epoch()
-
-    def _fill_epoch(self, loader: Any, epoch: int, prepare: Callable[[Inputs], Inputs]) -> None:
-        loader.set_epoch(epoch)  # handed on to the dataset, but not on several processes
-        if isinstance(self._dataset, ImageViews):
-            self._dataset.set_epoch(epoch)
-        with self.carried.another_text(self.carried.reads_in_order):
-            for batch in loader:
-                positions = batch.pop(POSITIONS)
-                inputs = self.task.forward_inputs(self.plain, prepare(batch))
-                self.outputs([inputs], [positions])
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.begin_epoch(math.floor(state.epoch or 0))
-        half_way = not float(state.epoch or 0).is_integer()
-        must_read = self.needs_forward and self.carried.carries("teacher")
-        if half_way and must_read and not self.carried.holds("teacher"):
-            raise BANError(
-                "This checkpoint was saved while the teacher was replayed from a teacher_cache "
-                "that is not there now: without the words that it read before, the teacher would "
-                "give other logits. Give the same teacher_cache, or start from the beginning."
-            )
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.end_epoch()
-
-    def _contents(self, dataset: ImageViews | TokenWindows) -> CacheContents:
-        """What the cache of this teacher on these data holds."""
-        teacher = self.plain
-        if isinstance(dataset, ImageViews):
-            row: tuple[int, ...] = (len(dataset.label_names),)
-        else:
-            self._head = self._output_layer()
-            row = (dataset.window, self._head.in_features)
-        network: dict[str, Any] = {
-            "class": f"{type(teacher).__module__}.{type(teacher).__qualname__}"
-        }
-        if isinstance(teacher, PreTrainedModel):
-            network = architecture(teacher).to_dict()
-        else:
-            network["modules_sha256"] = sha256_of_json(repr(teacher))
-        key = {
-            "teacher": {"weights_sha256": weights_digest(teacher)} | network,
-            "data": describe_data(dataset) | self._is_read,
-            "precision": {
-                "autocast": self.accelerator.mixed_precision,
-                "weights": str(next(teacher.parameters()).dtype),
-                "channels_last": bool(self.args.fast) and is_convolutional(teacher),
-                "compiled": self.args.torch_compile,
-                "device": self.accelerator.device.type,
-                "float32_products": torch.get_float32_matmul_precision(),
-            },
-        }
-        in_order = self.carried.carries("teacher")
-        return CacheContents(
-            plain_json(key), len(dataset), row, self.args.teacher_cache_dtype, in_order
-        )
 
     def _output_layer(self) -> nn.Linear:
-        """The layer that gives the teacher's logits, and whose input is stored.
-
-        Raises:
-            BANError: if there is none.
-        """
+        """The layer that gives the teacher's logits, and whose input is stored."""
         plain = self.plain
         head = plain.get_output_embeddings() if isinstance(plain, PreTrainedModel) else None
         if not isinstance(head, nn.Linear):
@@ -316,40 +191,98 @@ class FrozenTeacher(TrainerCallback):
             )
         return head
 
-    def _replay(self, inputs: Inputs, positions: Tensor) -> Any:
-        """The outputs of a batch that are stored; None if one is missing."""
-        assert self.cache is not None
-        rows = self.cache.replay(positions)
-        if rows is None:
-            return None
-        if self._is_text:
-            # Laid out as in the first run: products of a slice are rounded otherwise.
-            rows = self._decode(rows[:, : inputs["input_ids"].shape[1]].contiguous())
-        return SimpleNamespace(logits=rows)
+    def _key(self) -> dict[str, Any]:
+        """All that decides the teacher's outputs, by name."""
+        teacher = self.plain
+        if isinstance(teacher, PreTrainedModel):
+            network = architecture(teacher).to_dict()
+        else:
+            name = f"{type(teacher).__module__}.{type(teacher).__qualname__}"
+            network = {"class": name, "modules_sha256": sha256_of_json(repr(teacher))}
+        key: dict[str, Any] = plain_json(
+            {
+                "teacher": {"weights_sha256": weights_digest(teacher)} | network,
+                "data": describe_data(self._dataset) | self._is_read,
+                "precision": {
+                    "autocast": self.accelerator.mixed_precision,
+                    "weights": str(next(teacher.parameters()).dtype),
+                    "channels_last": bool(self.args.fast) and is_convolutional(teacher),
+                    "compiled": self.args.torch_compile,
+                    "device": self.accelerator.device.type,
+                    "float32_products": torch.get_float32_matmul_precision(),
+                },
+            }
+        )
+        return key
 
-    def _forward_and_store(
-        self, batches: Sequence[Inputs], positions: Sequence[Tensor]
-    ) -> list[Any]:
-        """The outputs for each batch, as they will be replayed."""
-        assert self.cache is not None
-        stored = []
-        if not self._is_text:
-            found = self._forward_together(batches)
-            for at, outputs in zip(positions, found, strict=True):
-                stored.append(SimpleNamespace(logits=self.cache.keep(at, outputs.logits)))
-            return stored
-        for inputs, at in zip(batches, positions, strict=True):
+    def close(self) -> None:
+        """Let another training fill it."""
+        self.cache.close()
+        self._dataset = self._given_dataset = None
+
+    def fill(self, loader: Any, prepare: Callable[[Inputs], Inputs]) -> None:
+        """Store all that a training will need, in the order in which the teacher reads."""
+        with torch.random.fork_rng(devices=[]):  # loading draws from what students draw from
+            for epoch in trange(self._epochs, disable=self.args.disable_tqdm, unit="epoch"):
+                self._begin(epoch)
+                loader.set_epoch(epoch)  # handed on to the dataset, but not on several processes
+                if isinstance(self._dataset, ImageViews):
+                    self._dataset.set_epoch(epoch)
+                with self.carried.another_text(self.carried.reads_in_order):
+                    for batch in loader if self.needs_forward else ():
+                        positions = batch.pop(POSITIONS)
+                        inputs = self.task.forward_inputs(self.plain, prepare(batch))
+                        self.outputs([inputs], [positions])
+                self.cache.end()
+
+    def _begin(self, epoch: int) -> None:
+        """Read what is stored of an epoch."""
+        if _reading(self._given_dataset) != self._is_read:
+            raise BANError("teacher_cache: train_dataset was changed during the training.")
+        self.cache.begin(epoch if self._is_augmented else 0)
+        self.needs_forward = not self.cache.is_whole
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._begin(math.floor(state.epoch or 0))
+        super().on_epoch_begin(args, state, control, **kwargs)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.cache.end()
+
+    def outputs(self, batches: Sequence[Inputs], positions: Sequence[Any]) -> list[Any]:
+        found = [self._replay(x, at) for x, at in zip(batches, positions, strict=True)]
+        missing = [i for i, outputs in enumerate(found) if outputs is None]
+        inputs = [batches[i] for i in missing]
+        for i, rows in zip(missing, self._rows(inputs), strict=True):
+            found[i] = self._decode(self.cache.keep(positions[i], rows))
+        return [SimpleNamespace(logits=logits) for logits in found]
+
+    def _replay(self, inputs: Inputs, positions: Tensor) -> Tensor | None:
+        """The logits of a batch that are stored; None if one is missing."""
+        rows = self.cache.replay(positions)
+        if rows is None or self._head is None:
+            return rows
+        # Laid out as in the first run: products of a slice are rounded otherwise.
+        return self._decode(rows[:, : inputs["input_ids"].shape[1]].contiguous())
+
+    def _rows(self, batches: Sequence[Inputs]) -> Iterator[Tensor]:
+        """What is to be stored of each batch."""
+        if self._head is None:
+            yield from (outputs.logits for outputs in self._run(batches))
+            return
+        for inputs in batches:
             outputs = self.forward(inputs, output_hidden_states=True)
             hidden = outputs.hidden_states[-1]  # (B, T, H)
             self._check_decoding(hidden, outputs.logits)
-            stored.append(SimpleNamespace(logits=self._decode(self.cache.keep(at, hidden))))
-        return stored
+            yield hidden
 
     @torch.inference_mode()
-    def _decode(self, hidden: Tensor) -> Tensor:
-        """The output layer, as the teacher applies it: `(B, T, H)` to `(B, T, V)`."""
+    def _decode(self, rows: Tensor) -> Tensor:
+        """The logits of what is stored: of a text, `(B, T, H)`, by the output layer."""
+        if self._head is None:
+            return rows
         with self.accelerator.autocast():
-            logits: Tensor = self._head(hidden)
+            logits: Tensor = self._head(rows)
         return logits.float()
 
     def _check_decoding(self, hidden: Tensor, logits: Tensor) -> None:
@@ -369,8 +302,3 @@ def _reading(dataset: ImageViews | TokenWindows) -> dict[str, Any]:
     if isinstance(dataset, ImageViews):
         return {"views": dataset.views_definition}
     return {name: getattr(dataset, name) for name in ("window", "columns", "warmup")}
-
-
-def _shapes(inputs: Inputs) -> tuple[Any, ...]:
-    """The names and shapes in a batch, but for its size."""
-    return tuple((name, value.shape[1:]) for name, value in inputs.items())

@@ -13,13 +13,12 @@ a kill loses the outputs of one epoch, and spoils nothing. The file of an epoch 
 ends in `.part.npy`, with NaN for items that the teacher has not seen.
 """
 
-import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from ban_hf.errors import BANError
 from ban_hf.lineage.disk import existing_parent, format_bytes, free_bytes
-from ban_hf.lineage.files import read_json, write_json
+from ban_hf.lineage.files import read_json, sha256_of_file, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -42,66 +41,51 @@ ON_DEVICE = 2**30  # bytes of a file that are held where the student is; a large
 PENDING = 2**26  # bytes of outputs that wait on the device before they are written
 
 
-@dataclass(frozen=True)
-class CacheContents:
-    """What a cache holds.
-
-    Args:
-        key: plain JSON, all that decides the teacher's outputs, by name.
-        items: of the training set.
-        row: shape of what is stored of an item.
-        dtype: `"float32"` or `"float16"`.
-        in_order: whether the teacher reads the items in order, so that a part of them is useless.
-    """
-
-    key: Mapping[str, Any]
-    items: int
-    row: tuple[int, ...]
-    dtype: str
-    in_order: bool = False
-
-    @property
-    def file_bytes(self) -> int:
-        return self.items * int(np.prod(self.row)) * np.dtype(self.dtype).itemsize
-
-
 class TeacherCache:
-    """A folder of a teacher's outputs, opened for one training.
+    """A folder of a teacher's outputs, opened for one training at a time.
 
     Args:
         folder: created if it does not exist.
-        contents: what it will hold.
+        dtype: `"float32"` or `"float16"`.
         accelerator: of the training; all its processes see the folder.
-
-    Raises:
-        BANError: if the folder holds something else, naming all that differs.
     """
 
-    def __init__(self, folder: str | Path, contents: CacheContents, accelerator: Accelerator):
-        self.folder, self.contents, self.accelerator = Path(folder), contents, accelerator
-        self.fills = False
+    def __init__(self, folder: str | Path, dtype: str, accelerator: Accelerator) -> None:
+        self.folder, self.dtype, self.accelerator = Path(folder), dtype, accelerator
         self.is_whole = False  # whether the teacher is not needed in this epoch
+        self._fills = False
         self._lock = FileLock(self.folder / LOCK, timeout=0)
         self._rows: Tensor | None = None  # (items, *row), of the epoch
         self._partial: np.memmap | None = None  # (items, *row)
         self._pending: list[tuple[Tensor, Tensor]] = []
-        check_folder(self.folder)
-        self._check_key()
 
-    def open(self, epochs: range) -> None:
-        """Log the room that these epochs take, and become the run that fills them.
+    def open(
+        self, key: dict[str, Any], shape: tuple[int, ...], epochs: int, *, in_order: bool
+    ) -> None:
+        """Check the folder, log the room that is needed, and become the run that fills it.
+
+        Args:
+            key: plain JSON, all that decides the teacher's outputs, by name.
+            shape: `(items, *row)`, of an epoch.
+            epochs: number of files.
+            in_order: whether the teacher reads the items in order, so that some are of no use.
 
         Raises:
-            BANError: if the disk has less, or the folder cannot be made.
+            BANError: if the folder holds something else, naming all that differs, or cannot be
+                made; if the disk has too little room.
         """
-        whole = (path.name for path in self.folder.glob("epoch-*.npy") if not _is_part(path))
-        there = {int(name.split(".")[0].removeprefix("epoch-")) for name in whole}
-        missing = len(epochs) - sum(epoch in epochs for epoch in there)
-        needed, free = missing * self.contents.file_bytes, free_bytes(self.folder)
+        self._shape, self._in_order = shape, in_order
+        kept = {"items": shape[0], "row": list(shape[1:]), "dtype": self.dtype}
+        self._key = {**key, "kept": kept}
+        check_folder(self.folder)
+        self._check_key()
+        self._file_bytes = prod(shape) * np.dtype(self.dtype).itemsize
+        missing = sum(not _is_whole(self._find(epoch)) for epoch in range(epochs))
+        needed, free = missing * self._file_bytes, free_bytes(self.folder)
         room = (format_bytes(needed), format_bytes(free))
         logger.info(
             "teacher_cache: %d of %d files are in %s; the others take %s, of %s that are free",
-            *(len(epochs) - missing, len(epochs), self.folder, *room),
+            *(epochs - missing, epochs, self.folder, *room),
         )
         if needed > free:
             raise BANError(
@@ -114,9 +98,7 @@ class TeacherCache:
         except OSError as error:
             raise BANError(f"teacher_cache={str(self.folder)!r}: {error}") from error
         self.accelerator.wait_for_everyone()  # all have checked before one of them writes
-        if self.accelerator.is_main_process:
-            self.fills = bool(missing) and self._acquire()
-        self.fills = self._from_main(self.fills)
+        self._fills = self._on_main(lambda: missing > 0 and self._acquire())
 
     def close(self) -> None:
         """Let another run fill it."""
@@ -134,16 +116,15 @@ class TeacherCache:
             BANError: for a file that is not the one that was written.
         """
         self._epoch, path = epoch, self._find(epoch)
+        self._partial_file = self.folder / f"epoch-{epoch}.partial"
         self._rows, self.is_whole = None, _is_whole(path)
         if path is not None:
             self._rows = torch.from_numpy(self._map(path))
-            if self.contents.file_bytes <= ON_DEVICE:
+            if self._file_bytes <= ON_DEVICE:
                 self._rows = self._rows.to(self.accelerator.device, copy=True)
-        if self.fills and not self.is_whole:
-            if self.accelerator.is_main_process:
-                self.fills = self._make_partial(path)
-            self.fills = self._from_main(self.fills)
-            if self.fills:
+        if self._fills and not self.is_whole:
+            self._fills = self._on_main(lambda: self._make_partial(path))
+            if self._fills:
                 self._partial = np.load(self._partial_file, mmap_mode="r+")
 
     def replay(self, positions: Tensor) -> Tensor | None:
@@ -151,13 +132,13 @@ class TeacherCache:
         if self._rows is None:
             return None
         rows = self._rows[positions.to(self._rows.device)]  # (B, *row)
-        if not self.is_whole and bool(_first(rows).isnan().any()):
+        if not self.is_whole and bool(rows.flatten(1)[:, 0].isnan().any()):
             return None
         return rows.to(self.accelerator.device, torch.float32)
 
     def keep(self, positions: Tensor, outputs: Tensor) -> Tensor:
         """Store outputs `(B, *row)`, or less of the second axis; return them as replayed."""
-        dtype = getattr(torch, self.contents.dtype)
+        dtype = getattr(torch, self.dtype)
         limit = torch.finfo(dtype).max
         rows = outputs.float().clamp(-limit, limit).to(dtype)  # (B, *row)
         if self._partial is not None:
@@ -181,47 +162,38 @@ class TeacherCache:
     def _write(self) -> None:
         assert self._partial is not None
         for positions, rows in self._pending:
-            at, kept = positions.cpu().numpy(), rows.cpu().numpy()
-            if rows.ndim > 2:  # a text's last window may be shorter
-                self._partial[at, : rows.shape[1]] = kept
-            else:
-                self._partial[at] = kept
+            # A text's last window may be shorter than the others.
+            self._partial[positions.cpu().numpy(), : rows.shape[1]] = rows.cpu().numpy()
         self._pending.clear()
 
     def _put_in_place(self) -> None:
         partial, before = self._partial_file, self._find(self._epoch)
-        complete = not np.isnan(_first(np.load(partial, mmap_mode="r"))).any()
-        if not complete and self.contents.in_order:
+        rows = np.load(partial, mmap_mode="r")
+        is_complete = not np.isnan(rows.reshape(len(rows), -1)[:, 0]).any()
+        if not is_complete and self._in_order:
             partial.unlink()
             return
-        ending = ".npy" if complete else ".part.npy"
+        ending = ".npy" if is_complete else ".part.npy"
         path = self.folder / f"epoch-{self._epoch}.{_digest(partial)}{ending}"
         os.replace(partial, path)
         if before is not None and before != path:
             before.unlink()
 
-    @property
-    def _partial_file(self) -> Path:
-        return self.folder / f"epoch-{self._epoch}.partial"
-
     def _find(self, epoch: int) -> Path | None:
         """The file of an epoch; the whole one, where a kill has left both."""
-        return min(self.folder.glob(f"epoch-{epoch}.*.npy"), key=_is_part, default=None)
+        files = self.folder.glob(f"epoch-{epoch}.*.npy")
+        return min(files, key=lambda path: not _is_whole(path), default=None)
 
     def _make_partial(self, begun: Path | None) -> bool:
         """Create the file to be filled, with all its room; False if the disk has none."""
-        shape = (self.contents.items, *self.contents.row)
-        header = {"descr": np.dtype(self.contents.dtype).str, "fortran_order": False}
-        empty = np.full((min(4096, shape[0]), *shape[1:]), np.nan, self.contents.dtype)
         try:
             if begun is not None:
                 shutil.copyfile(begun, self._partial_file)
                 return True
+            unseen = np.broadcast_to(np.array(np.nan, self.dtype), self._shape)
             with self._partial_file.open("wb") as file:
-                np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
                 # Written, since a page that finds no room later would kill the process.
-                for start in range(0, shape[0], len(empty)):
-                    file.write(empty[: shape[0] - start].tobytes())
+                np.save(file, unseen)
         except OSError as error:
             logger.warning("teacher_cache: %s; from here on the teacher runs itself", error)
             self._partial_file.unlink(missing_ok=True)
@@ -232,8 +204,7 @@ class TeacherCache:
         """A file's rows `(items, *row)`, not read until they are needed."""
         try:
             rows: np.memmap = np.load(path, mmap_mode="c")
-            is_ours = rows.shape == (self.contents.items, *self.contents.row)
-            is_ours = is_ours and rows.dtype == self.contents.dtype
+            is_ours = (rows.shape, rows.dtype) == (self._shape, np.dtype(self.dtype))
             is_ours = is_ours and _digest(path) == path.name.split(".")[1]
         except (OSError, ValueError, EOFError):
             is_ours = False
@@ -244,10 +215,6 @@ class TeacherCache:
             )
         return rows
 
-    def _key(self) -> dict[str, Any]:
-        kept = {"items": self.contents.items, "row": list(self.contents.row)}
-        return {**self.contents.key, "kept": kept | {"dtype": self.contents.dtype}}
-
     def _check_key(self) -> None:
         """Raise if the folder holds other outputs."""
         path = self.folder / INDEX
@@ -255,11 +222,11 @@ class TeacherCache:
             return
         try:
             index = read_json(path)
-        except (OSError, ValueError):
-            index = None
-        if not isinstance(index, dict) or index.get("schema") != SCHEMA:
+        except (OSError, BANError):
+            index = {}
+        if index.get("schema") != SCHEMA:
             raise BANError(f"teacher_cache: {path} is of another form: name another folder.")
-        differences = _differences(index.get("key") or {}, self._key())
+        differences = _differences(index.get("key") or {}, self._key)
         if differences:
             raise BANError(
                 f"teacher_cache={str(self.folder)!r} holds other outputs; it stays as it is. Name "
@@ -273,16 +240,13 @@ class TeacherCache:
         except Timeout:
             logger.warning("teacher_cache: another run fills %s; this one reads it", self.folder)
             return False
-        try:
-            self._check_key()
-            write_json(self.folder / INDEX, {"schema": SCHEMA, "key": self._key()})
-        except BaseException:
-            self._lock.release()
-            raise
+        self._check_key()  # another run may have begun to fill it
+        write_json(self.folder / INDEX, {"schema": SCHEMA, "key": self._key})
         return True
 
-    def _from_main(self, value: bool) -> bool:
-        """The main process's value, on every process."""
+    def _on_main(self, do: Callable[[], bool]) -> bool:
+        """What the main process comes to, on every process."""
+        value = self.accelerator.is_main_process and do()
         return bool(broadcast_object_list([value])[0])
 
 
@@ -293,9 +257,6 @@ def check_folder(folder: Path, output_dir: Path | None = None, taken: Iterable[s
         folder: of the cache.
         output_dir: of the run, which must not write into the cache.
         taken: patterns of the names that the run itself uses there.
-
-    Raises:
-        BANError: if it is something else, or where the run writes.
     """
     named = f"teacher_cache={str(folder)!r}"
     is_other = os.path.lexists(folder) and not folder.is_dir()
@@ -318,23 +279,12 @@ def check_folder(folder: Path, output_dir: Path | None = None, taken: Iterable[s
         )
 
 
-def _is_part(path: Path) -> bool:
-    return path.name.endswith(".part.npy")
-
-
 def _is_whole(path: Path | None) -> bool:
-    return path is not None and not _is_part(path)
+    return path is not None and not path.name.endswith(".part.npy")
 
 
 def _digest(path: Path) -> str:
-    """Half of a file's sha256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-
-
-def _first(rows: Any) -> Any:
-    """The first number of each row, of an array or a tensor."""
-    return rows[(slice(None), *[0] * (rows.ndim - 1))]
+    return sha256_of_file(path)[:32]
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:

@@ -1,7 +1,6 @@
 """One generation: a `transformers.Trainer` whose student learns from a frozen teacher."""
 
 import contextlib
-import copy
 import inspect
 import logging
 from collections.abc import Iterator
@@ -23,32 +22,21 @@ from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.tasks.auto import load_model, resolve_task
 from ban_hf.tasks.base import Task, check_label_loss, check_label_range
-from ban_hf.training.arguments import BANTrainingArguments
-from ban_hf.training.callbacks import FiniteLossGuard
-from ban_hf.training.loss import (
-    ItemStatistics,
-    LossStatistics,
-    StepLoss,
-    StepTotals,
-    TeacherBatch,
-    item_statistics,
-    step_totals,
-)
+from ban_hf.training.arguments import BANTrainingArguments, describe, fast_arguments
+from ban_hf.training.loss import FiniteLossGuard, ItemStatistics, StepLoss, item_statistics
 from ban_hf.training.performance import (
     allow_fast_products,
-    describe,
     describe_compilation,
-    fast_arguments,
     load_renamed_weights,
     log_once,
     to_channels_last,
 )
-from ban_hf.training.recurrence import CarriedState, check_accumulation, check_windows
-from ban_hf.training.teacher import FrozenTeacher, check_teacher
+from ban_hf.training.recurrence import CarriedState, check_windows
+from ban_hf.training.teacher import CachedTeacher, FrozenTeacher, check_shares_nothing
 
 logger = logging.getLogger(__name__)
 
-TEACHER_BATCH = "teacher_batch"  # what get_batch_samples adds to a batch
+MICRO_BATCH = "micro_batch"  # what get_batch_samples adds to a batch: its place in the step
 
 
 class BANTrainer(Trainer):
@@ -76,7 +64,7 @@ class BANTrainer(Trainer):
     objective) and `label_loss`, the parts of `loss` without their weights; `teacher_agreement` (%
     of items with the same argmax); the paper's diagnosis: `ground_truth_term` and
     `dark_knowledge_term` of the gradient (eq. 7), `teacher_confidence` and
-    `effective_sample_size` (see `LossStatistics`). Evaluations give the label loss as
+    `effective_sample_size` (see `StepLoss`). Evaluations give the label loss as
     `eval_loss`, of a language model the mean over words, with its exponential, `eval_perplexity`;
     with a teacher also `eval_teacher_agreement` (%) and `eval_teacher_kl` (nats).
 
@@ -92,7 +80,7 @@ class BANTrainer(Trainer):
 
     Raises:
         BANError: for a model that no task knows, a task that does not fit it, or labels that it
-            reads in another way; for a teacher that cannot teach it (see `teacher.check_teacher`);
+            reads in another way; for a teacher that cannot teach it (see `Task.check_pair`);
             for `TokenWindows` of another batch size, and for gradient accumulation on them.
         FloatingPointError: from `train`, where the loss becomes NaN or infinite.
     """
@@ -117,11 +105,9 @@ class BANTrainer(Trainer):
                 raise BANError("compute_loss_func and teacher exclude each other: see objective.")
             # Where this is set, Trainer takes a loss as already scaled for gradient accumulation.
             trainer_kwargs["compute_loss_func"] = _never_called
-        if args.fast is None:
-            args = copy.copy(args)
-            args.fast = teacher is not None
+        args = fast_arguments(args, model, default=teacher is not None)
         if args.fast and model is not None:
-            args = fast_arguments(args, to_channels_last(model))
+            to_channels_last(model)
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         if args.fast:
             allow_fast_products(args)
@@ -132,28 +118,27 @@ class BANTrainer(Trainer):
         self.carried = CarriedState()
         self.add_callback(self.carried)
         self.carried.add("student", self.model)
+        self.step_loss = StepLoss(self.args, self.accelerator)
         self.teacher: nn.Module | None = None
         self.frozen_teacher: FrozenTeacher | None = None
         if teacher is not None:
             module = teacher if isinstance(teacher, nn.Module) else load_model(teacher)
             name = None if isinstance(teacher, nn.Module) else teacher
-            check_teacher(module, self.model, self.task, self.processing_class, name)
-            self.frozen_teacher = FrozenTeacher(
-                module, self.task, self.carried, self.accelerator, self.args
-            )
+            check_shares_nothing(module, self.model)
+            self.task.check_pair(module, self.model, self.processing_class, name)
+            kind = FrozenTeacher if self.args.teacher_cache is None else CachedTeacher
+            self.frozen_teacher = kind(module, self.task, self.carried, self.accelerator, self.args)
             self.teacher = self.frozen_teacher.model
             self.add_callback(self.frozen_teacher)
-        self.loss_statistics = LossStatistics()
         self._classes: int | None = None  # known when the labels were checked
-        self._has_own_loss = teacher is None and self.compute_loss_func is not None
         self._evaluating = False
         self._evaluated: list[Tensor] = []  # sums of rows, (B, 4) each
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        self.loss_statistics = LossStatistics()  # nothing of a training that was broken off
+        self.step_loss.forget()  # of a training that was broken off
         self._check_reading()
         if self.args.fast:
-            log_once(describe(self.model, self.args, fast=self.args.fast))
+            log_once(describe(self.model, self.args))
         with self._open_cache():
             output = super().train(*args, **kwargs)
         if self.args.torch_compile:
@@ -163,17 +148,17 @@ class BANTrainer(Trainer):
     @contextlib.contextmanager
     def _open_cache(self) -> Iterator[None]:
         """Open the teacher cache, if there is one, for a training on a copy of the dataset."""
-        if self.frozen_teacher is None or self.args.teacher_cache is None:
+        if not isinstance(self.frozen_teacher, CachedTeacher):
             yield
             return
         given = self.train_dataset
         try:
             epochs, *_ = self.set_initial_training_values(self.args, self.get_train_dataloader())
-            self.train_dataset = self.frozen_teacher.open_cache(given, self.data_collator, epochs)
+            self.train_dataset = self.frozen_teacher.open(given, self.data_collator, epochs)
             yield
         finally:
             self.train_dataset = given
-            self.frozen_teacher.close_cache()
+            self.frozen_teacher.close()
 
     def fill_teacher_cache(self) -> None:
         """Store, ahead of a training, all outputs of the teacher that it will need.
@@ -183,23 +168,23 @@ class BANTrainer(Trainer):
         Raises:
             BANError: without a teacher or a `teacher_cache`, and as `train` does.
         """
-        if self.frozen_teacher is None or self.args.teacher_cache is None:
+        if not isinstance(self.frozen_teacher, CachedTeacher):
             raise BANError("fill_teacher_cache needs a teacher and args.teacher_cache.")
         self._check_reading()
         with self._open_cache():
-            self.frozen_teacher.fill_cache(self.get_train_dataloader(), self._prepare_inputs)
+            self.frozen_teacher.fill(self.get_train_dataloader(), self._prepare_inputs)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         if not load_renamed_weights(self.model, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.carried.load(resume_from_checkpoint, self.args.process_index, self.args.device)
+        self.carried.load(resume_from_checkpoint, self.args)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """With the hidden states, which as much belong to the middle of an epoch."""
         super()._save_rng_state(output_dir)
-        self.carried.save(output_dir, self.args.process_index)
+        self.carried.save(output_dir, self.args)
 
     def _load_best_model(self) -> None:
         if not load_renamed_weights(self.model, self.state.best_model_checkpoint):
@@ -213,8 +198,13 @@ class BANTrainer(Trainer):
         self.carried.reads_in_order = in_order
         check_windows("train_dataset", self.train_dataset, args.train_batch_size, args)
         check_windows("eval_dataset", self.eval_dataset, args.eval_batch_size, args)
-        if in_order and "student" in self.carried.recurrent:
-            check_accumulation(args)
+        if self.carried.carries("student") and args.gradient_accumulation_steps > 1:
+            raise BANError(
+                f"gradient_accumulation_steps={args.gradient_accumulation_steps} with a recurrent "
+                "model would not mean a larger batch: the micro-batches are windows that follow "
+                "one another, so each update would see a longer text with states of old weights. "
+                "Set it to 1; for a larger batch raise per_device_train_batch_size (more columns)."
+            )
         if self.frozen_teacher is not None and args.remove_unused_columns:
             self._check_columns(self.frozen_teacher.plain)
         # Trainer smooths the labels of a class that it does not know without shifting them.
@@ -242,7 +232,7 @@ class BANTrainer(Trainer):
 
     def _check_labels(self, inputs: dict[str, Any]) -> None:
         """Check how the model reads its labels, on the first batch that has some."""
-        if self._classes is None and not self._has_own_loss:
+        if self._classes is None and self.compute_loss_func in (None, _never_called):
             with self.compute_loss_context_manager():
                 state = self.carried.give("student")
                 self._classes = check_label_loss(self.task, self.model, inputs, state)
@@ -274,48 +264,36 @@ class BANTrainer(Trainer):
     ) -> tuple[list, Tensor | int | None]:
         """Run the teacher, here where all micro-batches of the optimizer step are at hand."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches and self._classes is None:
-            self._check_labels(self._prepare_inputs(_without_positions(batches[0])))
+        if not batches:
+            return batches, num_items
+        positions = [batch.pop(POSITIONS, None) for batch in batches]
+        if self._classes is None:
+            self._check_labels(self._prepare_inputs(batches[0]))
         if self._classes is not None:
-            for batch in batches:
-                self._check_range(batch, self._classes)
-        if self.frozen_teacher is not None and batches:
-            self._add_teacher_logits(batches, self.frozen_teacher)
+            for labels in (batch.get(n) for batch in batches for n in self.task.label_names):
+                # To read them from a GPU would make the step wait.
+                if isinstance(labels, Tensor) and labels.device.type == "cpu":
+                    check_label_range(labels, self._classes)
+        if self.frozen_teacher is not None:
+            self._begin_step(self.frozen_teacher, batches, positions)
         return batches, num_items
 
-    def _check_range(self, batch: dict[str, Any], classes: int) -> None:
-        """Check a batch's labels on a CPU; to read them from a GPU would make the step wait."""
-        for name in self.task.label_names:
-            labels = batch.get(name)
-            if isinstance(labels, Tensor) and labels.device.type == "cpu":
-                check_label_range(labels, classes)
-
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
-        """None under a teacher: `step_totals` counts what `Trainer` would count here."""
+        """None under a teacher: `StepLoss` counts what `Trainer` would count here."""
         if self.teacher is not None:
             return None
         return super()._get_num_items_in_batch(batch_samples, device)
 
-    def _add_teacher_logits(self, batches: list, teacher: FrozenTeacher) -> None:
-        """Add the teacher's items to every micro-batch, and sum up the step over processes."""
-        size, rank = self._train_batch_size, self.accelerator.process_index
-        positions = [batch.pop(POSITIONS, None) for batch in batches]
+    def _begin_step(self, teacher: FrozenTeacher, batches: list, positions: list) -> None:
+        """Run the teacher on every micro-batch, and number them."""
         inputs = [self._prepare_inputs(batch) for batch in batches]
         forward_inputs = [self.task.forward_inputs(teacher.plain, x) for x in inputs]
-        parts = []
-        for i, outputs in enumerate(teacher.outputs(forward_inputs, positions)):
-            items = self.task.items(teacher.plain, inputs[i], outputs)
-            first_row = (i * self.accelerator.num_processes + rank) * size
-            parts.append(TeacherBatch(items, first_row * len(items.logits) // items.rows))
-            batches[i][TEACHER_BATCH] = parts[i]
-        totals = step_totals(self.args.objective, parts, self.args.temperature)
-        if self.accelerator.num_processes > 1:
-            summed = self.accelerator.reduce(torch.stack(totals), reduction="sum")  # (2,)
-            totals = StepTotals(*summed.unbind())
-        totals = StepTotals(*(number.clamp(min=1e-9) for number in totals))
-        self.step_loss = StepLoss(self.args, totals, self.state.global_step)
-        self.step_batches = len(batches)
-        self.loss_statistics.add_step(totals)
+        outputs = teacher.outputs(forward_inputs, positions)
+        pairs = zip(inputs, outputs, strict=True)
+        items = [self.task.items(teacher.plain, x, found) for x, found in pairs]
+        self.step_loss.begin(items, self.state.global_step, self._train_batch_size)
+        for i, batch in enumerate(batches):
+            batch[MICRO_BATCH] = i
 
     def compute_loss(
         self,
@@ -325,18 +303,17 @@ class BANTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """This micro-batch's share of the loss of the step; in evaluation the label loss."""
-        teacher_batch = inputs.pop(TEACHER_BATCH, None)
+        micro_batch = inputs.pop(MICRO_BATCH, None)
         if self._evaluating:
             self._check_labels(inputs)
-        if teacher_batch is not None:
+        if micro_batch is not None:
             outputs = self._run_student(model, inputs)
             student = self.task.logits(self.model, inputs, outputs)  # (N, C)
-            share = self.step_loss.share(student, teacher_batch, self.loss_statistics)
             # DDP averages gradients over the processes; the shares are to be summed.
-            loss = share * self.accelerator.num_processes
+            loss = self.step_loss.share(student, micro_batch) * self.accelerator.num_processes
             extra = self.task.extra_loss(self.model, outputs)
             if extra is not None:
-                loss = loss + extra / self.step_batches
+                loss = loss + extra / len(self.step_loss.batches)
         elif self.teacher is not None or (self._evaluating and not self.task.one_item_a_row):
             outputs = self._run_student(model, inputs)
             loss = self._measure(outputs, inputs)
@@ -361,19 +338,18 @@ class BANTrainer(Trainer):
     def _measure(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
         """The label loss of an evaluation's batch; what else is measured is kept."""
         items = self.task.items(self.model, inputs, outputs)
-        teacher_logits = None
+        # Smoothed where Trainer, without a teacher, does so.
+        smoothing = self.args.label_smoothing_factor if self.task.one_item_a_row else 0.0
+        label_loss = agreement = divergence = torch.zeros_like(items.weights)  # (N,) each
+        if items.labels is not None:
+            label_loss = self.task.label_losses(items, smoothing)
         if self.frozen_teacher is not None:
             plain = self.frozen_teacher.plain
-            forward_inputs = self.task.forward_inputs(plain, inputs)
-            teacher_outputs = self.frozen_teacher.forward(forward_inputs)
-            teacher_logits = self.task.logits(plain, inputs, teacher_outputs)  # (N, C)
-        columns = item_statistics(items.logits, teacher_logits, items.labels, items.weights)
-        found = ItemStatistics.of(columns)  # (N,) each
-        label_loss = found.label_loss
-        smoothing = self.args.label_smoothing_factor
-        if smoothing and self.task.one_item_a_row and items.labels is not None:
-            label_loss = self.task.label_losses(items, smoothing)  # (N,), as Trainer measures it
-        kept = [label_loss, found.agreement, found.teacher_kl, items.weights]
+            found = self.frozen_teacher.forward(self.task.forward_inputs(plain, inputs))
+            statistics = item_statistics(items.logits, self.task.items(plain, inputs, found))
+            agreement = ItemStatistics.of(statistics).teacher_agreement
+            divergence = ItemStatistics.of(statistics).teacher_loss
+        kept = [label_loss, agreement, divergence, items.weights]
         measured = torch.stack([column.float() for column in kept], 1)  # (N, 4)
         # Row by row: those that fill up the last batch for all processes are dropped.
         rows = measured.view(items.rows, -1, 4).sum(1)  # (B, 4)
@@ -420,7 +396,7 @@ class BANTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.teacher is not None:
-            logs.update(self.loss_statistics.means(self.accelerator))
+            logs.update(self.step_loss.means())
         super().log(logs, start_time)
 
     # Optimizer and schedule
@@ -455,11 +431,15 @@ class BANTrainer(Trainer):
         return [name for name, p in model.named_parameters() if decay_all or p.ndim > 1]
 
 
-def _without_positions(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch without the places of its items in the dataset."""
-    return {name: value for name, value in batch.items() if name != POSITIONS}
-
-
 def _never_called(*args: Any, **kwargs: Any) -> Tensor:
     """Tells `Trainer` that a loss is already scaled; `compute_loss` does not reach it."""
     raise AssertionError("compute_loss_func under a teacher")
+
+
+def check_trained(steps: int) -> None:
+    """Raise unless a training has made a step, naming what may be the cause."""
+    if not steps:
+        raise BANError(
+            "Not one step was trained: look at num_train_epochs, max_steps, "
+            "per_device_train_batch_size and dataloader_drop_last."
+        )
