@@ -1,15 +1,6 @@
-"""Students of a teacher whose outputs may be kept, and a kill in between.
-
-python tests/cached_students.py FOLDER: dies of SIGKILL while it fills a cache.
-"""
-
-import os
-import signal
-import sys
-from pathlib import Path
+"""Students of a teacher whose outputs may be kept, and a kill in between."""
 
 import tiny
-import torch
 from family import Killed, views
 from transformers import TrainerCallback
 
@@ -50,18 +41,3 @@ class KillAt(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             raise Killed
-
-
-class Die(KillAt):
-    """Kills the process itself."""
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)  # as in the tests
-    folder = Path(sys.argv[1])
-    options = dict(save_strategy="steps", save_steps=2, teacher_cache=str(folder / "cache"))
-    student(folder / "run", callbacks=[Die(5)], **options).train()

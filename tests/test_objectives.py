@@ -30,15 +30,19 @@ def test_kd_value_and_gradient_in_closed_form(batch, temperature):
     student, teacher, _ = batch
     p, q = (teacher / temperature).softmax(1), (student / temperature).softmax(1)
     loss = OBJECTIVES["kd"](student, teacher, None, temperature=temperature)
+    assert loss.shape == (N,)
     torch.testing.assert_close(loss, temperature**2 * (p * (p.log() - q.log())).sum(1))
     torch.testing.assert_close(gradient(loss, student), temperature * (q - p))
+    cross_entropy = F.cross_entropy(student / temperature, p, reduction="none")
+    same = temperature**2 * gradient(cross_entropy, student)
+    torch.testing.assert_close(same, temperature * (q - p))
 
 
-def test_kd_has_the_gradient_of_the_cross_entropy_between_the_outputs(batch):
-    student, teacher, _ = batch
-    cross_entropy = F.cross_entropy(student, teacher.softmax(1), reduction="none")
-    loss = OBJECTIVES["kd"](student, teacher, None)
-    torch.testing.assert_close(gradient(loss, student), gradient(cross_entropy, student))
+def test_the_gradient_of_a_huge_logit_is_still_q_minus_p():
+    student = torch.tensor([[3e38, 0.0, -3e38]], requires_grad=True)
+    expected = torch.tensor([[1.0, 0.0, 0.0]]) - 1 / 3
+    loss = OBJECTIVES["kd"](student, torch.zeros(1, 3))
+    torch.testing.assert_close(gradient(loss, student), expected)
 
 
 def test_kd_equals_label_cross_entropy_for_a_certain_teacher(batch):
@@ -148,15 +152,16 @@ def test_dkpp_default_generator_is_the_global_one(batch):
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("case", ["two classes", "uniform off the argmax"])
-def test_dkpp_equals_kd_where_there_is_nothing_to_permute(batch, case):
-    student, teacher, _ = batch
-    if case == "two classes":
-        student, teacher = student[:, :2], teacher[:, :2]
-    else:
-        teacher = 2 * F.one_hot(teacher.argmax(1), C).double()
-    loss = OBJECTIVES["dkpp"](student, teacher, None)
-    torch.testing.assert_close(loss, OBJECTIVES["kd"](student, teacher, None))
+def test_objectives_equal_kd_where_there_is_nothing_to_permute_or_to_decouple(batch):
+    student, teacher, labels = batch
+    uniform = 2 * F.one_hot(teacher.argmax(1), C).double()  # off its argmax
+    torch.testing.assert_close(
+        OBJECTIVES["dkpp"](student, uniform), OBJECTIVES["kd"](student, uniform)
+    )
+    student, teacher, labels = student[:, :2], teacher[:, :2], labels % 2
+    for name in ("dkpp", "dkd"):
+        loss = OBJECTIVES[name](student, teacher, labels)
+        torch.testing.assert_close(loss, OBJECTIVES["kd"](student, teacher))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -181,13 +186,6 @@ def test_dkd_gradient_in_closed_form(batch):
     torch.testing.assert_close(gradient(loss, student), expected)
 
 
-def test_dkd_equals_kd_for_two_classes(batch):
-    student, teacher, labels = batch
-    student, teacher, labels = student[:, :2], teacher[:, :2], labels % 2
-    expected = OBJECTIVES["kd"](student, teacher, None)
-    torch.testing.assert_close(OBJECTIVES["dkd"](student, teacher, labels), expected)
-
-
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradcheck_in_double_precision(batch, name, temperature):
@@ -198,17 +196,9 @@ def test_gradcheck_in_double_precision(batch, name, temperature):
         return OBJECTIVES[name](z, teacher, labels, temperature=temperature, generator=rng)
 
     assert torch.autograd.gradcheck(loss, student)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_result_is_one_loss_per_item_and_the_teacher_gets_no_gradient(batch, name):
-    student, teacher, labels = batch
     teacher.requires_grad_()
-    loss = OBJECTIVES[name](student, teacher, labels)
-    assert loss.shape == (N,)
-    loss.mean().backward()
+    loss(student).mean().backward()
     assert teacher.grad is None
-    assert student.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -239,13 +229,6 @@ def test_finite_for_the_largest_logits_that_the_dtype_holds(name, dtype, tempera
         assert gradient(loss, student).isfinite().all()
 
 
-def test_gradient_of_a_huge_logit_is_still_q_minus_p():
-    student = torch.tensor([[3e38, 0.0, -3e38]], requires_grad=True)
-    teacher = torch.tensor([[0.0, 0.0, 0.0]])
-    expected = torch.tensor([[1.0, 0.0, 0.0]]) - 1 / 3
-    torch.testing.assert_close(gradient(OBJECTIVES["kd"](student, teacher), student), expected)
-
-
 def test_confidence_and_effective_sample_size_limits():
     even = torch.zeros(4, 10)
     torch.testing.assert_close(confidence(even), torch.full((4,), 0.1))
@@ -254,17 +237,15 @@ def test_confidence_and_effective_sample_size_limits():
     assert math.isclose(confidence(certain, temperature=1e6)[0], 0.1, rel_tol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["cwtm", "dkd"])
-def test_missing_labels_are_an_error_that_names_the_objective(batch, name):
-    student, teacher, _ = batch
-    with pytest.raises(ValueError, match=f"{name}.*labels"):
-        OBJECTIVES[name](student, teacher, None)
-
-
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_bad_shapes_and_temperatures_are_errors(batch, name):
+def test_bad_input_is_refused(batch, name):
     student, teacher, labels = batch
     with pytest.raises(ValueError, match="same shape"):
         OBJECTIVES[name](student, teacher[:, 1:], labels)
+    with pytest.raises(ValueError, match="at least two classes"):
+        OBJECTIVES[name](student[:, :1], teacher[:, :1], labels)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         OBJECTIVES[name](student, teacher, labels, temperature=0)
+    if name in ("cwtm", "dkd"):
+        with pytest.raises(ValueError, match=f"{name}.*labels"):
+            OBJECTIVES[name](student, teacher, None)

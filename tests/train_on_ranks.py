@@ -11,12 +11,10 @@ import torch
 import torch.nn.functional as F
 from cached_students import KillAt, student
 from family import Killed
-from tiny import Images, cifar, confident, history, lstm, reader, trained, vit, weights
+from tiny import Images, cifar, confident, history, lstm, reader, trained, vit, weights, windows
 
 CASES = {
     "kd": dict(objective="kd", temperature=2.0),
-    "cwtm": dict(objective="cwtm"),
-    "dkpp": dict(objective="dkpp"),
     "cwtm, accumulated": dict(objective="cwtm", gradient_accumulation_steps=2, label_weight=0.5),
     "dkpp, accumulated": dict(objective="dkpp", gradient_accumulation_steps=2, label_weight=0.5),
 }
@@ -73,7 +71,7 @@ def cached(world_size: int, folder: Path, make) -> dict:
     found = {"online": trainer("online")}
     found["online"].train()
     with contextlib.suppress(Killed):
-        trainer("filled", callbacks=[KillAt(5)], **cache).train()
+        trainer("filled", callbacks=[KillAt(4)], **cache).train()
     found["filled"] = trainer("filled", **cache)
     found["filled"].train(f"{found['filled'].args.output_dir}/checkpoint-4")
     for name in ("completed", "replayed"):
@@ -91,7 +89,7 @@ def images(folder: Path, world_size: int, **changes):
 def text(folder: Path, world_size: int, **changes):
     size = 4 // world_size
     changes |= dict(per_device_train_batch_size=size, per_device_eval_batch_size=size)
-    return reader(lstm(1), folder, lstm(2), **changes)
+    return reader(lstm(1), folder, lstm(2), windows(120), **changes)
 
 
 CACHED = (images, text)

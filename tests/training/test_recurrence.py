@@ -87,7 +87,7 @@ def test_an_evaluation_in_mid_epoch_does_not_disturb_the_training(tmp_path):
     )
     quiet.train()
     disturbed.train()
-    assert sum("eval_perplexity" in line for line in history(disturbed)) == 3
+    assert sum("eval_perplexity" in line for line in history(disturbed)) > 2
     assert distance(quiet.model, disturbed.model) == 0
 
 

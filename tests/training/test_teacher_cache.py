@@ -1,11 +1,8 @@
 """The teacher cache: a student that replays it has the weights of one whose teacher runs."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import cached_students
 import numpy as np
 import pytest
 import tiny
@@ -16,6 +13,7 @@ from filelock import FileLock
 from transformers import TrainerCallback
 
 from ban_hf import BANTrainer, collate
+from ban_hf.training.teacher_cache import TeacherCache
 
 
 def train(folder, **changes):
@@ -26,6 +24,20 @@ def train(folder, **changes):
 
 def reader(folder, **changes):
     return tiny.reader(tiny.lstm(1), folder, tiny.lstm(2), **changes)
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory):
+    """A student whose teacher is asked, of images."""
+    return train(tmp_path_factory.mktemp("online"))
+
+
+@pytest.fixture(scope="module")
+def online_text(tmp_path_factory):
+    """The same, of a text."""
+    trainer = reader(tmp_path_factory.mktemp("online"))
+    trainer.train()
+    return trainer
 
 
 def forbid(trainer, monkeypatch):
@@ -45,8 +57,9 @@ def kept(cache: Path) -> list[str]:
 
 
 class TestImages:
-    def test_replaying_gives_the_weights_of_asking_and_asks_nothing(self, tmp_path, monkeypatch):
-        online = train(tmp_path / "online")
+    def test_replaying_gives_the_weights_of_asking_and_asks_nothing(
+        self, online, tmp_path, monkeypatch
+    ):
         first = train(tmp_path / "first", teacher_cache=str(tmp_path / "cache"))
         second = student(tmp_path / "second", teacher_cache=str(tmp_path / "cache"))
         forbid(second, monkeypatch).train()
@@ -66,6 +79,8 @@ class TestImages:
         assert tiny.distance(second.model, online.model) == 0
 
     def test_it_holds_what_the_teacher_says_of_each_view(self, tmp_path):
+        train(tmp_path, data=images(augment=False), teacher_cache=str(tmp_path / "plain"))
+        assert kept(tmp_path / "plain") == ["epoch-0"]
         data = images()
         trainer = train(tmp_path, data=data, teacher_cache=str(tmp_path / "cache"))
         data.set_epoch(1)
@@ -76,20 +91,9 @@ class TestImages:
         rows = torch.from_numpy(np.load(file))
         torch.testing.assert_close(rows, logits, rtol=0, atol=1e-6)
 
-    def test_plain_images_need_one_file(self, tmp_path):
-        cache = tmp_path / "cache"
-        train(tmp_path, data=images(augment=False), teacher_cache=str(cache))
-        assert kept(cache) == ["epoch-0"]
-
-    def test_it_may_be_filled_ahead(self, tmp_path, monkeypatch):
-        cache = str(tmp_path / "cache")
-        student(tmp_path / "ahead", teacher_cache=cache, student_seed=7).fill_teacher_cache()
-        online = train(tmp_path / "online")
-        second = student(tmp_path / "second", teacher_cache=cache)
-        forbid(second, monkeypatch).train()
-        assert tiny.distance(second.model, online.model) == 0
-
-    def test_to_fill_it_takes_nothing_from_what_the_student_draws(self, tmp_path):
+    def test_it_may_be_filled_ahead_which_takes_nothing_from_what_the_student_draws(
+        self, tmp_path, monkeypatch
+    ):
         def dropping(name, **changes):
             trainer = student(tmp_path / name, **changes)
             trainer.model.vit.embeddings.dropout.p = 0.3
@@ -99,25 +103,28 @@ class TestImages:
         online.train()
         filling = dropping("filling", teacher_cache=str(tmp_path / "cache"))
         filling.fill_teacher_cache()
-        filling.train()
+        forbid(filling, monkeypatch).train()
         assert tiny.distance(filling.model, online.model) == 0
 
-    def test_a_longer_training_asks_what_is_missing_alone(self, tmp_path):
+    def test_a_longer_training_asks_what_is_missing_alone(self, online, tmp_path):
         cache = tmp_path / "cache"
         train(tmp_path / "short", teacher_cache=str(cache), num_train_epochs=1)
         (first,) = cache.glob("*.npy")
         before = first.stat().st_mtime_ns
+        with FileLock(cache / "cache.lock"):  # another run fills it: this one reads it alone
+            second = train(tmp_path / "second", teacher_cache=str(cache))
+        assert kept(cache) == ["epoch-0"]
         longer = train(tmp_path / "long", teacher_cache=str(cache))
         assert first.stat().st_mtime_ns == before
-        assert tiny.distance(longer.model, train(tmp_path / "online").model) == 0
         assert len(kept(cache)) == EPOCHS
+        for trainer in (second, longer):
+            assert tiny.distance(trainer.model, online.model) == 0
 
-    def test_an_epoch_that_was_broken_off_is_completed(self, tmp_path, monkeypatch):
+    def test_an_epoch_that_was_broken_off_is_completed(self, online, tmp_path, monkeypatch):
         cache = str(tmp_path / "cache")
         train(tmp_path / "short", teacher_cache=cache, max_steps=1)
         assert not kept(tmp_path / "cache")
         assert list((tmp_path / "cache").glob("epoch-0.*.part.npy"))
-        online = train(tmp_path / "online")
         for name in ("second", "third"):
             trainer = student(tmp_path / name, teacher_cache=cache)
             if name == "third":
@@ -126,15 +133,15 @@ class TestImages:
             assert tiny.distance(trainer.model, online.model) == 0
         assert not list((tmp_path / "cache").glob("*.part.npy"))
 
-    def test_float16_rounds_for_the_student_that_fills_it_too(self, tmp_path, monkeypatch):
+    def test_float16_rounds_for_the_student_that_fills_it_too(self, online, tmp_path, monkeypatch):
         cache = dict(teacher_cache=str(tmp_path / "cache"), teacher_cache_dtype="float16")
         first = train(tmp_path / "first", **cache)
         second = student(tmp_path / "second", **cache)
         forbid(second, monkeypatch).train()
         assert tiny.distance(second.model, first.model) == 0
-        assert 0 < tiny.distance(train(tmp_path / "online").model, first.model) < 1e-2
+        assert 0 < tiny.distance(online.model, first.model) < 1e-2
 
-    @pytest.mark.parametrize("size", [3, 8, 100])
+    @pytest.mark.parametrize("size", [3, 100])
     def test_the_teacher_may_be_asked_in_batches_of_its_own(self, size, tmp_path):
         options = dict(gradient_accumulation_steps=3)
         trainer = student(tmp_path / "own", teacher_batch_size=size, **options)
@@ -152,20 +159,31 @@ class TestImages:
 
 
 class TestTexts:
-    def test_replaying_gives_the_weights_of_asking_and_asks_nothing(self, tmp_path, monkeypatch):
-        online = reader(tmp_path / "online")
-        online.train()
-        cache = str(tmp_path / "cache")
+    def test_replaying_gives_the_weights_of_asking_and_asks_nothing(
+        self, online_text, tmp_path, monkeypatch
+    ):
+        cache, asked = str(tmp_path / "cache"), []
         first = reader(tmp_path / "first", teacher_cache=cache)
+        forward = first.frozen_teacher.plain.forward
+
+        def note(*args, **kwargs):
+            asked.append(first.state.epoch or 0)
+            return forward(*args, **kwargs)
+
+        first.frozen_teacher.plain.forward = note
         first.train()
+        assert 0 < max(asked) < 1  # in the first epoch alone
+        (file,) = (tmp_path / "cache").glob("*.npy")
+        shape = np.load(file, mmap_mode="r").shape
+        assert shape == (len(first.train_dataset), 7, 8)  # hidden states, not logits
         second = reader(tmp_path / "second", teacher_cache=cache)
         forbid(second, monkeypatch).train()
-        assert tiny.distance(first.model, online.model) == 0
-        assert tiny.distance(second.model, online.model) == 0
-        assert tiny.history(second) == tiny.history(online)
+        assert tiny.distance(first.model, online_text.model) == 0
+        assert tiny.distance(second.model, online_text.model) == 0
+        assert tiny.history(second) == tiny.history(online_text)
 
     @pytest.mark.parametrize("make", [tiny.lstm, tiny.gpt2])
-    @pytest.mark.parametrize("words", range(1, 8))
+    @pytest.mark.parametrize("words", [1, 4, 7])
     def test_a_last_window_of_any_length_is_replayed_exactly(self, make, words, tmp_path):
         text, cache = tiny.windows(4 * (7 * 2 + words) + 4), str(tmp_path / "cache")
         options = dict(num_train_epochs=1, data=text)
@@ -178,55 +196,23 @@ class TestTexts:
             )
         ]
         for trainer in trainers:
+            if trainer is trainers[-1]:
+                trainer.frozen_teacher.plain.forward = None  # it is not asked
             trainer.train()
             assert tiny.distance(trainer.model, trainers[0].model) == 0
 
-    def test_a_teacher_is_asked_in_the_first_epoch_alone(self, tmp_path):
-        trainer = reader(tmp_path, teacher_cache=str(tmp_path / "cache"), num_train_epochs=3)
-        asked, forward = [], trainer.frozen_teacher.plain.forward
-
-        def note(*args, **kwargs):
-            asked.append(trainer.state.epoch or 0)
-            return forward(*args, **kwargs)
-
-        trainer.frozen_teacher.plain.forward = note
-        trainer.train()
-        assert asked
-        assert max(asked) < 1
-
-    def test_hidden_states_are_kept_not_logits(self, tmp_path):
-        trainer = reader(tmp_path, teacher_cache=str(tmp_path / "cache"))
-        trainer.train()
-        (file,) = (tmp_path / "cache").glob("*.npy")
-        rows = np.load(file, mmap_mode="r")
-        assert rows.shape == (len(trainer.train_dataset), 7, 8)
-
-    def test_a_transformer_on_windows_is_replayed_too(self, tmp_path, monkeypatch):
-        def trainer(name, **changes):
-            return tiny.reader(tiny.gpt2(1), tmp_path / name, tiny.gpt2(2), **changes)
-
-        online = trainer("online")
-        online.train()
-        cache = str(tmp_path / "cache")
-        trainer("first", teacher_cache=cache).train()
-        second = trainer("second", teacher_cache=cache)
-        forbid(second, monkeypatch).train()
-        assert tiny.distance(second.model, online.model) == 0
-
-    def test_half_an_epoch_of_a_text_is_not_kept(self, tmp_path):
+    def test_half_an_epoch_of_a_text_is_not_kept(self, online_text, tmp_path):
         cache = tmp_path / "cache"
         reader(tmp_path / "first", teacher_cache=str(cache), max_steps=3).train()
         assert not list(cache.glob("epoch-*"))
         second = reader(tmp_path / "second", teacher_cache=str(cache))
         second.train()
-        online = reader(tmp_path / "online")
-        online.train()
-        assert tiny.distance(second.model, online.model) == 0
+        assert tiny.distance(second.model, online_text.model) == 0
         assert kept(cache) == ["epoch-0"]
 
     def test_a_checkpoint_that_was_replayed_needs_the_cache(self, tmp_path):
         cache = str(tmp_path / "cache")
-        reader(tmp_path / "first", teacher_cache=cache).train()
+        reader(tmp_path / "first", teacher_cache=cache, num_train_epochs=1).train()
         options = dict(save_strategy="steps", save_steps=3)
         with pytest.raises(Killed):
             reader(tmp_path / "s", teacher_cache=cache, callbacks=[KillAt(5)], **options).train()
@@ -238,42 +224,38 @@ class TestTexts:
 class TestKilled:
     """Killed while the cache was being written, and resumed from a checkpoint."""
 
-    @pytest.mark.parametrize("make", [student, reader], ids=["images", "text"])
-    @pytest.mark.parametrize("killed_at", [1, 5])
-    def test_both_students_come_to_the_weights_of_asking(self, make, killed_at, tmp_path):
+    @pytest.mark.parametrize(
+        ("make", "asked", "killed_at"),
+        [(student, "online", 1), (student, "online", 5), (reader, "online_text", 5)],
+    )
+    def test_both_students_come_to_the_weights_of_asking(
+        self, make, asked, killed_at, tmp_path, monkeypatch, request
+    ):
         options = dict(save_strategy="steps", save_steps=2)
-        online = make(tmp_path / "online", **options)
-        online.train()
         cache = dict(teacher_cache=str(tmp_path / "cache"))
+        # Of a process that dies there is nothing left but its files.
+        monkeypatch.setattr(TeacherCache, "close", lambda cache: cache._lock.release())
         with pytest.raises(Killed):
             make(tmp_path / "first", callbacks=[KillAt(killed_at)], **options, **cache).train()
+        monkeypatch.undo()
+        assert list((tmp_path / "cache").glob("*.partial"))
         saved = sorted((tmp_path / "first").glob("checkpoint-*"))
         first = make(tmp_path / "first", **options, **cache)
         first.train(str(saved[-1]) if saved else None)
         second = make(tmp_path / "second", **options, **cache)
         second.train()
+        online = request.getfixturevalue(asked)
         assert tiny.distance(first.model, online.model) == 0
         assert tiny.distance(second.model, online.model) == 0
-
-    def test_a_process_that_dies_loses_an_epoch_of_it_at_most(self, tmp_path):
-        script = [sys.executable, cached_students.__file__, str(tmp_path)]
-        died = subprocess.run(script, capture_output=True, timeout=120, check=False)
-        assert died.returncode == -9, died.stderr
-        assert kept(tmp_path / "cache") == ["epoch-0"]
-        assert (tmp_path / "cache" / "epoch-1.partial").is_file()
-        options = dict(save_strategy="steps", save_steps=2, teacher_cache=str(tmp_path / "cache"))
-        online = train(tmp_path / "online")
-        first = student(tmp_path / "run", **options)
-        first.train(str(tmp_path / "run" / "checkpoint-4"))
-        second = train(tmp_path / "second", **options)
-        assert tiny.distance(first.model, online.model) == 0
-        assert tiny.distance(second.model, online.model) == 0
-
         assert not list((tmp_path / "cache").glob("*.partial"))
 
     @pytest.mark.parametrize("where", ["replace", "unlink"])
-    def test_a_kill_while_a_file_is_completed_spoils_nothing(self, where, tmp_path, monkeypatch):
+    def test_a_kill_while_a_file_is_completed_spoils_nothing(
+        self, where, online, tmp_path, monkeypatch
+    ):
         cache = dict(teacher_cache=str(tmp_path / "cache"))
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "cache.json.tmp").write_text("{")  # of a kill before all this
         train(tmp_path / "short", max_steps=1, **cache)
 
         def die(*args, **kwargs):
@@ -284,13 +266,7 @@ class TestKilled:
             train(tmp_path / "first", **cache)
         monkeypatch.undo()
         second = train(tmp_path / "second", **cache)
-        assert tiny.distance(second.model, train(tmp_path / "online").model) == 0
-        assert len(kept(tmp_path / "cache")) == EPOCHS
-
-    def test_a_kill_before_the_cache_says_what_it_is_of_spoils_nothing(self, tmp_path):
-        (tmp_path / "cache").mkdir()
-        (tmp_path / "cache" / "cache.json.tmp").write_text("{")
-        train(tmp_path / "run", teacher_cache=str(tmp_path / "cache"))
+        assert tiny.distance(second.model, online.model) == 0
         assert len(kept(tmp_path / "cache")) == EPOCHS
 
 
@@ -307,59 +283,58 @@ class TestRefusals:
         return shutil.copytree(filled, tmp_path / "cache")
 
     @pytest.mark.parametrize(
-        ("named", "changes"),
-        {
-            "teacher.weights_sha256": dict(teacher_seed=3),
-            "data.fingerprint": dict(data=images().select(list(range(23, -1, -1)), augment=True)),
-            "data.views.flip": dict(data=None),
-            "data.views.seed": dict(data=None),
-            "kept.dtype": dict(teacher_cache_dtype="float16"),
-        }.items(),
-        ids=["weights", "order", "augmentation", "seed", "dtype"],
+        ("named", "changes", "of_data"),
+        [
+            ("teacher.weights_sha256: ", dict(teacher_seed=3), {}),
+            ("data.fingerprint: ", {}, dict(labels=torch.arange(24) % 3)),
+            ("data.fingerprint: ", {}, dict(images=images().images ^ 255)),
+            ("data.views.flip: ", {}, dict(flip=False)),
+            ("data.views.seed: ", {}, dict(seed=9)),
+            ("kept.dtype: ", dict(teacher_cache_dtype="float16"), {}),
+            ("precision.autocast: 'no' there, 'bf16' here", dict(bf16=True), {}),
+        ],
+        ids=["weights", "labels", "pixels", "augmentation", "seed", "dtype", "precision"],
     )
-    def test_other_outputs_are_refused_and_named(self, named, changes, cache, tmp_path):
-        changes = dict(changes)
-        if named == "data.views.flip":
-            changes["data"] = images()
-            changes["data"].flip = False
-        if named == "data.views.seed":
-            changes["data"] = images()
-            changes["data"].seed = 9
+    def test_other_outputs_are_refused_and_named(self, named, changes, of_data, cache, tmp_path):
+        data = images()
+        assert data.fingerprint  # which is kept
+        for name, value in of_data.items():
+            setattr(data, name, value)
         before = {file.name: file.read_bytes() for file in cache.iterdir()}
         with pytest.raises(ValueError, match="holds other outputs") as refusal:
-            train(tmp_path / "run", teacher_cache=str(cache), **changes)
-        assert f"{named}: " in str(refusal.value)
+            train(tmp_path / "run", data=data, teacher_cache=str(cache), **changes)
+        assert named in str(refusal.value)
         assert {file.name: file.read_bytes() for file in cache.iterdir()} == before
 
-    def test_another_precision_is_refused(self, cache, tmp_path):
-        with pytest.raises(ValueError, match=r"precision\.autocast: 'no' there, 'bf16' here"):
-            train(tmp_path / "run", teacher_cache=str(cache), bf16=True)
+    def test_a_text_that_is_read_otherwise_is_refused(self, tmp_path):
+        cache = dict(teacher_cache=str(tmp_path / "cache"))
+        text = dict(data=tiny.windows(120, warmup=14), num_train_epochs=1)
+        reader(tmp_path / "a", **text, **cache).train()
+        with pytest.raises(ValueError, match=r"data\.warmup: 14 there, 15 here"):
+            reader(tmp_path / "b", data=tiny.windows(120, warmup=15), **cache).train()
+        other = dict(data=tiny.windows(120, columns=2, warmup=14), per_device_train_batch_size=2)
+        with pytest.raises(ValueError, match=r"data\.columns: 4 there, 2 here"):
+            reader(tmp_path / "c", **other, **cache).train()
+
+    @pytest.mark.parametrize("name", ["Negative", "Images"])
+    def test_data_that_may_show_something_else_are_refused(self, name, tmp_path):
+        data = tiny.Images(24)
+        if name == "Negative":
+            data = images()
+            data.__class__ = type(name, (type(data),), {})
+        with pytest.raises(ValueError, match=f"must be ImageViews .* not {name}"):
+            train(tmp_path, data=data, teacher_cache=str(tmp_path / "cache"))
 
     def test_another_layout_is_refused(self, tmp_path):
         def trainer(name, fast):
-            options = tiny.arguments(tmp_path / name, max_steps=2, fast=fast)
-            options.remove_unused_columns = False
-            options.teacher_cache = str(tmp_path / "cache")
-            data = images()
-            return BANTrainer(
-                tiny.cifar(1), options, teacher=tiny.cifar(2), train_dataset=data,
-                data_collator=collate,
-            )  # fmt: skip
+            cache = dict(teacher_cache=str(tmp_path / "cache"), remove_unused_columns=False)
+            options = tiny.arguments(tmp_path / name, max_steps=1, fast=fast, **cache)
+            data = dict(train_dataset=images(), data_collator=collate)
+            return BANTrainer(tiny.cifar(1), options, teacher=tiny.cifar(2), **data)
 
         trainer("first", fast=False).train()
         with pytest.raises(ValueError, match=r"precision\.channels_last: False there, True here"):
             trainer("second", fast=True).train()
-
-    def test_a_text_in_other_columns_is_refused(self, tmp_path):
-        cache = str(tmp_path / "cache")
-        reader(tmp_path / "first", teacher_cache=cache).train()
-        with pytest.raises(ValueError, match=r"data\.columns: 4 there, 2 here"):
-            reader(
-                tmp_path / "second",
-                data=tiny.windows(columns=2),
-                per_device_train_batch_size=2,
-                teacher_cache=cache,
-            ).train()
 
     @pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])
     def test_a_damaged_file_is_refused(self, damage, cache, tmp_path):
@@ -387,13 +362,6 @@ class TestRefusals:
         with pytest.raises(ValueError, match="that is no folder"):
             train(tmp_path / "run", teacher_cache=str(cache))
 
-    def test_images_that_were_changed_in_place_are_refused(self, tmp_path):
-        data, cache = images(), str(tmp_path / "cache")
-        train(tmp_path / "first", data=data, teacher_cache=cache)
-        data.images.bitwise_xor_(255)
-        with pytest.raises(ValueError, match=r"data\.fingerprint"):
-            train(tmp_path / "second", data=data, teacher_cache=cache)
-
     def test_a_seed_that_changes_in_between_is_refused(self, tmp_path):
         data = images()
 
@@ -404,26 +372,11 @@ class TestRefusals:
         with pytest.raises(ValueError, match="train_dataset was changed"):
             train(tmp_path, data=data, callbacks=[Reseed()], teacher_cache=str(tmp_path / "cache"))
 
-    def test_a_class_that_may_show_something_else_is_refused(self, tmp_path):
-        class Negative(type(images())):
-            """Other views of the same images."""
-
-        data = images()
-        data.__class__ = Negative
-        with pytest.raises(ValueError, match=r"must be ImageViews .* not Negative"):
-            train(tmp_path, data=data, teacher_cache=str(tmp_path / "cache"))
-
     def test_a_collator_that_may_mix_images_is_refused(self, tmp_path):
         trainer = student(tmp_path, teacher_cache=str(tmp_path / "cache"))
         trainer.data_collator = lambda batch: batch
         with pytest.raises(ValueError, match=r"cannot tell what data_collator=.* use collate"):
             trainer.train()
-
-    def test_a_text_with_another_warm_up_is_refused(self, tmp_path):
-        cache = str(tmp_path / "cache")
-        reader(tmp_path / "first", data=tiny.windows(warmup=14), teacher_cache=cache).train()
-        with pytest.raises(ValueError, match=r"data\.warmup: 14 there, 15 here"):
-            reader(tmp_path / "s", data=tiny.windows(warmup=15), teacher_cache=cache).train()
 
     def test_a_folder_of_something_else_is_refused(self, tmp_path):
         (tmp_path / "cache").mkdir()
@@ -439,10 +392,6 @@ class TestRefusals:
             train(tmp_path / "run", teacher_cache=str(tmp_path / "cache"))
         assert not (tmp_path / "cache").exists()
 
-    def test_data_that_do_not_say_what_they_are_are_refused(self, tmp_path):
-        with pytest.raises(ValueError, match=r"must be ImageViews .* not Images"):
-            train(tmp_path, data=tiny.Images(24), teacher_cache=str(tmp_path / "cache"))
-
     @pytest.mark.parametrize(
         ("name", "value"),
         [("teacher_cache_dtype", "int8"), ("teacher_batch_size", 0), ("teacher_cache", " ")],
@@ -452,21 +401,11 @@ class TestRefusals:
             tiny.arguments(tmp_path, **{name: value})
 
 
-def test_a_cache_that_another_run_fills_is_read_alone(tmp_path):
-    cache = tmp_path / "cache"
-    train(tmp_path / "first", teacher_cache=str(cache), num_train_epochs=1)
-    with FileLock(cache / "cache.lock"):
-        second = train(tmp_path / "second", teacher_cache=str(cache))
-    assert kept(cache) == ["epoch-0"]
-    assert tiny.distance(second.model, train(tmp_path / "online").model) == 0
-
-
-def test_a_disk_that_fills_up_in_between_stops_no_training(tmp_path, monkeypatch, caplog):
+def test_a_disk_that_fills_up_in_between_stops_no_training(online, tmp_path, monkeypatch, caplog):
     def no_room(*args):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("numpy.save", no_room)
     trainer = train(tmp_path / "run", teacher_cache=str(tmp_path / "cache"))
     assert "No space left on device" in caplog.text
-    monkeypatch.undo()
-    assert tiny.distance(trainer.model, train(tmp_path / "online").model) == 0
+    assert tiny.distance(trainer.model, online.model) == 0

@@ -7,8 +7,8 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
+from family import Killed, views
 from tiny import (
-    CLASSES,
     Images,
     arguments,
     cifar,
@@ -28,7 +28,6 @@ from ban_hf import (
     OBJECTIVES,
     BANTrainer,
     BANTrainingArguments,
-    ImageViews,
     Record,
     collate,
     train_generations,
@@ -51,14 +50,14 @@ SENTENCES = [{"input_ids": row, "labels": row} for row in text(64).view(8, 8)]
 
 @cache
 def in_large_batches(loss: str, items: int, tmp: str) -> BANTrainer:
-    return trained(vit(1), tmp, confident(vit(2)), Images(items), max_steps=6, **LOSSES[loss])
+    return trained(vit(1), tmp, confident(vit(2)), Images(items), max_steps=4, **LOSSES[loss])
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(
     ("items", "batch", "accumulation"),
-    [(32, 4, 4), (40, 4, 4), (38, 8, 2), (43, 4, 4)],
-    ids=["full", "short last step", "partial last batch", "short last step, partial last batch"],
+    [(32, 4, 4), (43, 4, 4)],
+    ids=["full", "short last step, partial last batch"],
 )
 def test_accumulated_batches_equal_one_large_batch(loss, items, batch, accumulation, tmp_path):
     large = in_large_batches(loss, items, str(tmp_path))
@@ -67,14 +66,14 @@ def test_accumulated_batches_equal_one_large_batch(loss, items, batch, accumulat
         tmp_path,
         confident(vit(2)),
         Images(items),
-        max_steps=6,
+        max_steps=4,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
         **LOSSES[loss],
     )
     assert distance(accumulated.model, vit(1)) > 1e-2
     assert distance(accumulated.model, large.model) < 1e-6
-    assert len(history(large)) == 6
+    assert len(history(large)) == 4
     for line, expected in zip(history(accumulated), history(large), strict=True):
         assert line == pytest.approx(expected, rel=2e-4, abs=2e-6)
 
@@ -99,8 +98,9 @@ def test_accumulation_is_exact_for_a_timm_model_whose_forward_takes_no_loss_argu
     assert distance(students[0], timm_model("test_vit", 1)) > 1e-4
 
 
-@pytest.mark.parametrize("objective", ["kd", "cwtm", "dkd"])
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize(
+    ("objective", "temperature"), [("kd", 1.0), ("kd", 3.0), ("cwtm", 3.0), ("dkd", 3.0)]
+)
 def test_one_step_of_sgd_is_the_formula(objective, temperature, tmp_path):
     data, teacher, expected = Images(8), confident(vit(2)), vit(1)
     loss = dict(objective=objective, temperature=temperature, teacher_weight=0.7, label_weight=0.4)
@@ -153,25 +153,25 @@ def test_label_smoothing_smooths_the_label_term(tmp_path):
 # Without a teacher
 
 
-@pytest.mark.parametrize("build", ["vit with dropout", "network with BatchNorm"])
+@pytest.mark.parametrize("build", [vit, cifar, gpt2], ids=["dropout", "BatchNorm", "words"])
 def test_without_a_teacher_it_is_the_trainer_of_transformers_bit_for_bit(build, tmp_path):
     runs = []
     for kind in (Trainer, BANTrainer):
-        if build == "network with BatchNorm":
-            student, size = cifar(1), 32
-        else:
-            student, size = vit(1, hidden_dropout_prob=0.2), 8
+        student = vit(1, hidden_dropout_prob=0.2) if build is vit else build(1)
         args = arguments(
             tmp_path,
             per_device_train_batch_size=4,
             gradient_accumulation_steps=2,
-            max_steps=5,
+            max_steps=3,
             optim_args="momentum=0.9",
             max_grad_norm=1.0,
-            eval_strategy="steps",
+            eval_strategy="no" if build is gpt2 else "steps",  # which measures by words
             eval_steps=2,
         )
+        size = 32 if build is cifar else 8
         data, evaluation = Images(22, size), Images(9, size, seed=1)
+        if build is gpt2:
+            data = evaluation = SENTENCES
         runs.append(kind(student, args, train_dataset=data, eval_dataset=evaluation))
         runs[-1].train()
     assert distance(runs[0].model, runs[1].model) == 0
@@ -183,10 +183,6 @@ def test_without_a_teacher_it_is_the_trainer_of_transformers_bit_for_bit(build, 
 # Killed and resumed
 
 
-class Killed(Exception):
-    pass
-
-
 class KillIn(TrainerCallback):
     """Breaks a training off in the middle of the step after the given one."""
 
@@ -196,16 +192,6 @@ class KillIn(TrainerCallback):
     def on_substep_end(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             raise Killed
-
-
-def views(n: int = 24) -> ImageViews:
-    rng = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (n, 3, 8, 8), generator=rng, dtype=torch.uint8)
-    labels = torch.randint(0, CLASSES, (n,), generator=rng)
-    names = [str(i) for i in range(CLASSES)]
-    return ImageViews(
-        images, labels, names, mean=[0.5] * 3, std=[0.3] * 3, augment=True, pad=2, seed=3
-    )
 
 
 def a_run(output_dir, loss: str, callbacks=(), seed: int = 1) -> BANTrainer:
@@ -221,11 +207,11 @@ def a_run(output_dir, loss: str, callbacks=(), seed: int = 1) -> BANTrainer:
         **SEQUENCE | LOSSES[loss],
     )
     student, teacher = vit(seed, hidden_dropout_prob=0.2), confident(vit(2))
-    options = dict(train_dataset=views(), data_collator=collate, callbacks=list(callbacks))
+    options = dict(train_dataset=views(24), data_collator=collate, callbacks=list(callbacks))
     return BANTrainer(student, args, teacher=teacher, **options)
 
 
-@pytest.mark.parametrize("loss", ["BAN", "CWTM", "DKPP"])
+@pytest.mark.parametrize("loss", ["BAN", "DKPP"])
 def test_killed_and_resumed_is_never_killed_bit_for_bit(loss, tmp_path):
     whole = a_run(tmp_path / "whole", loss)
     whole.train()
@@ -319,32 +305,13 @@ def test_bfloat16_reaches_teacher_and_student_also_in_an_evaluation_before_train
 # Arguments
 
 
-@pytest.mark.parametrize(
-    "copied",
-    [
-        lambda args: dataclasses.replace(args, output_dir="elsewhere"),
-        lambda args: BANTrainingArguments(
-            **{field.name: getattr(args, field.name) for field in dataclasses.fields(args)
-               if field.init}
-        ),
-        copy.copy,
-    ],
-    ids=["replace", "fields", "copy"],
-)  # fmt: skip
-@pytest.mark.parametrize(
-    ("given", "weight"),
-    [({}, None), (dict(label_weight=0.0), 0.0), (dict(label_weight=1.0), 1.0)],
-)
-def test_a_copy_of_arguments_has_the_label_weight_that_was_given(copied, given, weight, tmp_path):
-    again = copied(arguments(tmp_path, objective="cwtm", **given))
-    assert (again.objective, again.label_weight) == ("cwtm", weight)
-
-
-def test_a_trainer_takes_no_label_weight_as_none_of_it(tmp_path):
-    students = [
-        trained(vit(1), tmp_path, vit(2), **given).model for given in ({}, dict(label_weight=0.0))
-    ]
-    assert distance(*students) == 0
+@pytest.mark.parametrize("weight", [None, 0.0, 1.0])
+def test_a_copy_of_arguments_has_the_label_weight_that_was_given(weight, tmp_path):
+    given = arguments(tmp_path, objective="cwtm", label_weight=weight)
+    values = {f.name: getattr(given, f.name) for f in dataclasses.fields(given) if f.init}
+    moved = dataclasses.replace(given, output_dir="elsewhere")
+    for again in (moved, BANTrainingArguments(**values), copy.copy(given)):
+        assert (again.objective, again.label_weight) == ("cwtm", weight)
 
 
 def test_a_sequence_of_copied_arguments_learns_with_labels_where_the_task_does(tmp_path):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from tiny import VOCABULARY, arguments, distance, gpt2, history, text
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerFast
 
 from ban_hf import BANTrainer
 from ban_hf.data.windows import IGNORED
@@ -62,9 +62,9 @@ def test_a_step_is_the_plain_formula_over_the_words_that_count(objective, tmp_pa
     assert line["loss"] == pytest.approx(total, rel=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, dict(temperature=2.0), dict(objective="cwtm")])
+@pytest.mark.parametrize("options", [{}, dict(objective="cwtm", temperature=2.0)])
 def test_words_are_equal_whatever_the_padding_of_their_micro_batch(options, tmp_path):
-    options |= dict(label_weight=0.5, max_steps=4)
+    options |= dict(label_weight=0.5, max_steps=2)
     whole = distil(tmp_path, **options)
     parts = distil(
         tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=4, **options
@@ -82,22 +82,6 @@ def test_what_stands_under_the_padding_does_not_matter(tmp_path):
     for trainer in trainers:
         trainer.train()
     assert distance(trainers[0].model, trainers[1].model) < 1e-6
-
-
-def test_without_a_teacher_it_is_transformers_own_trainer(tmp_path):
-    options = dict(per_device_train_batch_size=4, max_steps=4)
-    args = arguments(tmp_path, **options)
-    ours = BANTrainer(gpt2(1), args, train_dataset=Sentences())
-    names = ("output_dir", "learning_rate", "optim", "max_grad_norm", "use_cpu", "seed")
-    plain = {name: getattr(args, name) for name in names} | options
-    theirs = Trainer(
-        gpt2(1),
-        TrainingArguments(report_to="none", disable_tqdm=True, **plain),
-        train_dataset=Sentences(),
-    )
-    for trainer in (ours, theirs):
-        trainer.train()
-    assert distance(ours.model, theirs.model) == 0
 
 
 @pytest.mark.parametrize("teacher", [True, False])

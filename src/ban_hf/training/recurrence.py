@@ -32,14 +32,7 @@ def is_recurrent(model: nn.Module) -> bool:
 def check_windows(name: str, dataset: Any, batch_size: int, args: TrainingArguments) -> None:
     """Raise unless a text is read as it was laid out: a batch is one window of every column.
 
-    Args:
-        name: of the dataset among the arguments.
-        dataset: anything, or a dictionary of them; only `TokenWindows` are looked at.
-        batch_size: of a process.
-        args: of the training.
-
-    Raises:
-        BANError: naming the argument that would read it in another order.
+    The dataset may be a dictionary of several; the batch size is that of a process.
     """
     for key, part in dataset.items() if isinstance(dataset, dict) else ():
         check_windows(f"{name}[{key!r}]", part, batch_size, args)
@@ -121,11 +114,7 @@ class CarriedState(TrainerCallback):
             torch.save(self.states, _file(checkpoint, args))
 
     def load(self, checkpoint: str, args: TrainingArguments) -> None:
-        """Read what `save` wrote; it is used when the epoch that it belongs to resumes.
-
-        Raises:
-            BANError: if there is none, so that the training could not resume exactly.
-        """
+        """Read what `save` wrote; it is used when the epoch that it belongs to resumes."""
         if not self.reads_in_order:
             return
         file = _file(checkpoint, args)

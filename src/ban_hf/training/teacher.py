@@ -128,6 +128,8 @@ class CachedTeacher(FrozenTeacher):
     which is applied again.
     """
 
+    _head: nn.Linear | None
+
     @cached_property
     def cache(self) -> TeacherCache:
         """The folder."""
@@ -135,26 +137,21 @@ class CachedTeacher(FrozenTeacher):
         return TeacherCache(str(args.teacher_cache), args.teacher_cache_dtype, self.accelerator)
 
     def open(self, dataset: Any, collator: Any, epochs: int) -> Any:
-        """Open the cache for a training; a copy of its dataset tells the positions of items.
-
-        Raises:
-            BANError: if such a dataset or teacher cannot be cached; if the folder holds something
-                else, or its disk has no room.
-        """
+        """Open the cache for a training; a copy of its dataset, with the positions of items."""
         self._check_data(dataset, collator)
         self._given_dataset, self._dataset = dataset, copy.copy(dataset)
         dataset = self._dataset
         vars(dataset).pop("fingerprint", None)  # tensors may have been changed since it was read
         self._is_read = _reading(dataset)
-        self._is_augmented = isinstance(dataset, ImageViews) and dataset.augment
-        self._epochs = epochs if self._is_augmented else 1
-        self._head: nn.Linear | None = None
+        self._is_augmented, self._head = False, None
         self._checked: set[torch.Size] = set()
         if isinstance(dataset, ImageViews):
+            self._is_augmented = dataset.augment
             row: tuple[int, ...] = (len(dataset.label_names),)
         else:
             self._head = self._output_layer()
             row = (dataset.window, self._head.in_features)
+        self._epochs = epochs if self._is_augmented else 1
         in_order = self.carried.carries("teacher")
         self.cache.open(self._key(), (len(dataset), *row), self._epochs, in_order=in_order)
         dataset.gives_positions = True

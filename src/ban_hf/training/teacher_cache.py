@@ -42,13 +42,7 @@ PENDING = 2**26  # bytes of outputs that wait on the device before they are writ
 
 
 class TeacherCache:
-    """A folder of a teacher's outputs, opened for one training at a time.
-
-    Args:
-        folder: created if it does not exist.
-        dtype: `"float32"` or `"float16"`.
-        accelerator: of the training; all its processes see the folder.
-    """
+    """A folder of a teacher's outputs that all processes see, opened for one training at a time."""
 
     def __init__(self, folder: str | Path, dtype: str, accelerator: Accelerator) -> None:
         self.folder, self.dtype, self.accelerator = Path(folder), dtype, accelerator
@@ -69,10 +63,6 @@ class TeacherCache:
             shape: `(items, *row)`, of an epoch.
             epochs: number of files.
             in_order: whether the teacher reads the items in order, so that some are of no use.
-
-        Raises:
-            BANError: if the folder holds something else, naming all that differs, or cannot be
-                made; if the disk has too little room.
         """
         self._shape, self._in_order = shape, in_order
         kept = {"items": shape[0], "row": list(shape[1:]), "dtype": self.dtype}
@@ -110,11 +100,7 @@ class TeacherCache:
         self._lock.release()
 
     def begin(self, epoch: int) -> None:
-        """Read the outputs of an epoch, and begin to store those that are missing.
-
-        Raises:
-            BANError: for a file that is not the one that was written.
-        """
+        """Read the outputs of an epoch, and begin to store those that are missing."""
         self._epoch, path = epoch, self._find(epoch)
         self._partial_file = self.folder / f"epoch-{epoch}.partial"
         self._rows, self.is_whole = None, _is_whole(path)
@@ -251,12 +237,12 @@ class TeacherCache:
 
 
 def check_folder(folder: Path, output_dir: Path | None = None, taken: Iterable[str] = ()) -> None:
-    """Raise unless a folder is a cache or can become one; for use before anything is trained.
+    """Raise unless a folder is a cache or can become one, and is not where a run itself writes.
 
     Args:
         folder: of the cache.
-        output_dir: of the run, which must not write into the cache.
-        taken: patterns of the names that the run itself uses there.
+        output_dir: of the run.
+        taken: patterns of the names that the run uses there.
     """
     named = f"teacher_cache={str(folder)!r}"
     is_other = os.path.lexists(folder) and not folder.is_dir()
