@@ -25,9 +25,9 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from ban_hf import BANTrainer, BornAgainEnsemble
 from ban_hf.errors import BANError
+from ban_hf.lineage.names import CATALOG, LOWER_IS_BETTER, TaskFacts
 from ban_hf.tasks.auto import AUTO_CLASSES, TASKS, build_model, load_model, resolve_task, task_of
 from ban_hf.tasks.base import IGNORED, Task, check_label_loss, class_labels
-from ban_hf.tasks.catalog import CATALOG, LOWER_IS_BETTER, TaskFacts
 
 WORDS = tiny.VOCABULARY
 SIZES = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)

@@ -23,8 +23,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ban_hf.errors import BANError, did_you_mean
+from ban_hf.lineage.names import ENSEMBLE
 from ban_hf.tasks.base import Task
-from ban_hf.tasks.catalog import ENSEMBLE
 from ban_hf.tasks.classification import ImageClassification, SequenceClassification
 from ban_hf.tasks.language import CausalLanguageModeling
 

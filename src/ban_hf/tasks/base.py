@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from ban_hf.errors import BANError
-from ban_hf.tasks.catalog import Metric, TaskFacts
+from ban_hf.lineage.names import Metric
+from ban_hf.lineage.names import TaskFacts as TaskFacts
 
 IGNORED = -100  # a label that does not count: the value of torch and transformers
 TOKENIZER_FILE = "tokenizer_config.json"

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ban_hf.errors import BANError
+from ban_hf.lineage.names import CATALOG
 from ban_hf.tasks.base import Activation, Labels, Task, class_labels
-from ban_hf.tasks.catalog import CATALOG
 from ban_hf.tasks.metrics import CalibrationError, ErrorRate, NegativeLogLikelihood
 
 

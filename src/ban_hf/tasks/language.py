@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ban_hf.errors import BANError
+from ban_hf.lineage.names import CATALOG
 from ban_hf.tasks.base import IGNORED, Labels, Task, class_labels
-from ban_hf.tasks.catalog import CATALOG
 from ban_hf.tasks.metrics import NegativeLogLikelihood, Perplexity
 
 
