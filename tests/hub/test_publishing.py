@@ -18,7 +18,7 @@ from ban_hf import (
     verify_lineage,
 )
 from ban_hf.errors import RecordError, TamperedFileError, UnverifiableError
-from ban_hf.hub import repository
+from ban_hf.hub.repository import Repository
 from ban_hf.lineage.record import Record
 
 GENERATIONS = ["ns/fam-gen0", "ns/fam-gen1", "ns/fam-gen2"]
@@ -196,15 +196,16 @@ class TestRefusals:
     def test_a_commit_of_others_between_our_look_and_our_commit(
         self, hub, never_killed, monkeypatch, heeds
     ):
-        look = repository._check_no_conflict
+        look = Repository._check_no_conflict
 
-        def hold_and_wait(api, repo_id, *rest):
-            look(api, repo_id, *rest)
+        def hold_and_wait(self, *rest):
+            look(self, *rest)
+            repo_id = self.repo_id
             if "theirs" not in hub.repositories[repo_id].files():
                 hub.commit(repo_id, {"theirs": b"theirs"}, "In between")
             return set(), set()
 
-        monkeypatch.setattr(repository, "_check_no_conflict", hold_and_wait)
+        monkeypatch.setattr(Repository, "_check_no_conflict", hold_and_wait)
         hub.ignores_parent = not heeds
         with pytest.raises(PublishError, match=r"holds theirs|another commit came"):
             push_family(never_killed, "ns/fam")
