@@ -14,14 +14,7 @@ from typing import Any
 from ban_hf.errors import BANError
 from ban_hf.hub.client import clean_token
 from ban_hf.hub.location import LOCAL_GENERATION, LocalPath, resolve
-from ban_hf.hub.verification import (
-    Entry,
-    ancestry,
-    check_file,
-    check_files,
-    load_lineage,
-    walk,
-)
+from ban_hf.hub.verification import Entry, ancestry, check_file, check_files, load_lineage, walk
 from ban_hf.lineage.family import Lineage, finished_generations, is_finished
 from ban_hf.lineage.record import CARD, PICTURE, RECORD, Record
 
@@ -54,10 +47,11 @@ def pull(
         BANError: if a folder is in the way.
     """
     output_dir = Path(output_dir)
-    generations, ensemble = walk(where, revision, clean_token(token))
-    entries = [*generations, ensemble] if ensemble else generations[-1:]
-    _copy_all(entries, output_dir)
-    return load_lineage(output_dir if ensemble else output_dir / _folder_name(entries[-1]))
+    entries = walk(where, revision, clean_token(token))
+    last = entries[-1]
+    is_family = last.record.kind == "ensemble"
+    _copy_all(entries if is_family else [last], output_dir)
+    return load_lineage(output_dir if is_family else output_dir / _folder_name(last))
 
 
 def _copy_all(entries: Sequence[Entry], output_dir: Path) -> None:
@@ -103,18 +97,15 @@ def _folder_name(entry: Entry) -> str:
 class InitialTeacher:
     """The generation that a sequence continues from, which it has not trained.
 
-    Attributes:
-        note: what the run's record holds of it: `teacher`, its name, and `asked`, the argument that
-            named it; of a path its sha256, which does not reveal the path.
-        generation: its number.
-        entries: what is copied beside its students: a teacher on the Hub alone, since its record
-            says where its own teachers are; one in a folder with those before it, which its record
-            takes to be in the folders beside it.
+    One on the Hub is copied alone, since its record says where its own teachers are; one in a
+    folder with those before it, which its record takes to be in the folders beside it.
     """
 
+    #: What the run's record holds of it: `teacher`, its name, and `asked`, the argument that named
+    #: it; of a path its sha256, which does not reveal the path.
     note: dict[str, str]
     generation: int
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[Entry, ...] = ()  # what is copied beside its students
 
     @property
     def name(self) -> str:

@@ -308,16 +308,10 @@ def card(
     return Card.of(where, revision, license).render()
 
 
-def write_card(
-    where: str | Path,
-    folder: str | Path,
-    *,
-    revision: str | None = None,
-    license: str | None = None,
-) -> list[Path]:
-    """Render a card again into a folder, `README.md` and its picture, see `card`; the files."""
+def write_card(where: str | Path, folder: str | Path, **options: str | None) -> list[Path]:
+    """Render a card again, see `card`, into a folder: `README.md` and its picture; the files."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    files = Card.of(where, revision, license).files()
+    files = Card.of(where, **options).files()
     for name, content in files.items():
         Path(folder, name).write_bytes(content)
     return [Path(folder, name) for name in files]
@@ -334,11 +328,12 @@ class Card:
     license: str | None
 
     @classmethod
-    def of(cls, where: str | Path, revision: str | None, license: str | None) -> "Card":
+    def of(
+        cls, where: str | Path, revision: str | None = None, license: str | None = None
+    ) -> "Card":
         """Of an existing network; the license is by default that of its card."""
-        generations, ensemble = walk(where, revision)
-        entry = ensemble or generations[-1]
-        place, before = entry.place, generations if ensemble else generations[:-1]
+        *before, entry = walk(where, revision)
+        place = entry.place
         repo_id = place.repo_id if isinstance(place, HubRevision) else None
         if not license and CARD in place.names():
             license = ModelCard(place.fetch(CARD).read_text("utf-8")).data.to_dict().get("license")

@@ -52,11 +52,8 @@ class State:
 class Repository:
     """A repository, looked at and written with a token.
 
-    Args:
-        repo_id: `"ns/name"`.
-        token: by default the one of `hf auth login` or HF_TOKEN.
-        private: True to check that only you can read it, before anything is sent; False that all
-            can; None for a new one to be as your account's are by default.
+    `private` is True to check that only you can read it, before anything is sent; False that all
+    can; None for a new one to be as your account's are by default.
     """
 
     def __init__(self, repo_id: str, token: str | None = None, private: bool | None = None) -> None:
@@ -66,7 +63,7 @@ class Repository:
         """Write files, a record among them, in one commit; the repository is created if need be.
 
         The commit is read back: who can read it, its parent, and the hash of every file; then it is
-        tagged, the first `v1`.
+        tagged, the first `v1`. If it holds something else, nothing of it is changed.
 
         Args:
             contents: all its files.
@@ -75,11 +72,6 @@ class Repository:
 
         Returns:
             The commit in which these contents are published.
-
-        Raises:
-            PublishError: if it should be private and is not, or holds something else: nothing of it
-                is changed.
-            HubError: if the Hub cannot be reached, or refuses.
         """
 
         def attempt() -> str:

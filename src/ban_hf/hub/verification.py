@@ -90,7 +90,7 @@ def load_lineage(where: str | Path, revision: str | None = None) -> Lineage:
             `CyclicLineageError`, `UnpinnedTeacherError`, `TeacherChangedError`,
             `UnverifiableError`.
     """
-    return _as_lineage(*walk(where, revision))
+    return _as_lineage(walk(where, revision))
 
 
 def verify_lineage(where: str | Path, revision: str | None = None) -> Lineage:
@@ -112,20 +112,21 @@ def verify_lineage(where: str | Path, revision: str | None = None) -> Lineage:
         LineageError: at the first problem; beside those of `load_lineage` `TamperedFileError` or
             `UnlistedFileError`.
     """
-    generations, ensemble = walk(where, revision)
-    for entry in [*generations, *([ensemble] if ensemble else [])]:
+    entries = walk(where, revision)
+    for entry in entries:
         check_files(entry)
-    for entry in generations if ensemble else generations[:-1]:
+    for entry in entries[:-1]:
         _check_main(entry)
-    return _as_lineage(generations, ensemble)
+    return _as_lineage(entries)
 
 
-def _as_lineage(generations: list[Entry], ensemble: Entry | None) -> Lineage:
-    entries = [*generations, *([ensemble] if ensemble else [])]
+def _as_lineage(entries: list[Entry]) -> Lineage:
+    *others, last = [entry.record for entry in entries]
+    is_family = last.kind == "ensemble"
     return Lineage(
-        entries[-1].record.family,
-        [entry.record for entry in generations],
-        ensemble.record if ensemble else None,
+        last.family,
+        others if is_family else [*others, last],
+        last if is_family else None,
         [str(entry.place) for entry in entries],
     )
 
@@ -133,16 +134,15 @@ def _as_lineage(generations: list[Entry], ensemble: Entry | None) -> Lineage:
 # Records
 
 
-def walk(
-    where: str | Path, revision: str | None = None, token: str | None = None
-) -> tuple[list[Entry], Entry | None]:
-    """The generations that a location stands for, by generation, and its ensemble if it has one."""
+def walk(where: str | Path, revision: str | None = None, token: str | None = None) -> list[Entry]:
+    """The networks that a location stands for: by generation, and last an ensemble if it has one.
+
+    A generation stands for itself and those before it, a family for all its generations.
+    """
     place = resolve(where, revision, token)
     folders = finished_generations(place.path) if isinstance(place, LocalPath) else []
     if not isinstance(place, LocalPath) or not folders:
-        *generations, last = ancestry(place)
-        is_ensemble = last.record.kind == "ensemble"
-        return (generations, last) if is_ensemble else ([*generations, last], None)
+        return ancestry(place)
     if strays := set(generation_folders(place.path).values()) - set(folders):
         raise BrokenChainError(
             f"{', '.join(sorted(map(str, strays)))}: no record, or none of the generation before."
@@ -155,21 +155,18 @@ def walk(
         )
     ensemble = place.path / "ensemble"
     if not ensemble.is_dir():
-        return family, None
+        return family
     *generations, last = ancestry(LocalPath(ensemble), known=known)
     if outside := [str(entry.place) for entry in generations if entry not in family]:
         raise BrokenChainError(f"{ensemble} has members outside its family: {', '.join(outside)}.")
-    return generations, last
+    return [*generations, last]
 
 
 def ancestry(*places: Location, known: dict[Location, Entry] | None = None) -> list[Entry]:
     """Networks and all their teachers, each once, by generation; ensembles last.
 
-    A single network is the last, since its teachers are of earlier generations.
-
-    Args:
-        places: of the networks.
-        known: those that were visited before, which are among the result; the others are added.
+    A single network is the last, since its teachers are of earlier generations. `known` are those
+    that were visited before, which are among the result; the others are added to it.
 
     Raises:
         LineageError: if they are no graph without cycles down to generation 0, or a teacher is not
