@@ -190,6 +190,7 @@ class TestGoingOn:
 
     def test_what_cannot_be_a_teacher_is_said(self, published, teacher, never_killed, tmp_path):
         del published.repositories["ns/fam-gen0"]
+        shutil.rmtree(tmp_path / "cache")
         for named, error, words in (
             ("ns/fam", UnverifiableError, "ns/fam-gen0"),  # its lineage is gone
             (teacher, UnverifiableError, "ns/fam-gen0"),

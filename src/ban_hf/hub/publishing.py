@@ -9,7 +9,7 @@ files that a model is loaded from, nothing else.
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +54,14 @@ class Terms:
     private: bool | None
     license: str | None
     token: str | None
+
+    def private_after(self, sources: Iterable[str]) -> bool | None:
+        """As requested; by default private if a source is, whose results are in the card."""
+        for name in sources if self.private is None else ():
+            if Repository(name, self.token).is_private():
+                logger.info("Private, as %s is: private=False would make it public.", name)
+                return True
+        return self.private
 
 
 def push_family(
@@ -255,16 +263,8 @@ def _publish(
     terms: Terms,
     replaces: Callable[[Path], bool] = lambda existing: False,
 ) -> HubRevision:
-    """Publish the files of a folder with the redacted record and the card.
-
-    Private as requested; by default if a source is, whose results are in the card.
-    """
-    private = terms.private
-    for source in sources if private is None else ():
-        if Repository(source.repo_id, source.token).is_private():
-            logger.info("Private, as %s is: private=False would make it public.", source.repo_id)
-            private = True
-            break
+    """Publish the files of a folder with the redacted record and the card."""
+    private = terms.private_after(source.repo_id for source in sources)
     files = {
         **{file.path: entry.place.fetch(file.path) for file in _published(entry)},
         RECORD: as_json(record.to_dict()).encode(),
@@ -449,7 +449,7 @@ class Publisher:
                 "push_to_hub publishes each student after its teacher, which is in a folder: leave "
                 "it out, and publish the family when it is finished, by ban-hf push FOLDER ns/name."
             )
-        token, private = self.terms.token, self.terms.private
+        token = self.terms.token
         self.repo_id = full_name(self.repo_id, token)
         if not missing:
             return
@@ -459,14 +459,13 @@ class Publisher:
         is_new = not any(name.startswith(f"{self.repo_id}-gen") for name in sources)
         for name in [*([self.repo_id] if is_new else []), *names]:
             if held := Repository(name, token).held():
-                is_ours = RECORD in held
-                what = "is published already" if is_ours else f"holds {', '.join(sorted(held))}"
+                holds = f"holds {', '.join(sorted(held))}"
+                what = "is published already" if RECORD in held else holds
                 raise PublishError(
                     f"{name} {what}, and this run would train another one. Nothing was changed: "
                     "give another hub_model_id, or delete it."
                 )
-        if private is None and any(Repository(name, token).is_private() for name in sources):
-            private = True  # as its students are going to be
+        private = self.terms.private_after(sources)  # as its students are going to be
         Repository(names[0], token, private).create_or_get()
 
     def publish_generation(self, generation: int, folder: Path) -> None:

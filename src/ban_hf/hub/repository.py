@@ -109,13 +109,12 @@ class Repository:
 
     def is_private(self) -> bool:
         """Whether it exists and is private."""
-        return with_retries(
-            self.repo_id,
-            lambda: (
-                self.api.repo_exists(self.repo_id)
-                and bool(self.api.model_info(self.repo_id).private)
-            ),
-        )
+
+        def private() -> bool:
+            exists = self.api.repo_exists(self.repo_id)
+            return exists and bool(self.api.model_info(self.repo_id).private)
+
+        return with_retries(self.repo_id, private)
 
     def _retry(self, attempt: Callable[[], T]) -> T:
         """Repeat an attempt, in which what was made a moment ago may not be found yet."""
@@ -160,9 +159,8 @@ class Repository:
     ) -> tuple[set[str], set[str]]:
         """Check that it holds nothing that would be lost.
 
-        Returns:
-            Of an earlier state of ours: the cards and pictures that were edited since, which stay;
-            and the files that the model had then.
+        Of an earlier state of ours: the cards and pictures that were edited since, which stay, and
+        the files that the model had then.
         """
         others = state.files.keys() - BY_THE_HUB
         if not others:
