@@ -62,9 +62,8 @@ class Entry:
         return [self.place.resolve_reference(reference) for reference in self.references]
 
     def reference(self) -> Reference:
-        """How a published record names this network."""
-        if not isinstance(self.place, HubRevision):
-            raise BANError(f"{self.place} is a folder: a published record names repositories.")
+        """How a published record names this network, which is on the Hub."""
+        assert isinstance(self.place, HubRevision)
         return Reference(
             generation=self.record.generation or 0,
             lineage_sha256=self.lineage_sha256,
