@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from ban_hf.errors import (
 )
 from ban_hf.lineage.record import Record
 
-STUDENT, FAMILY = "ns/fam-gen2", "ns/fam"
+TEACHER, STUDENT, FAMILY = "ns/fam-gen1", "ns/fam-gen2", "ns/fam"
 WEIGHTS = "model.safetensors"
 
 
@@ -45,6 +46,39 @@ def rewrite(folder: Path, name: str = "lineage.json", **fields) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
     if name != "lineage.json":
         Record.read(folder).write(folder)
+
+
+def retouch(hub, old: bytes, new: bytes) -> None:
+    """Serve another record of generation 1 than was committed."""
+    record = hub.repositories[TEACHER].files()["lineage.json"]
+    hub.tamper(TEACHER, "lineage.json", record.replace(old, new))
+
+
+#: What is done to the Hub; the error, and its words.
+TAMPERINGS = {
+    "generation": (partial(change, generation=7), BrokenChainError, "is generation 7, but its"),
+    "branch": (partial(change_teacher, revision="main"), UnpinnedTeacherError, "'main', which can"),
+    "short commit": (partial(change_teacher, revision="0123abc"), UnpinnedTeacherError, "40 hex"),
+    "hashes": (
+        partial(change_teacher, weights_sha256=["0" * 64]),
+        TeacherChangedError,
+        "other has",
+    ),
+    "folder": (partial(change_teacher, path="../generation-1"), RecordError, "names a folder"),
+    "published again": (
+        lambda hub: hub.commit(TEACHER, hub.repositories["ns/fam-gen0"].files(), "Another"),
+        TeacherChangedError,
+        f"{TEACHER} was published again",
+    ),
+    "weights": (
+        lambda hub: hub.commit(TEACHER, {WEIGHTS: b"others"}, "Other weights"),
+        TamperedFileError,
+        f"{WEIGHTS} of {TEACHER}@",
+    ),
+    "store": (partial(retouch, old=b'"n": 10', new=b'"n": 11'), TeacherChangedError, TEACHER),
+    "gone": (lambda hub: hub.repositories.pop("ns/fam-gen0"), UnverifiableError, "ns/fam-gen0"),
+    "away": (lambda hub: hub.fail(1, "error", times=10_000), UnverifiableError, STUDENT),
+}
 
 
 class TestLoad:
@@ -113,64 +147,9 @@ class TestVerify:
         with pytest.raises(RecordError, match=r"lists no config.json, or no weights"):
             verify_lineage(STUDENT)
 
-    @pytest.mark.parametrize(
-        ("tamper", "error", "words"),
-        [
-            (lambda hub: change(hub, generation=7), BrokenChainError, "is generation 7, but its"),
-            (
-                lambda hub: change_teacher(hub, revision="main"),
-                UnpinnedTeacherError,
-                "'main', which can move",
-            ),
-            (
-                lambda hub: change_teacher(
-                    hub, revision=record_of(hub)["teacher"]["revision"][:12]
-                ),
-                UnpinnedTeacherError,
-                "40 hex digits",
-            ),
-            (
-                lambda hub: change_teacher(hub, weights_sha256=["0" * 64]),
-                TeacherChangedError,
-                "other hashes",
-            ),
-            (
-                lambda hub: change_teacher(hub, path="../generation-1"),
-                RecordError,
-                "names a folder",
-            ),
-            (
-                lambda hub: hub.commit(
-                    "ns/fam-gen1", hub.repositories["ns/fam-gen0"].files(), "Another training"
-                ),
-                TeacherChangedError,
-                "ns/fam-gen1 was published again",
-            ),
-            (
-                lambda hub: hub.commit("ns/fam-gen1", {WEIGHTS: b"others"}, "Other weights"),
-                TamperedFileError,
-                f"{WEIGHTS} of ns/fam-gen1@",
-            ),
-            (
-                lambda hub: hub.tamper(
-                    "ns/fam-gen1",
-                    "lineage.json",
-                    hub.repositories["ns/fam-gen1"]
-                    .files()["lineage.json"]
-                    .replace(b'"n": 10', b'"n": 11'),
-                ),
-                TeacherChangedError,
-                "ns/fam-gen1@",
-            ),
-            (lambda hub: hub.repositories.pop("ns/fam-gen0"), UnverifiableError, "ns/fam-gen0"),
-            (lambda hub: hub.fail(1, "error", times=10_000), UnverifiableError, STUDENT),
-        ],
-        ids=(
-            "generation branch short-commit other-hashes folder published-again weights-replaced "
-            "record-in-the-store gone hub-away"
-        ).split(),
-    )
-    def test_a_tampering_is_named(self, published, tamper, error, words):
+    @pytest.mark.parametrize("name", TAMPERINGS)
+    def test_a_tampering_is_named(self, published, name):
+        tamper, error, words = TAMPERINGS[name]
         tamper(published)
         with pytest.raises(error, match=words):
             verify_lineage(STUDENT)
@@ -185,18 +164,16 @@ class TestVerify:
 class TestFolders:
     """The same, of folders."""
 
-    @pytest.mark.parametrize("code", ["evil/repo--modeling.Model", "modeling.Model"])
-    def test_a_config_that_names_code_elsewhere(self, run, code):
-        named = {"AutoModelForImageClassification": code}
-        rewrite(run / "generation-2", "config.json", auto_map=named)
-        with pytest.raises(UnlistedFileError, match="names code"):
-            verify_lineage(run / "generation-2")
-
-    def test_a_config_that_is_no_mapping(self, run):
-        (run / "generation-2" / "config.json").write_text("[]")
-        Record.read(run / "generation-2").write(run / "generation-2")
+    def test_a_config_that_names_code_elsewhere_or_is_no_mapping(self, run):
+        folder = run / "generation-2"
+        for code in ("evil/repo--modeling.Model", "modeling.Model"):
+            rewrite(folder, "config.json", auto_map={"AutoModelForImageClassification": code})
+            with pytest.raises(UnlistedFileError, match=f"names code, {code}"):
+                verify_lineage(folder)
+        (folder / "config.json").write_text("[]")
+        Record.read(folder).write(folder)
         with pytest.raises(RecordError, match=r"config.json of"):
-            verify_lineage(run / "generation-2")
+            verify_lineage(folder)
 
     def test_weights_by_a_name_that_no_loader_looks_for(self, run):
         folder = run / "generation-2"
