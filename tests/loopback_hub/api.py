@@ -167,8 +167,8 @@ def refs(call: Call) -> Answer:
 @route("GET", "/api/models/{repo}/commits/{revision}")
 def list_commits(call: Call) -> Answer:
     commits = call.repository.commits_of(call.names["revision"])
-    facts = [{"id": c.id, "title": c.title, "date": time(c.date)} for c in commits]
-    return answer([each | {"authors": [], "message": ""} for each in facts])
+    rest = {"authors": [], "message": ""}
+    return answer([{"id": c.id, "title": c.title, "date": time(c.date)} | rest for c in commits])
 
 
 # Repositories and tags
@@ -185,7 +185,7 @@ def create(call: Call) -> Answer:
         return answer(error | url, 409, **{"X-Error-Message": error["error"]})
     private = call.data.get("visibility") == "private" and not hub.ignores_private
     with hub.store.change():
-        hub.store.create(repo_id, private, call.user)
+        hub.store.create(repo_id, private)
     return answer(url)
 
 
@@ -263,8 +263,7 @@ def create_commit(call: Call) -> Answer:
                 del files[value["path"]]
             else:
                 files[value["path"]] = added(repository, kind, value)
-        message = "\n\n".join(filter(None, (header["summary"], header.get("description"))))
-        commit = repository.commit(files, message, call.user, hub.store.now)
+        commit = repository.commit(files, header["summary"], hub.store.now)
     url = f"{hub.endpoint}/{repository.id}/commit/{commit.id}"
     return answer({"success": True, "commitOid": commit.id, "commitUrl": url, "hookOutput": ""})
 

@@ -99,18 +99,17 @@ class LoopbackHub:
         self,
         repo_id: str,
         files: Mapping[str, bytes],
-        message: str = "a commit",
-        author: str = "another",
+        title: str = "a commit",
         delete: Iterable[str] = (),
     ) -> Commit:
         """A commit straight into the store; the repository is created (public) if need be."""
         with self.lock, self.store.change():
-            repository = self.repositories.get(repo_id) or self.store.create(repo_id, False, author)
+            repository = self.repositories.get(repo_id) or self.store.create(repo_id, False)
             tree = dict(repository.find().files)
             tree |= {path: repository.store(path, content) for path, content in files.items()}
             for path in delete:
                 del tree[path]
-            return repository.commit(tree, message, author, self.store.now)
+            return repository.commit(tree, title, self.store.now)
 
     def tamper(self, repo_id: str, path: str, content: bytes, revision: str = "main") -> None:
         """Serve other bytes for what a file holds now; all that is told of it stays the same."""
