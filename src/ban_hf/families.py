@@ -79,7 +79,7 @@ class Families:
     @property
     def metric(self) -> str:
         """Name of the metric that the report leads with."""
-        return task_of(self.setup.model_init(0)).headline.name
+        return task_of(self.setup.model_init(0)).headline
 
     @property
     def base(self) -> Path:

@@ -1,6 +1,5 @@
 """Tasks: found by a model's class, exact by the model's own word, or refused."""
 
-import evaluate
 import pytest
 import tiny
 import torch
@@ -25,7 +24,9 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from ban_hf import BANTrainer, BornAgainEnsemble
 from ban_hf.errors import BANError
-from ban_hf.tasks.auto import AUTO_CLASSES, TASKS, build_model, load_model, resolve_task, task_of
+from ban_hf.lineage.results import MEASURES
+from ban_hf.reports.model_card import AUTO_CLASSES
+from ban_hf.tasks.auto import TASKS, build_model, load_model, resolve_task, task_of
 from ban_hf.tasks.base import IGNORED, Task, check_label_loss, class_labels
 from ban_hf.tasks.catalog import CATALOG, LOWER_IS_BETTER, TaskFacts
 
@@ -150,23 +151,15 @@ def test_a_class_that_no_auto_class_knows_has_the_task_of_its_loss():
     assert task_of(model) is TASKS["image-classification"]
 
 
-def test_the_catalog_names_the_tasks_and_their_auto_classes():
-    assert list(CATALOG) == list(TASKS) == list(AUTO_CLASSES)
+def test_the_catalog_names_the_tasks_as_reports_and_cards_do():
+    assert list(CATALOG) == list(TASKS)
+    assert {name: task.facts.auto_class for name, task in TASKS.items()} == AUTO_CLASSES
     for name, task in TASKS.items():
         assert task.facts is CATALOG[name]
-        assert AUTO_CLASSES[name][0].__name__ == task.facts.auto_class
-        assert {metric.name for metric in task.facts.metrics} <= set(LOWER_IS_BETTER)
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_the_metrics_compose_with_evaluate(name):
-    logits = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(8) % 5
-    found = evaluate.combine(TASKS[name].metrics()).compute(
-        predictions=logits.tolist(), references=labels.tolist()
-    )
-    assert TASKS[name].headline.name in found
-    assert found["nll"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
+        assert {metric.name for metric in MEASURES[task.headline].metrics} == {*task.facts.metrics}
+    metrics = [metric for measure in MEASURES.values() for metric in measure.metrics]
+    lower = {metric.name for metric in metrics if not metric.greater_is_better}
+    assert lower | {"teacher_kl"} == set(LOWER_IS_BETTER)
 
 
 # The check
@@ -311,15 +304,9 @@ def test_a_model_of_ones_own_class_is_taught_as_the_task_that_is_named(tmp_path)
 
 
 class FrameClassification(Task):
-    """A class for each place of a sequence, not shifted: a task in a dozen lines."""
+    """A class for each place of a sequence, not shifted."""
 
-    facts = TaskFacts("frames", "AutoModelForTokenClassification", "frames")
-
-    def logits(self, model, inputs, outputs):
-        return outputs.logits.flatten(0, 1)  # (B T, C)
-
-    def labels(self, model, inputs, outputs):
-        return class_labels(inputs.get("labels"), outputs.logits[..., 0])
+    facts = TaskFacts("frames", "AutoModelForTokenClassification")
 
 
 def test_a_task_of_ones_own_makes_a_new_head_exact(tmp_path):

@@ -13,10 +13,9 @@ from typing import Any
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedModel, default_data_collator
 
-from ban_hf.data.arguments import DataArguments
+from ban_hf.data.arguments import DataArguments, load_splits
 from ban_hf.data.augmentation import ImageViews, collate
 from ban_hf.data.images import ImageSplits
-from ban_hf.data.loading import load_splits
 from ban_hf.data.text import WARM_UP, TextSplits, evaluation_columns
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
@@ -142,7 +141,7 @@ def measure_members(
     models = [member.model for member in members]
     together = evaluate(models, loaders, task, weights=weights, in_order=in_order).metrics(entropy)
     return {
-        "metric": task.headline.name,
+        "metric": task.headline,
         "dataset": source,
         "members": rows,
         "ensemble": {"name": f"Ens*{len(members)}", "test": together},

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Subset, default_collate
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from ban_hf.data.description import POSITIONS, DescribedDataset
 from ban_hf.errors import BANError
@@ -40,18 +40,10 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def counter_hash(seed: int, epoch: int, sample_ids: Tensor) -> Tensor:
-    """64 random bits for each sample: a pure function of (seed, epoch, sample id).
+    """64 random bits for each sample, ``(B,)`` int64: a pure function of (seed, epoch, sample id).
 
     Element ``id`` of the splitmix64 stream whose state is ``mix(mix(seed + gamma) + epoch)``. Pure
     integer arithmetic with wraparound: bit for bit the same on every device.
-
-    Args:
-        seed: any integer of 64 bits.
-        epoch: any integer of 64 bits.
-        sample_ids: ``(B,)`` int64.
-
-    Returns:
-        ``(B,)`` int64, on the device of ``sample_ids``.
     """
     stream = _mix(_mix(torch.tensor(seed) + _GAMMA) + epoch)  # ()
     return _mix(stream + (sample_ids + 1) * _GAMMA)  # (B,)
@@ -82,7 +74,7 @@ def views(
     Each of the ``(2 pad + 1)^2`` crops is equally likely, to within 2^-20.
 
     Args:
-        images: ``(B, C, H, W)`` uint8.
+        images: ``(B, C, H, W)`` uint8; the views have this shape, in float32.
         seed: of the run's views.
         epoch: counted from 0.
         sample_ids: ``(B,)`` int64, on the device of ``images``: the number of each image in its
@@ -91,9 +83,6 @@ def views(
         std: ``(C,)``, likewise.
         pad: pixels added on each side.
         flip: mirror an image left to right with probability 1/2.
-
-    Returns:
-        ``(B, C, H, W)`` float32.
     """
     batch, channels, height, width = images.shape
     bits = counter_hash(seed, epoch, sample_ids)  # (B,)
@@ -173,26 +162,17 @@ class ImageViews(DescribedDataset):
         self.mean = torch.as_tensor(mean, dtype=torch.float32)  # (C,)
         self.std = torch.as_tensor(std, dtype=torch.float32)  # (C,)
         self.rows = torch.arange(len(images)) if rows is None else rows  # (M,)
-        self.augment, self.pad, self.flip = augment, pad, flip
-        self._counter = _shared_counter(seed)  # (2,) seed, epoch
-
-    @property
-    def seed(self) -> int:
-        """Of the views; together with the epoch and the sample's id it fixes a view."""
-        return int(self._counter[0])
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self._counter[0] = seed
+        self.augment, self.pad, self.flip, self.seed = augment, pad, flip, seed
+        self._epoch = _shared_epoch()
 
     @property
     def epoch(self) -> int:
-        """Counted from 0."""
-        return int(self._counter[1])
+        """Counted from 0; together with the seed and a sample's id it fixes a view."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose views are given; see :class:`SetEpoch`."""
-        self._counter[1] = epoch
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -202,15 +182,9 @@ class ImageViews(DescribedDataset):
         rows = self.rows[positions]  # (B,)
         images = self.images[rows]  # (B, C, H, W)
         if self.augment:
+            colors = {"mean": self.mean, "std": self.std}
             pixel_values = views(
-                images,
-                self.seed,
-                self.epoch,
-                rows,
-                mean=self.mean,
-                std=self.std,
-                pad=self.pad,
-                flip=self.flip,
+                images, self.seed, self.epoch, rows, **colors, pad=self.pad, flip=self.flip
             )
         else:
             pixel_values = normalize(images, self.mean, self.std)
@@ -220,33 +194,21 @@ class ImageViews(DescribedDataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {name: batch[0] for name, batch in self.__getitems__([index]).items()}
 
-    def select(self, indices: Sequence[int] | Tensor, *, augment: bool) -> "ImageViews":
-        """The given items as a dataset of its own, over the same tensors."""
-        return ImageViews(
-            self.images,
-            self.labels,
-            self.label_names,
-            mean=self.mean.tolist(),
-            std=self.std.tolist(),
-            rows=self.rows[torch.as_tensor(indices, device=self.rows.device)],
-            augment=augment,
-            pad=self.pad,
-            flip=self.flip,
-            seed=self.seed,
-        ).to(self.images.device)
+    def select(self, indices: Sequence[int] | Tensor, *, augment: bool) -> Self:
+        """The given items as a dataset of its own, over the same tensors, at epoch 0."""
+        other = self.with_seed(self.seed)
+        other.rows = self.rows[torch.as_tensor(indices, device=self.rows.device)]  # (M,)
+        other.augment = augment
+        vars(other).pop("fingerprint", None)
+        return other
 
     def with_seed(self, seed: int) -> Self:
         """A copy over the same tensors whose views are those of another seed, at epoch 0."""
         other = copy.copy(self)
-        other._counter = _shared_counter(seed)
+        other.seed, other._epoch = seed, _shared_epoch()
         return other
 
-    def with_positions(self) -> Self:
-        other = super().with_positions()
-        other._counter = _shared_counter(self.seed, self.epoch)
-        return other
-
-    def to(self, device: torch.device | str) -> "ImageViews":
+    def to(self, device: torch.device | str) -> Self:
         """Move the tensors, in place, and return this dataset.
 
         On a GPU the batches are made there. A ``DataLoader`` then needs ``num_workers=0`` and
@@ -266,14 +228,10 @@ class ImageViews(DescribedDataset):
                 digest.update(part.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    @property
-    def num_items(self) -> int:
-        return len(self)
-
     def describe(self) -> dict[str, Any]:
         """Size, fingerprint, and how the views are made; their seed is the training's, not ours."""
         views = {name: v for name, v in self.views_definition.items() if name != "seed"}
-        return {"items": self.num_items, "fingerprint": self.fingerprint, "views": views}
+        return {"items": len(self), "fingerprint": self.fingerprint, "views": views}
 
     @property
     def views_definition(self) -> dict[str, Any]:
@@ -289,9 +247,9 @@ class ImageViews(DescribedDataset):
         return definition
 
 
-def _shared_counter(seed: int, epoch: int = 0) -> Tensor:
-    """In shared memory, so that workers that outlive an epoch see the next one."""
-    return torch.tensor([seed, epoch]).share_memory_()  # (2,)
+def _shared_epoch() -> Tensor:
+    """Epoch 0, in shared memory, so that workers that outlive an epoch see the next one."""
+    return torch.tensor(0).share_memory_()  # ()
 
 
 def collate(batch: Any) -> dict[str, Tensor]:
@@ -318,14 +276,7 @@ class SetEpoch(TrainerCallback):
     sampler.
     """
 
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
-        """Called by `Trainer` before it takes the first batch of an epoch."""
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         dataset = kwargs["train_dataloader"].dataset
         if isinstance(dataset, Subset) and isinstance(dataset.dataset, ImageViews):
             raise BANError(

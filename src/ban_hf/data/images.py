@@ -1,10 +1,8 @@
 """From a dataset's name to decoded training, validation and test images."""
 
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,8 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from ban_hf.data.augmentation import ImageViews, counter_hash
-from ban_hf.data.sources import FILE_BUILDERS, read_splits, source_id
-from ban_hf.errors import BANError, did_you_mean
+from ban_hf.data.sources import (
+    BuiltIn,
+    Source,
+    check_column,
+    locate,
+    only_column,
+    read_splits,
+)
+from ban_hf.errors import BANError
 
 logger = logging.getLogger(__name__)
 
@@ -28,19 +33,14 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, in units where white is 1."""
 
 
-@dataclass(frozen=True)
-class BuiltIn:
-    """The dataset of a built-in name, and what is known of its images."""
-
-    hub_id: str | None  # None: it needs no download
-    statistics: Statistics | None = None  # of the training images; None: computed
-    flip: bool = True
-
-
 BUILT_IN = {
-    "cifar10": BuiltIn("uoft-cs/cifar10", ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
-    "cifar100": BuiltIn("uoft-cs/cifar100", ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))),
-    "digits": BuiltIn(None, flip=False),  # a mirrored digit is not a digit
+    "cifar10": BuiltIn("uoft-cs/cifar10"),
+    "cifar100": BuiltIn("uoft-cs/cifar100"),
+    "digits": BuiltIn("digits"),
+}
+STATISTICS: dict[str, Statistics] = {  # of the training images
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 
 
@@ -102,46 +102,54 @@ def load_images(
     """
     if not 0 <= validation < 1:
         raise BANError(f"validation={validation}: must be a fraction, at least 0 and below 1")
-    spec = BUILT_IN.get(name, BuiltIn(source_id(name)))
-    data = _digits() if name == "digits" else _load(name, config, revision)
-    label_names, decoded = decode(data, image_column, label_column, image_size)
-    rows = _split(decoded, validation, train_samples, seed)
-    mean, std = spec.statistics or channel_statistics(decoded["train"][0][rows["train"]])
+    if image_size is not None and image_size < 1:
+        raise BANError(f"image_size={image_size}: must be a number of pixels, at least 1")
+    source = locate(name, BUILT_IN, config, revision)
+    data = _digits() if name == "digits" else _load(name, source)
+    features = data["train"].features
+    image_column = _image_column(features, image_column)
+    label_names, labels = _labels(data, _label_column(features, label_column))
+    size = (image_size, image_size) if image_size else None
+    images: dict[str, Tensor] = {}
+    for split, part in data.items():
+        images[split] = _pixels(part, image_column, split, size)  # (N, 3, H, W)
+        size = (images[split].shape[3], images[split].shape[2])  # the first, train, settles it
+    rows = _split(labels, validation, train_samples, seed)
+    mean, std = STATISTICS.get(name) or channel_statistics(images["train"][rows["train"]])
 
     def dataset(split: str, *, augment: bool = False) -> ImageViews:
+        origin = split if split in images else "train"
         return ImageViews(
-            *decoded.get(split, decoded["train"]),
+            images[origin],
+            labels[origin],
             label_names,
             mean=mean,
             std=std,
             rows=rows.get(split),
             augment=augment,
-            flip=spec.flip if flip is None else flip,
+            flip=name != "digits" if flip is None else flip,  # a mirrored digit is not a digit
             seed=seed,
         )
 
     return ImageSplits(
         train=dataset("train", augment=True),
-        validation=dataset("validation") if "validation" in decoded | rows else None,
+        validation=dataset("validation") if "validation" in images | rows else None,
         test=dataset("test"),
-        source={"id": spec.hub_id or name, "config": config, "revision": revision},
+        source=source.origin,
     )
 
 
 def _split(
-    decoded: dict[str, tuple[Tensor, Tensor]],
-    validation: float,
-    train_samples: int | None,
-    seed: int,
+    existing: dict[str, Tensor], validation: float, train_samples: int | None, seed: int
 ) -> dict[str, Tensor]:
-    """Rows of the training split for each part that is cut out of it."""
-    labels = decoded["train"][1]  # (N,)
+    """Rows of the training split for each part that is cut out of it, by the labels of splits."""
+    labels = existing["train"]  # (N,)
     rows = {"train": torch.arange(len(labels))}
-    if "test" not in decoded:
+    if "test" not in existing:
         count = round(TEST_FRACTION * len(labels))
         logger.warning("no test split: %d of %d training images held out", count, len(labels))
         rows["test"], rows["train"] = stratified(rows["train"], labels, count, seed=0)
-    if "validation" not in decoded and validation > 0:
+    if "validation" not in existing and validation > 0:
         count = round(validation * len(rows["train"]))
         rows["validation"], rows["train"] = stratified(rows["train"], labels, count, seed)
     if train_samples is not None:
@@ -166,13 +174,10 @@ def stratified(rows: Tensor, labels: Tensor, count: int, seed: int) -> tuple[Ten
     may differ between versions, and a smaller choice lies, class by class, within a larger one.
 
     Args:
-        rows: ``(M,)`` int64, ascending.
+        rows: ``(M,)`` int64, ascending, as both parts of them are.
         labels: ``(N,)`` int64, of all rows.
         count: how many to choose.
         seed: of the choice.
-
-    Returns:
-        Chosen and remaining rows, each ascending.
     """
     classes, sizes = labels[rows].unique(return_counts=True)  # (C,), (C,)
     quotas = sizes * count  # (C,), in units of 1 / M rows
@@ -220,89 +225,43 @@ def _digits() -> dict[str, datasets.Dataset]:
     }
 
 
-def _load(name: str, config: str | None, revision: str | None) -> dict[str, datasets.Dataset]:
+def _load(name: str, source: Source) -> dict[str, datasets.Dataset]:
     """The existing splits, by the names train, validation and test."""
-    path, hub_id = Path(name), name
-    if name in BUILT_IN:  # not a folder of that name in the working directory
-        hub_id = str(BUILT_IN[name].hub_id)
-        path = Path(os.environ.get("BAN_HF_DATA") or os.devnull, name)
-    try:
-        splits = read_splits(path, hub_id, config, revision)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise BANError(
-            f"--dataset_name {name} cannot be loaded ({error}).{did_you_mean(name, BUILT_IN)} "
-            f"It takes a built-in name ({', '.join(BUILT_IN)}), a local folder, a file "
-            f"({', '.join(FILE_BUILDERS)}) or a Hub id. Without a network, digits needs none, and "
-            "BAN_HF_DATA can name a folder that holds cifar10/ and cifar100/."
-        ) from error
+    offline = "digits needs none, and BAN_HF_DATA can name a folder with cifar10/ and cifar100/."
+    splits = read_splits(name, source, BUILT_IN, offline)
     if "train" not in splits:
         raise BANError(f"--dataset_name {name}: no train split; there is {', '.join(splits)}")
     return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
 
 
-def decode(
-    data: dict[str, datasets.Dataset],
-    image_column: str | None,
-    label_column: str | None,
-    image_size: int | None,
-) -> tuple[list[str], dict[str, tuple[Tensor, Tensor]]]:
-    """Names of the classes, and for each split its images and their labels.
-
-    Args:
-        data: the splits, `train` among them.
-        image_column: see :func:`ban_hf.data.load_images`, as for the other two.
-        label_column: of the labels.
-        image_size: side in pixels.
-
-    Returns:
-        Label names; by split ``(N, 3, H, W)`` uint8 and ``(N,)`` int64.
-    """
-    if image_size is not None and image_size < 1:
-        raise BANError(f"image_size={image_size}: must be a number of pixels, at least 1")
-    features = data["train"].features
-    image_column = _image_column(features, image_column)
-    label_column = _label_column(features, label_column)
-    names, labels = _labels(data, label_column)
-    size = (image_size, image_size) if image_size else None
-    decoded = {}
-    for split, part in data.items():
-        images = _pixels(part, image_column, split, size)  # (N, 3, H, W)
-        size = (images.shape[3], images.shape[2])  # the first split, train, settles it
-        decoded[split] = images, labels[split]
-    return names, decoded
-
-
 def _image_column(features: datasets.Features, named: str | None) -> str:
-    if named is not None:
-        feature = _named("image_column", named, features)
-        kind = feature.dtype if isinstance(feature, datasets.Value) else ""
-        files = kind in ("string", "large_string", "binary", "large_binary")
-        if not files and not isinstance(feature, datasets.Image | dict):
-            raise BANError(f"image_column={named!r} holds no images but {feature}")
-        return named
-    found = [column for column, f in features.items() if isinstance(f, datasets.Image)]
-    if len(found) != 1:
-        raise BANError(
-            f"{len(found) or 'no'} columns of images {found}: name one with image_column; "
-            f"the columns are {', '.join(features)}"
-        )
-    return found[0]
+    if named is None:
+        found = [column for column, f in features.items() if isinstance(f, datasets.Image)]
+        return only_column(found, "images", "image_column", features)
+    check_column("image_column", named, features, features)
+    feature = features[named]
+    kind = feature.dtype if isinstance(feature, datasets.Value) else ""
+    files = kind in ("string", "large_string", "binary", "large_binary")
+    if not files and not isinstance(feature, datasets.Image | dict):
+        raise BANError(f"image_column={named!r} holds no images but {feature}")
+    return named
 
 
 def _label_column(features: datasets.Features, named: str | None) -> str:
-    if named is not None:
-        feature = _named("label_column", named, features)
-        kind = feature.dtype if isinstance(feature, datasets.Value | datasets.ClassLabel) else ""
-        if not kind.startswith(("int", "uint", "bool", "string", "large_string")):
-            raise BANError(f"label_column={named!r} holds no integers or strings but {feature}")
-        return named
-    found = {c: f.num_classes for c, f in features.items() if isinstance(f, datasets.ClassLabel)}
-    if not found:
-        raise BANError(
-            "no ClassLabel column: name the labels' column with label_column; "
-            f"the columns are {', '.join(features)}"
-        )
-    return max(found, key=lambda column: found[column])  # the first one, on a tie
+    if named is None:
+        found = [c for c, f in features.items() if isinstance(f, datasets.ClassLabel)]
+        if not found:
+            raise BANError(
+                "no ClassLabel column: name the labels' column with label_column; "
+                f"the columns are {', '.join(features)}"
+            )
+        return max(found, key=lambda column: features[column].num_classes)  # the first, on a tie
+    check_column("label_column", named, features, features)
+    feature = features[named]
+    kind = feature.dtype if isinstance(feature, datasets.Value | datasets.ClassLabel) else ""
+    if not kind.startswith(("int", "uint", "bool", "string", "large_string")):
+        raise BANError(f"label_column={named!r} holds no integers or strings but {feature}")
+    return named
 
 
 def _labels(data: dict[str, datasets.Dataset], column: str) -> tuple[list[str], dict[str, Tensor]]:
@@ -332,7 +291,7 @@ def _pixels(
 ) -> Tensor:
     """All images of a split as ``(N, 3, H, W)`` uint8; ``size`` is (width, height)."""
     raw = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    size = size or _default_size(_read(raw[0][column], split, 0).size)
+    size = size or _shrunk(_read(raw[0][column], split, 0).size)
     images = np.empty((len(raw), 3, size[1], size[0]), dtype=np.uint8)  # (N, 3, H, W)
 
     def store(row: int, value: Any) -> None:
@@ -359,19 +318,10 @@ def _read(value: Any, split: str, row: int) -> Image.Image:
         raise BANError(f"{split} row {row} ({where}): unreadable image: {error}") from error
 
 
-def _default_size(first: tuple[int, int]) -> tuple[int, int]:
+def _shrunk(first: tuple[int, int]) -> tuple[int, int]:
     if max(first) <= LARGEST_KEPT:
         return first
     logger.warning(
         "images of %dx%d are resized to %d; image_size sets another", *first, LARGEST_KEPT
     )
     return LARGEST_KEPT, LARGEST_KEPT
-
-
-def _named(argument: str, name: str, features: datasets.Features) -> Any:
-    if name not in features:
-        raise BANError(
-            f"{argument}={name!r}: no such column.{did_you_mean(name, features)} "
-            f"The columns are {', '.join(features)}"
-        )
-    return features[name]

@@ -1,15 +1,12 @@
-"""The data of a task: from splits to what a trainer and a sequence are given.
-
-`prepare` and `network_builder` together give keywords of `train_generations`; those of `BANTrainer`
-are among them.
-"""
+"""The data of a task: from splits to what trainings on them are given."""
 
 import copy
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from torch.utils.data import Dataset
 from transformers import (
     PretrainedConfig,
     PreTrainedModel,
@@ -38,121 +35,116 @@ Args = TypeVar("Args", bound=TrainingArguments)
 PROCESSOR_FILE = "preprocessor_config.json"
 
 
-def prepare_arguments(
-    splits: ImageSplits | TextSplits, args: Args, window: int | None = None
-) -> Args:
-    """A copy of the arguments that fits the data, which are given in whole batches.
+class TaskData(NamedTuple):
+    """What trainings on some data are given.
 
-    There are no columns to remove, and nothing to pin. A text is evaluated in no more columns than
-    it has room for.
-
-    Args:
-        splits: of the data.
-        args: of the training.
-        window: words at a time, of a text.
-
-    Raises:
-        BANError: for a window or an evaluation without items.
+    Attributes:
+        train: what is trained on.
+        validation: None where there is none.
+        test: what each network is measured on once.
+        trainer: keywords of `BANTrainer`: collator, processor and metrics.
+        model_init: a fresh network for a generation.
     """
-    args = copy.copy(args)
-    args.remove_unused_columns = args.dataloader_pin_memory = False
-    if isinstance(splits, TextSplits):
-        if window is None or window < 1 or args.per_device_eval_batch_size < 1:
-            raise BANError(
-                f"window={window} and per_device_eval_batch_size="
-                f"{args.per_device_eval_batch_size} must be at least 1."
-            )
-        columns = evaluation_columns(splits, args.eval_batch_size, window, args.world_size)
-        args.per_device_eval_batch_size = columns // args.world_size
-    return args
+
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset
+    trainer: dict[str, Any]
+    model_init: Callable[[int], PreTrainedModel]
 
 
 def prepare(
-    splits: ImageSplits | TextSplits, args: TrainingArguments, window: int | None = None
-) -> dict[str, Any]:
-    """Datasets, collator, processor and metrics of a training, as keywords.
+    splits: ImageSplits | TextSplits,
+    args: Args,
+    model_name: str,
+    model_args: Mapping[str, Any],
+    window: int,
+) -> tuple[Args, TaskData]:
+    """A copy of the arguments that fits the data, and what trainings of a network are given.
 
-    Images are moved to the device of `args`.
+    The data are given in whole batches: there are no columns to remove, and nothing to pin. Images
+    are moved to the device of `args`, and a text is evaluated in no more columns than it has room
+    for.
 
     Args:
         splits: of the data.
-        args: from `prepare_arguments`.
+        args: of the trainings.
+        model_name: see `create_classifier` and `create_language_model`.
+        model_args: of the network, but for those that the data decide.
         window: words at a time, of a text.
-    """
-    if isinstance(splits, TextSplits):
-        return _prepare_text(splits, args, int(window or 0))
-    for split in (splits.train, splits.validation, splits.test):
-        if split is not None:
-            split.to(args.device)
-    return {
-        "train_dataset": splits.train,
-        "eval_dataset": splits.validation,
-        "test_dataset": splits.test,
-        "data_collator": collate,
-        "compute_metrics": compute_classification_metrics,
-        "processing_class": image_processor(*_format_of(splits)),
-        "data": {"source": splits.source},
-    }
-
-
-def _prepare_text(splits: TextSplits, args: TrainingArguments, window: int) -> dict[str, Any]:
-    def windows(split: str, columns: int, warmup: int = 0) -> TokenWindows:
-        try:
-            return TokenWindows(getattr(splits, split), columns, window=window, warmup=warmup)
-        except ValueError as error:
-            raise BANError(f"{split} text: {error}") from error
-
-    columns, warmup = args.eval_batch_size * args.world_size, WARM_UP * window
-    return {
-        "train_dataset": windows("train", args.train_batch_size * args.world_size),
-        "eval_dataset": windows("validation", columns, warmup),
-        "test_dataset": windows("test", columns, warmup),
-        "data_collator": default_data_collator,
-        "processing_class": splits.tokenizer,
-        "data": {"source": splits.source},
-    }
-
-
-def network_builder(
-    splits: ImageSplits | TextSplits, name: str, model_args: dict[str, Any]
-) -> Callable[[int], PreTrainedModel]:
-    """`model_init` of a sequence on these data: a fresh network for each generation.
-
-    Args:
-        splits: of the data.
-        name: of the architecture.
-        model_args: further arguments of the network.
 
     Raises:
-        BANError: for arguments that the data decide; from the result, for those that the
-            architecture does not have.
+        BANError: for a window or an evaluation without items, and for arguments of the network
+            that the data decide; from `model_init`, for those that the network does not have.
     """
-    is_text = isinstance(splits, TextSplits)
-    check_model_args(model_args, "text-generation" if is_text else "image-classification")
+    args = copy.copy(args)
+    args.remove_unused_columns = args.dataloader_pin_memory = False
+    if isinstance(splits, ImageSplits):
+        return args, _image_data(splits, args, model_name, model_args)
+    if window < 1 or args.per_device_eval_batch_size < 1:
+        raise BANError(
+            f"window={window} and per_device_eval_batch_size={args.per_device_eval_batch_size} "
+            "must be at least 1."
+        )
+    columns = evaluation_columns(splits, args.eval_batch_size, window, args.world_size)
+    args.per_device_eval_batch_size = columns // args.world_size
+    return args, _text_data(splits, args, model_name, model_args, window)
 
-    def of_words(generation: int) -> PreTrainedModel:
-        assert isinstance(splits, TextSplits)
-        return create_language_model(name, words=splits.words, **model_args)
 
-    def of_images(generation: int) -> PreTrainedModel:
-        assert isinstance(splits, ImageSplits)
-        size, mean, std = _format_of(splits)
+def _image_data(
+    splits: ImageSplits, args: TrainingArguments, model_name: str, model_args: Mapping[str, Any]
+) -> TaskData:
+    check_model_args(model_args, "image-classification")
+    train = splits.train
+    for split in (train, splits.validation, splits.test):
+        if split is not None:
+            split.to(args.device)
+    images = ImageFormat(train.images.shape[-1], train.mean.tolist(), train.std.tolist())
+    trainer = {
+        "data_collator": collate,
+        "compute_metrics": compute_classification_metrics,
+        "processing_class": image_processor(*images),
+    }
+
+    def model_init(generation: int) -> PreTrainedModel:
         return create_classifier(
-            name,
-            label_names=splits.train.label_names,
-            image_size=size,
-            image_mean=mean,
-            image_std=std,
+            model_name,
+            label_names=train.label_names,
+            image_size=images.size,
+            image_mean=images.mean,
+            image_std=images.std,
             **model_args,
         )
 
-    return of_words if is_text else of_images
+    return TaskData(train, splits.validation, splits.test, trainer, model_init)
 
 
-def _format_of(splits: ImageSplits) -> tuple[int, list[float], list[float]]:
-    """Size, mean and deviation of the images."""
-    train = splits.train
-    return train.images.shape[-1], train.mean.tolist(), train.std.tolist()
+def _text_data(
+    splits: TextSplits,
+    args: TrainingArguments,
+    model_name: str,
+    model_args: Mapping[str, Any],
+    window: int,
+) -> TaskData:
+    check_model_args(model_args, "text-generation")
+
+    def windows(split: str, batch_size: int, warmup: int = 0) -> TokenWindows:
+        tokens, columns = getattr(splits, split), batch_size * args.world_size
+        try:
+            return TokenWindows(tokens, columns, window=window, warmup=warmup)
+        except BANError as error:
+            raise BANError(f"{split} text: {error}") from error
+
+    def model_init(generation: int) -> PreTrainedModel:
+        return create_language_model(model_name, words=splits.words, **model_args)
+
+    return TaskData(
+        windows("train", args.train_batch_size),
+        windows("validation", args.eval_batch_size, WARM_UP * window),
+        windows("test", args.eval_batch_size, WARM_UP * window),
+        {"data_collator": default_data_collator, "processing_class": splits.tokenizer},
+        model_init,
+    )
 
 
 # What images a classifier reads
@@ -174,8 +166,8 @@ class ImageFormat(NamedTuple):
     """What a classifier reads: square images, and the mean and deviation of each channel."""
 
     size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 def image_format(place: ModelFiles, config: PretrainedConfig) -> ImageFormat:
