@@ -4,7 +4,7 @@ import hashlib
 import math
 import statistics
 from collections import Counter, defaultdict
-from itertools import islice, product
+from itertools import islice
 
 import pytest
 
@@ -14,10 +14,6 @@ from ban_hf.data.grammar import STEMS, WORDS
 
 def drawn(count, seed="test"):
     return list(islice(ENGLISH.sentences(seed), count))
-
-
-def logp(sentence):
-    return sum(ENGLISH.log_probabilities(sentence.split()))
 
 
 def enumerate_all(grammar, row, probability=1.0):
@@ -98,8 +94,8 @@ def test_closed_forms_agree_with_a_large_sample():
 
 
 def test_next_words_have_probabilities_that_sum_to_one():
-    text = [word for words, _ in drawn(12, "prefix") for word in words]
-    for i in (*range(20), len(text) - 1):
+    text = [word for words, _ in drawn(5, "prefix") for word in words]
+    for i in (*range(0, 20, 3), len(text) - 1):
         total = 0.0
         for word in ENGLISH.words:
             try:
@@ -110,7 +106,7 @@ def test_next_words_have_probabilities_that_sum_to_one():
 
 
 def test_each_sentence_has_the_probability_of_its_only_derivation():
-    sentences = drawn(1_000, "parse")
+    sentences = drawn(300, "parse")
     for words, derivation in sentences:
         assert sum(ENGLISH.log_probabilities(words)) == pytest.approx(derivation, abs=1e-9)
     text = [word for words, _ in sentences for word in words]
@@ -185,7 +181,7 @@ def test_verbs_agree_with_their_subjects(frame, right, wrong):
     until = words.index("them") if "them" in words else len(words)
     assert all(math.isfinite(p) for p in ENGLISH.log_probabilities(words[:until]))
     with pytest.raises(ValueError, match=rf"words\[\d+\]='{wrong}' cannot follow"):
-        logp(frame.format(wrong))
+        ENGLISH.log_probabilities(frame.format(wrong).split())
 
 
 def test_no_drawn_verb_could_have_the_other_number():
@@ -194,13 +190,13 @@ def test_no_drawn_verb_could_have_the_other_number():
         other |= {f"{stem}s": stem for stem in STEMS[name].split()}
     other |= {plural: singular for singular, plural in other.items()}
     verbs = 0
-    for words, _ in drawn(400, "agreement"):
+    for words, _ in drawn(100, "agreement"):
         for i, word in enumerate(words):
             if word in other:
                 verbs += 1
                 with pytest.raises(ValueError, match="cannot follow"):
-                    ENGLISH.log_probabilities([*words[:i], other[word], *words[i + 1 :]])
-    assert verbs > 600
+                    ENGLISH.log_probabilities([*words[:i], other[word]])
+    assert verbs > 150
 
 
 def test_words_belong_to_one_class_and_follow_a():
@@ -210,8 +206,8 @@ def test_words_belong_to_one_class_and_follow_a():
     assert {word for word, count in uses.items() if count > 1} == {"the"}
     for name in ("ADJECTIVE", "NOUN_s"):
         assert not [word for (word,) in classes[name] if word[0] in "aeiou"], "not after 'a'"
-    for one, many in product(["NOUN_s"], ["NOUN_p"]):
-        assert [f"{word}s" for (word,) in classes[one]] == [word for (word,) in classes[many]]
+    singular, plural = ([word for (word,) in classes[f"NOUN_{number}"]] for number in "sp")
+    assert [f"{word}s" for word in singular] == plural
 
 
 # The text
@@ -231,12 +227,10 @@ def test_text_is_the_same_on_every_machine():
 
 def test_load_text_grammar():
     splits = load_text("grammar")
-    sizes = [len(part) for part in (splits.train, splits.validation, splits.test)]
-    assert sizes == [8_000, 5_000, 20_000]
+    parts = splits.train, splits.validation, splits.test
+    assert [len(part) for part in parts] == [8_000, 5_000, 20_000]
     assert splits.words == sorted({*ENGLISH.words, "<unk>"})
-    texts = [
-        [splits.words[i] for i in part] for part in (splits.train, splits.validation, splits.test)
-    ]
+    texts = [[splits.words[i] for i in part] for part in parts]
     assert "<unk>" not in texts[0] + texts[1] + texts[2]
     assert texts[0][:5_000] != texts[1] != texts[2][:5_000] != texts[0][:5_000]
     assert splits.entropy == ENGLISH.entropy
@@ -248,5 +242,4 @@ def test_load_text_grammar():
     assert few.train.tolist() == splits.train[:100].tolist()
     assert (few.words, few.test.tolist()) == (splits.words, splits.test.tolist())
     assert few.source["tokens"]["train"] == 100
-    assert few.source["id"] == "grammar"
-    assert few.source["revision"] == "ban_hf.grammar/1"
+    assert (few.source["id"], few.source["revision"]) == ("grammar", "ban_hf.grammar/1")

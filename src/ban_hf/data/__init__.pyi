@@ -5,7 +5,6 @@ from .arguments import load_splits as load_splits
 from .augmentation import ImageViews as ImageViews
 from .augmentation import SetEpoch as SetEpoch
 from .augmentation import collate as collate
-from .augmentation import views as views
 from .description import IGNORED as IGNORED
 from .description import POSITIONS as POSITIONS
 from .description import DescribedDataset as DescribedDataset

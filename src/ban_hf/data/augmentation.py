@@ -49,59 +49,6 @@ def counter_hash(seed: int, epoch: int, sample_ids: Tensor) -> Tensor:
     return _mix(stream + (sample_ids + 1) * _GAMMA)  # (B,)
 
 
-def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """``(images / 255 - mean) / std``: ``(B, C, H, W)`` uint8 to float32; mean, std ``(C,)``."""
-    scale = (1 / (255 * std)).view(-1, 1, 1)  # (C, 1, 1)
-    shift = (mean / std).view(-1, 1, 1)  # (C, 1, 1)
-    return images.float().mul_(scale).sub_(shift)  # (B, C, H, W)
-
-
-def views(
-    images: Tensor,
-    seed: int,
-    epoch: int,
-    sample_ids: Tensor,
-    *,
-    mean: Tensor,
-    std: Tensor,
-    pad: int = 4,
-    flip: bool = True,
-) -> Tensor:
-    """Normalize, pad with zeros, crop at random to the same size, flip half of the images.
-
-    Padding comes *after* normalization, so a border pixel is the mean color, not black (He et al.
-    2016 and DenseNet do so; the text of Zagoruyko & Komodakis 2016 fills in reflections instead).
-    Each of the ``(2 pad + 1)^2`` crops is equally likely, to within 2^-20.
-
-    Args:
-        images: ``(B, C, H, W)`` uint8; the views have this shape, in float32.
-        seed: of the run's views.
-        epoch: counted from 0.
-        sample_ids: ``(B,)`` int64, on the device of ``images``: the number of each image in its
-            dataset, independent of its position in the batch.
-        mean: ``(C,)``, in units where white is 1.
-        std: ``(C,)``, likewise.
-        pad: pixels added on each side.
-        flip: mirror an image left to right with probability 1/2.
-    """
-    batch, channels, height, width = images.shape
-    bits = counter_hash(seed, epoch, sample_ids)  # (B,)
-    offsets = 2 * pad + 1
-    # Three disjoint fields of the 64 bits: 40-63 the row, 16-39 the column, 0 the flip.
-    top = (_shift(bits, 40) * offsets) >> 24  # (B,)
-    left = ((_shift(bits, 16) & 0xFFFFFF) * offsets) >> 24  # (B,)
-    rows = top[:, None] + torch.arange(height, device=images.device)  # (B, H)
-    cols = torch.arange(width, device=images.device)  # (W,)
-    if flip:
-        mirrored = (bits & 1).bool()[:, None]  # (B, 1)
-        cols = torch.where(mirrored, cols.flip(0), cols)  # (B, W)
-    cols = left[:, None] + cols  # (B, W)
-    pixels = rows[:, :, None] * (width + 2 * pad) + cols[:, None, :]  # (B, H, W)
-    padded = F.pad(normalize(images, mean, std), (pad,) * 4)  # (B, C, H + 2 pad, W + 2 pad)
-    index = pixels.view(batch, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
-    return padded.view(batch, channels, -1).gather(2, index).view(images.shape)
-
-
 class ImageViews(DescribedDataset):
     """Decoded images and labels that give whole batches of (augmented) views.
 
@@ -110,7 +57,8 @@ class ImageViews(DescribedDataset):
     ``collate_fn`` or ``data_collator``. ``dataset[i]`` is the same view of one sample.
 
     Subsets made by :meth:`select` share the tensors. A sample's id is its row in these tensors, so
-    a sample keeps its views in every subset.
+    a sample keeps its views in every subset. Each of the ``(2 pad + 1)^2`` crops is equally likely,
+    to within 2^-20.
 
     Args:
         images: ``(N, C, H, W)`` uint8.
@@ -180,16 +128,40 @@ class ImageViews(DescribedDataset):
     def __getitems__(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         positions = torch.as_tensor(indices, device=self.rows.device)  # (B,)
         rows = self.rows[positions]  # (B,)
-        images = self.images[rows]  # (B, C, H, W)
+        images = self._normalized(self.images[rows])  # (B, C, H, W)
         if self.augment:
-            colors = {"mean": self.mean, "std": self.std}
-            pixel_values = views(
-                images, self.seed, self.epoch, rows, **colors, pad=self.pad, flip=self.flip
-            )
-        else:
-            pixel_values = normalize(images, self.mean, self.std)
-        batch = {"pixel_values": pixel_values, "labels": self.labels[rows]}
+            images = self._cropped_and_flipped(images, rows)
+        batch = {"pixel_values": images, "labels": self.labels[rows]}
         return batch | ({POSITIONS: positions} if self.gives_positions else {})
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        """``(images / 255 - mean) / std``: ``(B, C, H, W)`` uint8 to float32."""
+        scale = (1 / (255 * self.std)).view(-1, 1, 1)  # (C, 1, 1)
+        shift = (self.mean / self.std).view(-1, 1, 1)  # (C, 1, 1)
+        return images.float().mul_(scale).sub_(shift)  # (B, C, H, W)
+
+    def _cropped_and_flipped(self, images: Tensor, sample_ids: Tensor) -> Tensor:
+        """Normalized images padded with zeros, cropped to their size, and half of them flipped.
+
+        Padding comes *after* normalization, so a border pixel is the mean color, not black (He et
+        al. 2016 and DenseNet do so; the text of Zagoruyko & Komodakis 2016 fills in reflections).
+        """
+        batch, channels, height, width = images.shape
+        bits = counter_hash(self.seed, self.epoch, sample_ids)  # (B,)
+        offsets = 2 * self.pad + 1
+        # Three disjoint fields of the 64 bits: 40-63 the row, 16-39 the column, 0 the flip.
+        top = (_shift(bits, 40) * offsets) >> 24  # (B,)
+        left = ((_shift(bits, 16) & 0xFFFFFF) * offsets) >> 24  # (B,)
+        rows = top[:, None] + torch.arange(height, device=images.device)  # (B, H)
+        cols = torch.arange(width, device=images.device)  # (W,)
+        if self.flip:
+            mirrored = (bits & 1).bool()[:, None]  # (B, 1)
+            cols = torch.where(mirrored, cols.flip(0), cols)  # (B, W)
+        cols = left[:, None] + cols  # (B, W)
+        pixels = rows[:, :, None] * (width + 2 * self.pad) + cols[:, None, :]  # (B, H, W)
+        padded = F.pad(images, (self.pad,) * 4)  # (B, C, H + 2 pad, W + 2 pad)
+        index = pixels.view(batch, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+        return padded.view(batch, channels, -1).gather(2, index).view(images.shape)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {name: batch[0] for name, batch in self.__getitems__([index]).items()}

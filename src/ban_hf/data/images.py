@@ -3,6 +3,7 @@
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import datasets
@@ -14,7 +15,6 @@ from torch import Tensor
 from ban_hf.data.augmentation import ImageViews, counter_hash
 from ban_hf.data.sources import (
     BuiltIn,
-    Source,
     check_column,
     locate,
     only_column,
@@ -105,10 +105,16 @@ def load_images(
     if image_size is not None and image_size < 1:
         raise BANError(f"image_size={image_size}: must be a number of pixels, at least 1")
     source = locate(name, BUILT_IN, config, revision)
-    data = _digits() if name == "digits" else _load(name, source)
-    features = data["train"].features
-    image_column = _image_column(features, image_column)
-    label_names, labels = _labels(data, _label_column(features, label_column))
+    if name == "digits":
+        data = _digits()
+    else:
+        offline = "digits needs none, and BAN_HF_DATA can name a folder of cifar10/ and cifar100/."
+        data = read_splits(name, source, BUILT_IN, offline)
+    if "train" not in data:
+        raise BANError(f"--dataset_name {name}: no train split; there is {', '.join(data)}")
+    data = {split: data[split] for split in ("train", "validation", "test") if split in data}
+    image_column, label_column = _columns(data["train"].features, image_column, label_column)
+    label_names, labels = _labels(data, label_column)
     size = (image_size, image_size) if image_size else None
     images: dict[str, Tensor] = {}
     for split, part in data.items():
@@ -172,12 +178,7 @@ def stratified(rows: Tensor, labels: Tensor, count: int, seed: int) -> tuple[Ten
 
     Within a class those with the least hash of (seed, row) are chosen: no generator whose stream
     may differ between versions, and a smaller choice lies, class by class, within a larger one.
-
-    Args:
-        rows: ``(M,)`` int64, ascending, as both parts of them are.
-        labels: ``(N,)`` int64, of all rows.
-        count: how many to choose.
-        seed: of the choice.
+    Rows ``(M,)`` are ascending, and so are both parts; labels ``(N,)`` are those of all rows.
     """
     classes, sizes = labels[rows].unique(return_counts=True)  # (C,), (C,)
     quotas = sizes * count  # (C,), in units of 1 / M rows
@@ -204,64 +205,53 @@ def channel_statistics(images: Tensor) -> Statistics:
     return tuple(means), tuple(stds)
 
 
+@cache
 def _digits() -> dict[str, datasets.Dataset]:
     """scikit-learn's 8x8 grey digits, each pixel shown as 4x4, with a fixed split."""
     from sklearn.datasets import load_digits  # takes a second to import
 
     bunch = load_digits()
     grey = (bunch.images * (255 / 16)).round().astype(np.uint8)  # (N, 8, 8)
-    columns = {"image": grey.repeat(4, 1).repeat(4, 2), "label": bunch.target}  # (N, 32, 32), (N,)
-    names = [str(digit) for digit in range(10)]
-    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    shown = list(grey.repeat(4, 1).repeat(4, 2))  # N times (32, 32)
+    classes = datasets.ClassLabel(names=[str(digit) for digit in range(10)])
+    features = datasets.Features(image=datasets.Image(), label=classes)
+    data = datasets.Dataset.from_dict({"image": shown, "label": bunch.target}, features)
     labels = torch.from_numpy(bunch.target)  # (N,)
-    rows = torch.arange(len(labels))  # (N,)
-    test, train = stratified(rows, labels, round(TEST_FRACTION * len(labels)), seed=0)
-    return {
-        split: datasets.Dataset.from_dict(
-            {name: list(column[part]) for name, column in columns.items()},
-            features=datasets.Features(features),
-        )
-        for split, part in (("train", train.numpy()), ("test", test.numpy()))
-    }
+    count, rows = round(TEST_FRACTION * len(labels)), torch.arange(len(labels))  # (N,)
+    test, train = stratified(rows, labels, count, seed=0)
+    return {"train": data.select(train.tolist()), "test": data.select(test.tolist())}
 
 
-def _load(name: str, source: Source) -> dict[str, datasets.Dataset]:
-    """The existing splits, by the names train, validation and test."""
-    offline = "digits needs none, and BAN_HF_DATA can name a folder with cifar10/ and cifar100/."
-    splits = read_splits(name, source, BUILT_IN, offline)
-    if "train" not in splits:
-        raise BANError(f"--dataset_name {name}: no train split; there is {', '.join(splits)}")
-    return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
-
-
-def _image_column(features: datasets.Features, named: str | None) -> str:
-    if named is None:
+def _columns(
+    features: datasets.Features, image_column: str | None, label_column: str | None
+) -> tuple[str, str]:
+    """The columns of images and labels that are named, or those of the fitting types."""
+    if image_column is None:
         found = [column for column, f in features.items() if isinstance(f, datasets.Image)]
-        return only_column(found, "images", "image_column", features)
-    check_column("image_column", named, features, features)
-    feature = features[named]
-    kind = feature.dtype if isinstance(feature, datasets.Value) else ""
-    files = kind in ("string", "large_string", "binary", "large_binary")
-    if not files and not isinstance(feature, datasets.Image | dict):
-        raise BANError(f"image_column={named!r} holds no images but {feature}")
-    return named
-
-
-def _label_column(features: datasets.Features, named: str | None) -> str:
-    if named is None:
-        found = [c for c, f in features.items() if isinstance(f, datasets.ClassLabel)]
+        image_column = only_column(found, "images", "image_column", features)
+    check_column("image_column", image_column, features, "images", _holds_images)
+    if label_column is None:
+        found = [column for column, f in features.items() if isinstance(f, datasets.ClassLabel)]
         if not found:
             raise BANError(
                 "no ClassLabel column: name the labels' column with label_column; "
                 f"the columns are {', '.join(features)}"
             )
-        return max(found, key=lambda column: features[column].num_classes)  # the first, on a tie
-    check_column("label_column", named, features, features)
-    feature = features[named]
-    kind = feature.dtype if isinstance(feature, datasets.Value | datasets.ClassLabel) else ""
-    if not kind.startswith(("int", "uint", "bool", "string", "large_string")):
-        raise BANError(f"label_column={named!r} holds no integers or strings but {feature}")
-    return named
+        label_column = max(found, key=lambda column: features[column].num_classes)  # or the first
+    check_column("label_column", label_column, features, "integers or strings", _holds_labels)
+    return image_column, label_column
+
+
+def _holds_images(feature: Any) -> bool:
+    files = ("string", "large_string", "binary", "large_binary")
+    is_file = isinstance(feature, datasets.Value) and feature.dtype in files
+    return is_file or isinstance(feature, datasets.Image | dict)
+
+
+def _holds_labels(feature: Any) -> bool:
+    kinds = ("int", "uint", "bool", "string", "large_string")
+    is_value = isinstance(feature, datasets.Value | datasets.ClassLabel)
+    return is_value and feature.dtype.startswith(kinds)
 
 
 def _labels(data: dict[str, datasets.Dataset], column: str) -> tuple[list[str], dict[str, Tensor]]:
@@ -291,7 +281,13 @@ def _pixels(
 ) -> Tensor:
     """All images of a split as ``(N, 3, H, W)`` uint8; ``size`` is (width, height)."""
     raw = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    size = size or _shrunk(_read(raw[0][column], split, 0).size)
+    if size is None:
+        size = _read(raw[0][column], split, 0).size
+        if max(size) > LARGEST_KEPT:
+            given, size = size, (LARGEST_KEPT, LARGEST_KEPT)
+            logger.warning(
+                "images of %dx%d are resized to %d; image_size sets another", *given, LARGEST_KEPT
+            )
     images = np.empty((len(raw), 3, size[1], size[0]), dtype=np.uint8)  # (N, 3, H, W)
 
     def store(row: int, value: Any) -> None:
@@ -316,12 +312,3 @@ def _read(value: Any, split: str, row: int) -> Image.Image:
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken file
         where = (value or {}).get("path") or "no path"
         raise BANError(f"{split} row {row} ({where}): unreadable image: {error}") from error
-
-
-def _shrunk(first: tuple[int, int]) -> tuple[int, int]:
-    if max(first) <= LARGEST_KEPT:
-        return first
-    logger.warning(
-        "images of %dx%d are resized to %d; image_size sets another", *first, LARGEST_KEPT
-    )
-    return LARGEST_KEPT, LARGEST_KEPT

@@ -1,9 +1,9 @@
 """From a dataset's name to its splits and columns, with the library `datasets`."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
@@ -63,14 +63,7 @@ def read_splits(
 ) -> dict[str, datasets.Dataset]:
     """The splits of a dataset; one with any of `VALIDATION_NAMES` is called `validation`.
 
-    Args:
-        name: that was given.
-        source: where it is.
-        built_in: the built-in names.
-        offline: what can be given where there is no network, for an error.
-
-    Raises:
-        BANError: if there is no such dataset.
+    An error lists the `built_in` names, and what can be given where there is no network.
     """
     path, config = source.path, source.origin["config"]
     try:
@@ -91,7 +84,7 @@ def read_splits(
     return {"validation" if s in VALIDATION_NAMES else s: part for s, part in data.items()}
 
 
-def only_column(found: list[str], kind: str, argument: str, features: Iterable[str]) -> str:
+def only_column(found: list[str], kind: str, argument: str, features: Mapping[str, Any]) -> str:
     """The one column of a kind; an error says which argument names it."""
     if len(found) != 1:
         raise BANError(
@@ -102,11 +95,17 @@ def only_column(found: list[str], kind: str, argument: str, features: Iterable[s
 
 
 def check_column(
-    argument: str, name: str, columns: Iterable[str], features: Iterable[str], kind: str = ""
+    argument: str,
+    name: str,
+    features: Mapping[str, Any],
+    kind: str,
+    fits: Callable[[Any], bool] = lambda feature: True,
 ) -> None:
-    """Raise unless a named column is one of `columns`, which are all features of a kind."""
-    if name not in columns:
+    """Raise unless a column is there, and its feature fits what it must hold."""
+    if name not in features:
         raise BANError(
-            f"{argument}={name!r}: no such column{kind}.{did_you_mean(name, columns)} "
+            f"{argument}={name!r}: no such column of {kind}.{did_you_mean(name, features)} "
             f"The columns are {', '.join(features)}"
         )
+    if not fits(features[name]):
+        raise BANError(f"{argument}={name!r} holds no {kind} but {features[name]}")

@@ -254,14 +254,14 @@ def _read(path: Path) -> str:
 
 def _join(data: datasets.Dataset, split: str, column: str | None) -> str:
     """The rows as lines; a row's own line break at its end is not doubled."""
-    strings = [
-        name
+    strings = {
+        name: feature
         for name, feature in data.features.items()
         if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
-    ]
+    }
     if column is None:
-        column = only_column(strings, "strings", "text_column", data.features)
-    check_column("text_column", column, strings, data.features, kind=" of strings")
+        column = only_column([*strings], "strings", "text_column", data.features)
+    check_column("text_column", column, strings, "strings")
     rows = list(data[column])
     if None in rows:
         raise BANError(f"{split} row {rows.index(None)}: {column} is empty (null)")
@@ -280,7 +280,7 @@ def _hold_out(text: str, name: str) -> dict[str, str]:
         "validation": lines[-2 * count : -count],
         "test": lines[-count:],
     }
-    return {split: "".join(f"{line}\n" for line in part) for split, part in parts.items()}
+    return {split: "\n".join([*part, ""]) for split, part in parts.items()}
 
 
 # The tokenizer

@@ -36,13 +36,13 @@ def prepare(
     Returns:
         A copy of the arguments, for data that come in whole batches, and the setup.
     """
-    args, found = data_of(splits, args, model_name, dict(model_args or {}), window)
-    train, validation, test = found.train, found.validation, found.test
-    data = {"source": splits.source, "train": describe_data(train), "test": describe_data(test)}
-    if validation is not None:
-        data["validation"] = describe_data(validation)
+    args, parts = data_of(splits, args, model_name, dict(model_args or {}), window)
+    data: dict[str, Any] = {"source": splits.source}
+    for name, dataset in (("train", "train"), ("validation", "eval"), ("test", "test")):
+        if parts[f"{dataset}_dataset"] is not None:
+            data[name] = describe_data(parts[f"{dataset}_dataset"])
     entropy = splits.test_entropy if isinstance(splits, TextSplits) else None
-    return args, Setup(found.model_init, train, validation, test, found.trainer, data, entropy)
+    return args, Setup(**parts, data=data, entropy=entropy)
 
 
 def describe_dataset(splits: Splits, window: int = 35) -> dict[str, Any]:

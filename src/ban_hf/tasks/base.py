@@ -7,7 +7,6 @@ the ensemble see items only, and never the shape of a model's outputs.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,32 +31,19 @@ class Output(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """The labels of a batch's items, and what each of them counts for.
+    """The labels of a batch's items, and what each of them counts for."""
 
-    Attributes:
-        values: `(N,)` int64, 0 where the weight is 0; None where the batch has no labels.
-        weights: `(N,)` float32; 0 for an item that does not count.
-    """
-
-    values: Tensor | None
-    weights: Tensor
+    values: Tensor | None  # (N,) int64, 0 where the weight is 0; None where the batch has none
+    weights: Tensor  # (N,) float32; 0 for an item that does not count
 
 
-@dataclass(frozen=True)
-class Items:
-    """N predictions of a batch of B rows, the same number for each row, row by row.
+class Items(NamedTuple):
+    """N predictions of a batch of B rows, the same number for each row, row by row."""
 
-    Attributes:
-        logits: `(N, C)`.
-        labels: see `Labels.values`.
-        weights: see `Labels.weights`.
-        rows: B. The items of row b are those from b N/B to (b + 1) N/B.
-    """
-
-    logits: Tensor
-    labels: Tensor | None
-    weights: Tensor
-    rows: int
+    logits: Tensor  # (N, C)
+    labels: Tensor | None  # (N,), as in `Labels`
+    weights: Tensor  # (N,), as in `Labels`
+    rows: int  # B; the items of row b are those from b N/B to (b + 1) N/B
 
 
 class Task:
@@ -111,11 +97,7 @@ class Task:
         return logits.reshape(-1, logits.shape[-1])  # (N, C)
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:
-        """The items' labels and weights, in the order of `logits`.
-
-        Raises:
-            BANError: for labels of another shape, or for none where items cannot be told without.
-        """
+        """The items' labels and weights, in the order of `logits`."""
         name, class_axis = self.outputs[0]
         return class_labels(inputs.get("labels"), getattr(outputs, name).select(class_axis, 0))
 
@@ -128,9 +110,7 @@ class Task:
     def label_loss(self, items: Items, num_items: Tensor | int | None = None) -> Tensor:
         """The label loss of a batch as a model reports it: the mean over items that count, `()`.
 
-        Args:
-            items: with labels.
-            num_items: what the sum is divided by; by default the number of items that count.
+        The sum is divided by `num_items`, by default the number of items that count.
         """
         if items.labels is None:
             raise BANError("The label loss needs labels, but the batch has none.")
@@ -163,10 +143,6 @@ class Task:
         """The members' outputs as those of their ensemble, by name and in their own shape.
 
         Formula: log(sum_k w_k softmax(z_k)) over the class axis; see `mean_logits`.
-
-        Args:
-            members: outputs of the members for one batch.
-            weights: of the members, which sum to 1; None for equal ones.
         """
         return {
             output.name: mean_logits(
@@ -186,12 +162,8 @@ class Task:
 
         So for other classes, another order of them, another vocabulary, or another tokenizer.
 
-        Args:
-            teacher: a model.
-            student: a model.
-            processor: of the student; a tokenizer is compared with the teacher's.
-            teacher_name: the folder or Hub id that the teacher was loaded from; by default what its
-                config says.
+        The student's `processor` may be its tokenizer. `teacher_name` is the folder or Hub id that
+        the teacher was loaded from, by default what its config says.
         """
         if not (isinstance(teacher, PreTrainedModel) and isinstance(student, PreTrainedModel)):
             return
@@ -219,9 +191,6 @@ def class_labels(labels: Tensor | None, places: Tensor) -> Labels:
     Args:
         labels: class numbers of the shape of `places`; None if the batch has none, and all count.
         places: one number for each item, of any kind, such as the logits of the first class.
-
-    Raises:
-        BANError: if they have another shape, or are no integers.
     """
     if labels is None:
         return Labels(None, torch.ones_like(places, dtype=torch.float32).reshape(-1))  # (N,)
@@ -274,9 +243,6 @@ def check_label_loss(
 
     Returns:
         C; None where the batch has no labels that count.
-
-    Raises:
-        BANError: with both numbers and the class's name; for labels outside `[0, C)`.
     """
     if not any(inputs.get(name) is not None for name in task.label_names):
         return None
@@ -359,15 +325,15 @@ def _are_placeholders(id2label: dict[int, str]) -> bool:
 
 def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig) -> None:
     """Raise unless two models read the same words, as far as their configs tell."""
-    theirs, ours = (config.get_text_config().to_dict() for config in (teacher, student))
-    sizes = theirs.get("vocab_size"), ours.get("vocab_size")
-    if None not in sizes and sizes[0] != sizes[1]:
+    configs = [config.get_text_config().to_dict() for config in (teacher, student)]
+    theirs, ours = (config.get("vocab_size") for config in configs)
+    if theirs != ours and None not in (theirs, ours):
         raise BANError(
-            f"teacher has a vocabulary of {sizes[0]} and model one of {sizes[1]}: build the "
-            "student with the teacher's vocabulary, or choose another teacher."
+            f"teacher has a vocabulary of {theirs} and model one of {ours}: build the student with "
+            "the teacher's vocabulary, or choose another teacher."
         )
-    digests = theirs.get("vocabulary_sha256"), ours.get("vocabulary_sha256")
-    if None not in digests and digests[0] != digests[1]:
+    theirs, ours = (config.get("vocabulary_sha256") for config in configs)
+    if theirs != ours and None not in (theirs, ours):
         raise BANError(
             "teacher and model have other words, or the same in another order: encode the text "
             "with the teacher's tokenizer and build the student from its words."
@@ -430,11 +396,7 @@ def mean_logits(
 
 
 def normalized_weights(weights: Sequence[float] | None, members: int) -> list[float] | None:
-    """Weights that sum to 1; None for equal ones.
-
-    Raises:
-        ValueError: if they are not one for each member, finite, none negative and not all 0.
-    """
+    """Weights that sum to 1; None for equal ones."""
     if weights is None:
         return None
     weights = [float(weight) for weight in weights]

@@ -2,11 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from torch.utils.data import Dataset
 from transformers import (
     PretrainedConfig,
     PreTrainedModel,
@@ -20,7 +18,6 @@ from ban_hf.data.images import ImageSplits
 from ban_hf.data.text import WARM_UP, TextSplits, evaluation_columns
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.lineage.files import read_json
 from ban_hf.models.configuration import CifarNetConfig
 from ban_hf.models.factory import (
     check_model_args,
@@ -35,32 +32,17 @@ Args = TypeVar("Args", bound=TrainingArguments)
 PROCESSOR_FILE = "preprocessor_config.json"
 
 
-class TaskData(NamedTuple):
-    """What trainings on some data are given.
-
-    Attributes:
-        train: what is trained on.
-        validation: None where there is none.
-        test: what each network is measured on once.
-        trainer: keywords of `BANTrainer`: collator, processor and metrics.
-        model_init: a fresh network for a generation.
-    """
-
-    train: Dataset
-    validation: Dataset | None
-    test: Dataset
-    trainer: dict[str, Any]
-    model_init: Callable[[int], PreTrainedModel]
-
-
 def prepare(
     splits: ImageSplits | TextSplits,
     args: Args,
     model_name: str,
     model_args: Mapping[str, Any],
     window: int,
-) -> tuple[Args, TaskData]:
+) -> tuple[Args, dict[str, Any]]:
     """A copy of the arguments that fits the data, and what trainings of a network are given.
+
+    These are datasets, keywords of `BANTrainer` and `model_init`, which makes a fresh network for
+    a generation, by their names in a `Setup`.
 
     The data are given in whole batches: there are no columns to remove, and nothing to pin. Images
     are moved to the device of `args`, and a text is evaluated in no more columns than it has room
@@ -93,7 +75,7 @@ def prepare(
 
 def _image_data(
     splits: ImageSplits, args: TrainingArguments, model_name: str, model_args: Mapping[str, Any]
-) -> TaskData:
+) -> dict[str, Any]:
     check_model_args(model_args, "image-classification")
     train = splits.train
     for split in (train, splits.validation, splits.test):
@@ -116,7 +98,13 @@ def _image_data(
             **model_args,
         )
 
-    return TaskData(train, splits.validation, splits.test, trainer, model_init)
+    return {
+        "train_dataset": train,
+        "eval_dataset": splits.validation,
+        "test_dataset": splits.test,
+        "trainer": trainer,
+        "model_init": model_init,
+    }
 
 
 def _text_data(
@@ -125,7 +113,7 @@ def _text_data(
     model_name: str,
     model_args: Mapping[str, Any],
     window: int,
-) -> TaskData:
+) -> dict[str, Any]:
     check_model_args(model_args, "text-generation")
 
     def windows(split: str, batch_size: int, warmup: int = 0) -> TokenWindows:
@@ -138,28 +126,16 @@ def _text_data(
     def model_init(generation: int) -> PreTrainedModel:
         return create_language_model(model_name, words=splits.words, **model_args)
 
-    return TaskData(
-        windows("train", args.train_batch_size),
-        windows("validation", args.eval_batch_size, WARM_UP * window),
-        windows("test", args.eval_batch_size, WARM_UP * window),
-        {"data_collator": default_data_collator, "processing_class": splits.tokenizer},
-        model_init,
-    )
+    return {
+        "train_dataset": windows("train", args.train_batch_size),
+        "eval_dataset": windows("validation", args.eval_batch_size, WARM_UP * window),
+        "test_dataset": windows("test", args.eval_batch_size, WARM_UP * window),
+        "trainer": {"data_collator": default_data_collator, "processing_class": splits.tokenizer},
+        "model_init": model_init,
+    }
 
 
 # What images a classifier reads
-
-
-class ModelFiles(Protocol):
-    """The files beside a model's weights, in a folder or on the Hub."""
-
-    def names(self) -> Collection[str]:
-        """Their names."""
-        ...
-
-    def fetch(self, name: str) -> Path:
-        """One of them, on this machine."""
-        ...
 
 
 class ImageFormat(NamedTuple):
@@ -170,19 +146,20 @@ class ImageFormat(NamedTuple):
     std: Sequence[float]
 
 
-def image_format(place: ModelFiles, config: PretrainedConfig) -> ImageFormat:
-    """What a classifier reads, by the processor saved beside it, or by its config.
+def image_format(
+    processor: Mapping[str, Any] | None, config: PretrainedConfig, place: str
+) -> ImageFormat:
+    """What a classifier reads.
 
     Args:
-        place: of the model.
-        config: of the model.
+        processor: the image processor that is saved beside it, if one is.
+        config: of the model, for one without a processor.
+        place: of the model, for an error.
 
     Raises:
         BANError: if neither tells, or it is more than a resize to a square and a normalization.
     """
-    if PROCESSOR_FILE in place.names():
-        return _of_processor(place, read_json(place.fetch(PROCESSOR_FILE)))
-    found = _of_config(config)
+    found = _of_config(config) if processor is None else _of_processor(processor, place)
     if found is None:
         raise BANError(
             f"{place} has no {PROCESSOR_FILE} beside its weights, and its config does not tell "
@@ -201,7 +178,7 @@ def _of_config(config: PretrainedConfig) -> ImageFormat | None:
     return None
 
 
-def _of_processor(place: ModelFiles, processor: dict[str, Any]) -> ImageFormat:
+def _of_processor(processor: Mapping[str, Any], place: str) -> ImageFormat:
     size = processor.get("size")
     height, width = (
         (size.get("height"), size.get("width")) if isinstance(size, dict) else [size] * 2
