@@ -144,7 +144,7 @@ def measure_members(
     models = [member.model for member in members]
     together = evaluate(models, loaders, task, weights=weights, in_order=in_order).metrics(entropy)
     return {
-        "metric": task.headline,
+        "metric": task.headline.name,
         "dataset": source,
         "members": rows,
         "ensemble": {"name": f"Ens*{len(members)}", "test": together},

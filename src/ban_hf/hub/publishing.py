@@ -31,10 +31,9 @@ from ban_hf.hub.repository import (
 )
 from ban_hf.hub.verification import Entry, ancestry, check_file, check_model, walk
 from ban_hf.lineage.family import finished_generations
-from ban_hf.lineage.family_results import results_of_records
 from ban_hf.lineage.files import as_json, read_json
 from ban_hf.lineage.record import CARD, LOG, PICTURE, RECORD, Record, Reference
-from ban_hf.lineage.results import Results
+from ban_hf.lineage.results import Results, results_of_records
 from ban_hf.reports.model_card import AUTO_CLASSES, render_card
 from ban_hf.reports.reading import read_results
 from ban_hf.reports.statistics import is_measured
@@ -291,7 +290,7 @@ def _publish(
     """Publish the files of a folder with the redacted record and the card."""
     files = {
         **contents,
-        RECORD: as_json(record.to_dict()),
+        RECORD: as_json(record.to_dict()).encode(),
         **card_files(entry.place, record, before, repo_id, license),
     }
     commit = publish(

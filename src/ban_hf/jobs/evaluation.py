@@ -61,9 +61,8 @@ class Evaluation:
         }
         if entropy is not None:
             known["above_entropy"] = nll - entropy
-        found: dict[str, float | int] = {
-            name: known[name].item() for name in self.task.facts.metrics if name in known
-        }
+        named = [metric.name for metric in self.task.facts.metrics if metric.name in known]
+        found: dict[str, float | int] = {name: known[name].item() for name in named}
         if self.agrees is not None and self.teacher_kl is not None:
             found["teacher_agreement"] = 100 * self.agrees.double().mean().item()
             found["teacher_kl"] = self.teacher_kl.mean().item()

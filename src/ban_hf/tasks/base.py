@@ -18,7 +18,8 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ban_hf.data.description import IGNORED
 from ban_hf.errors import BANError
-from ban_hf.tasks.catalog import TaskFacts
+from ban_hf.lineage.names import Metric
+from ban_hf.lineage.names import TaskFacts as TaskFacts
 
 TOKENIZER_FILE = "tokenizer_config.json"
 
@@ -77,9 +78,9 @@ class Task:
         return self.facts.name
 
     @property
-    def headline(self) -> str:
-        """The metric that tables lead with, and that a training is watched by."""
-        return self.facts.metrics[0]
+    def headline(self) -> Metric:
+        """The metric that tables lead with."""
+        return self.facts.headline
 
     # The model's side
 
@@ -177,7 +178,7 @@ class Task:
 
     def loss_metrics(self, loss: float) -> dict[str, float]:
         """What an evaluation logs that follows from its label loss, by name."""
-        if "perplexity" not in self.facts.metrics:
+        if self.headline.name != "perplexity":
             return {}
         return {"perplexity": torch.tensor(loss).exp().item()}  # inf for a loss beyond 709
 
