@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, set_seed
 from ban_hf.data.description import describe_data
 from ban_hf.errors import BANError
 from ban_hf.hub.client import clean_token
-from ban_hf.hub.initial_teacher import (
+from ban_hf.hub.download import (
     InitialTeacher,
     check_no_other_teacher,
     find_teacher,

@@ -130,11 +130,7 @@ class Repository:
         return File.lfs(sha256, len(content))
 
     def commit(
-        self,
-        files: Mapping[str, File],
-        message: str,
-        author: str,
-        date: datetime,
+        self, files: Mapping[str, File], message: str, author: str, date: datetime
     ) -> Commit:
         """Commit a whole tree on top of the head."""
         commit = Commit(dict(files), message, author, date, self.head or None)

@@ -147,9 +147,7 @@ def as_noted(split: Any, noted: Any) -> Any:
 def check_folders(output_dir: Path, is_ours: bool) -> None:
     """Check that the folders of a family are its run's, each whole and after its teachers.
 
-    Args:
-        output_dir: of the family.
-        is_ours: whether a run is noted there; otherwise none of these names may exist.
+    `is_ours` is whether a run is noted there; otherwise none of these names may exist.
     """
     folders = sorted(output_dir.glob("generation-[0-9]*"))
     found = [folder for folder in (*folders, output_dir / "ensemble") if folder.exists()]

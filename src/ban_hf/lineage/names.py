@@ -114,19 +114,12 @@ ENSEMBLE = "born_again_ensemble"
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What is known of a task without its code.
+    """What is known of a task without its code."""
 
-    Args:
-        name: the Hub's pipeline tag, and the key in `CATALOG`.
-        auto_class: name of the Auto class in `transformers` that loads its models.
-        items_name: what its items are called, in the plural.
-        metrics: what it is measured by; the first is the headline, which is drawn and watched.
-    """
-
-    name: str
-    auto_class: str
-    items_name: str = "items"
-    metrics: tuple[Metric, ...] = MEASURES["loss"].metrics
+    name: str  # the Hub's pipeline tag, and the key in `CATALOG`
+    auto_class: str  # of `transformers`, that loads its models
+    items_name: str = "items"  # in the plural
+    metrics: tuple[Metric, ...] = MEASURES["loss"].metrics  # the first is drawn and watched
 
     @property
     def headline(self) -> Metric:

@@ -405,10 +405,7 @@ def _figures(columns: Sequence[Column]) -> Figures:
 def side_by_side(families: Mapping[str, Results], title: str, command: str) -> Results:
     """The results of families that continue from one teacher as one: it, and the students of each.
 
-    Args:
-        families: by method; the first generation of each is the teacher.
-        title: of the report.
-        command: that made the run.
+    The families are by method; the first generation of each is the teacher.
     """
     whole = next(iter(families.values()))
     teacher = _of_kind(whole.columns, "labels", "student")[0]
