@@ -17,12 +17,6 @@ VALID = "a dog sleeps\n"
 TEST = "a bird sees the dog\nthe cat\n"
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-
-
 def write(folder, train=TRAIN, valid=VALID, test=TEST, pattern="ptb.{}.txt"):
     folder.mkdir(exist_ok=True)
     for name, text in (("train", train), ("valid", valid), ("test", test)):

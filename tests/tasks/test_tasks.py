@@ -344,8 +344,7 @@ def test_labels_of_another_shape_are_refused():
 
 
 def test_members_of_different_tasks_make_no_ensemble():
-    classifier = tiny.bert()
-    model = tiny.gpt2()
+    classifier, model = tiny.bert(), tiny.gpt2()
     model.config.id2label = classifier.config.id2label
     with pytest.raises(BANError, match=r"members\[1\] is for text-generation, but members\[0\]"):
         BornAgainEnsemble.from_members([classifier, model])

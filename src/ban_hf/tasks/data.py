@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from transformers import (
@@ -39,100 +39,82 @@ def prepare(
     model_args: Mapping[str, Any],
     window: int,
 ) -> tuple[Args, dict[str, Any]]:
-    """A copy of the arguments that fits the data, and what trainings of a network are given.
-
-    These are datasets, keywords of `BANTrainer` and `model_init`, which makes a fresh network for
-    a generation, by their names in a `Setup`.
+    """A copy of the arguments that fits the data, and the fields of a `Setup` that follow.
 
     The data are given in whole batches: there are no columns to remove, and nothing to pin. Images
     are moved to the device of `args`, and a text is evaluated in no more columns than it has room
     for.
 
-    Args:
-        splits: of the data.
-        args: of the trainings.
-        model_name: see `create_classifier` and `create_language_model`.
-        model_args: of the network, but for those that the data decide.
-        window: words at a time, of a text.
-
     Raises:
         BANError: for a window or an evaluation without items, and for arguments of the network
             that the data decide; from `model_init`, for those that the network does not have.
     """
+    reads_images = isinstance(splits, ImageSplits)
+    check_model_args(model_args, "image-classification" if reads_images else "text-generation")
     args = copy.copy(args)
     args.remove_unused_columns = args.dataloader_pin_memory = False
+    create: Callable[..., PreTrainedModel]
     if isinstance(splits, ImageSplits):
-        return args, _image_data(splits, args, model_name, model_args)
+        create, parts, of_data = create_classifier, *_image_data(splits, args)
+    else:
+        create, parts, of_data = create_language_model, *_text_data(splits, args, window)
+
+    def model_init(generation: int) -> PreTrainedModel:
+        return create(model_name, **of_data, **model_args)
+
+    return args, parts | {"model_init": model_init}
+
+
+def _image_data(
+    splits: ImageSplits, args: TrainingArguments
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What trainings on images are given, and the arguments of a network that follow."""
+    train = splits.train
+    for split in (train, splits.validation, splits.test):
+        if split is not None:
+            split.to(args.device)
+    size, mean, std = train.images.shape[-1], train.mean.tolist(), train.std.tolist()
+    parts = {
+        "train_dataset": train,
+        "eval_dataset": splits.validation,
+        "test_dataset": splits.test,
+        "trainer": {
+            "data_collator": collate,
+            "compute_metrics": compute_classification_metrics,
+            "processing_class": image_processor(size, mean, std),
+        },
+    }
+    of_data = {"image_size": size, "image_mean": mean, "image_std": std}
+    return parts, of_data | {"label_names": train.label_names}
+
+
+def _text_data(
+    splits: TextSplits, args: TrainingArguments, window: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same of texts; sets how many columns an evaluation has."""
+    processes = args.world_size
     if window < 1 or args.per_device_eval_batch_size < 1:
         raise BANError(
             f"window={window} and per_device_eval_batch_size={args.per_device_eval_batch_size} "
             "must be at least 1."
         )
-    columns = evaluation_columns(splits, args.eval_batch_size, window, args.world_size)
-    args.per_device_eval_batch_size = columns // args.world_size
-    return args, _text_data(splits, args, model_name, model_args, window)
-
-
-def _image_data(
-    splits: ImageSplits, args: TrainingArguments, model_name: str, model_args: Mapping[str, Any]
-) -> dict[str, Any]:
-    check_model_args(model_args, "image-classification")
-    train = splits.train
-    for split in (train, splits.validation, splits.test):
-        if split is not None:
-            split.to(args.device)
-    images = ImageFormat(train.images.shape[-1], train.mean.tolist(), train.std.tolist())
-    trainer = {
-        "data_collator": collate,
-        "compute_metrics": compute_classification_metrics,
-        "processing_class": image_processor(*images),
-    }
-
-    def model_init(generation: int) -> PreTrainedModel:
-        return create_classifier(
-            model_name,
-            label_names=train.label_names,
-            image_size=images.size,
-            image_mean=images.mean,
-            image_std=images.std,
-            **model_args,
-        )
-
-    return {
-        "train_dataset": train,
-        "eval_dataset": splits.validation,
-        "test_dataset": splits.test,
-        "trainer": trainer,
-        "model_init": model_init,
-    }
-
-
-def _text_data(
-    splits: TextSplits,
-    args: TrainingArguments,
-    model_name: str,
-    model_args: Mapping[str, Any],
-    window: int,
-) -> dict[str, Any]:
-    check_model_args(model_args, "text-generation")
+    columns = evaluation_columns(splits, args.eval_batch_size, window, processes)
+    args.per_device_eval_batch_size = columns // processes
 
     def windows(split: str, batch_size: int, warmup: int = 0) -> TokenWindows:
-        tokens, columns = getattr(splits, split), batch_size * args.world_size
+        tokens = getattr(splits, split)
         try:
-            return TokenWindows(tokens, columns, window=window, warmup=warmup)
+            return TokenWindows(tokens, batch_size * processes, window=window, warmup=warmup)
         except BANError as error:
             raise BANError(f"{split} text: {error}") from error
 
-    def model_init(generation: int) -> PreTrainedModel:
-        return create_language_model(model_name, words=splits.words, **model_args)
-
-    return {
+    parts = {
         "train_dataset": windows("train", args.train_batch_size),
         "eval_dataset": windows("validation", args.eval_batch_size, WARM_UP * window),
         "test_dataset": windows("test", args.eval_batch_size, WARM_UP * window),
         "trainer": {"data_collator": default_data_collator, "processing_class": splits.tokenizer},
-        "model_init": model_init,
     }
+    return parts, {"words": splits.words}
 
 
 # What images a classifier reads
