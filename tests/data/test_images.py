@@ -148,15 +148,9 @@ def test_fingerprint_and_definition():
     renamed.label_names[0] = "z"
     others = [changed, relabelled, renamed, dataset.select(range(23), augment=True)]
     assert len({d.fingerprint for d in [dataset, *others]}) == 5
-    assert dataset.views_definition == {
-        "schema": "ban_hf.views/1",
-        "mean": [0.5, 0.4, 0.3],
-        "std": [0.2, 0.25, 0.3],
-        "augment": True,
-        "pad": 4,
-        "flip": True,
-        "seed": 0,
-    }
+    colors = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+    how = {"augment": True, "pad": 4, "flip": True, "seed": 0}
+    assert dataset.views_definition == {"schema": "ban_hf.views/1", **colors, **how}
 
 
 @pytest.mark.gpu
@@ -387,6 +381,10 @@ def test_parquet_file_and_its_columns(tmp_path, caplog):
     words = load_images(str(file), label_column="word", image_size=4).train
     assert (words.label_names, words.labels[:3].tolist()) == (["fig", "pear"], [1, 0, 1])
     assert words.images.shape == (20, 3, 4, 4)
+    file = make_parquet(tmp_path, image=[picture(5, size=(70, 50))] * 20)
+    assert load_images(str(file)).train.images.shape == (20, 3, 64, 64)
+    assert "70x50 are resized to 64; image_size" in caplog.text
+    assert load_images(str(file), image_size=72).train.images.shape == (20, 3, 72, 72)
 
 
 def test_bad_columns_are_named(tmp_path):
@@ -444,13 +442,6 @@ def test_image_folder_with_grey_and_odd_sizes(tmp_path):
     assert splits.train.images[1, :, 4, 4].unique().numel() == 1  # grey: three equal channels
 
 
-def test_large_images_are_shrunk_and_said_so(tmp_path, caplog):
-    file = make_parquet(tmp_path, image=[picture(5, size=(70, 50))] * 20)
-    assert load_images(str(file)).train.images.shape == (20, 3, 64, 64)
-    assert "70x50 are resized to 64; image_size" in caplog.text
-    assert load_images(str(file), image_size=72).train.images.shape == (20, 3, 72, 72)
-
-
 def test_csv_of_paths(tmp_path):
     lines = ["file,label"]
     for i in range(10):
@@ -463,7 +454,7 @@ def test_csv_of_paths(tmp_path):
     assert splits.train.images[9, 0, 0, 0] == 9
 
 
-def test_unknown_datasets_are_explained(tmp_path, monkeypatch):
+def test_names_of_datasets(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.delenv("BAN_HF_DATA", raising=False)
     with pytest.raises(BANError, match=r"--dataset_name CIFAR-10.*mean 'cifar10'.*Hub id"):
@@ -477,9 +468,6 @@ def test_unknown_datasets_are_explained(tmp_path, monkeypatch):
     write_parquet(tmp_path / "only", {"text": ["a"]}, split="test")
     with pytest.raises(BANError, match="no train split; there is test"):
         load_images(str(tmp_path / "only"))
-
-
-def test_built_in_name_finds_the_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("BAN_HF_DATA", str(tmp_path))
     make_parquet(tmp_path / "cifar10")
     splits = load_images("cifar10")

@@ -104,12 +104,12 @@ def load_images(
         raise BANError(f"validation={validation}: must be a fraction, at least 0 and below 1")
     if image_size is not None and image_size < 1:
         raise BANError(f"image_size={image_size}: must be a number of pixels, at least 1")
-    source = locate(name, BUILT_IN, config, revision)
+    path, origin = locate(name, BUILT_IN, config, revision)
     if name == "digits":
         data = _digits()
     else:
         offline = "digits needs none, and BAN_HF_DATA can name a folder of cifar10/ and cifar100/."
-        data = read_splits(name, source, BUILT_IN, offline)
+        data = read_splits(name, path, origin, BUILT_IN, offline)
     if "train" not in data:
         raise BANError(f"--dataset_name {name}: no train split; there is {', '.join(data)}")
     data = {split: data[split] for split in ("train", "validation", "test") if split in data}
@@ -124,10 +124,10 @@ def load_images(
     mean, std = STATISTICS.get(name) or channel_statistics(images["train"][rows["train"]])
 
     def dataset(split: str, *, augment: bool = False) -> ImageViews:
-        origin = split if split in images else "train"
+        whole = split if split in images else "train"
         return ImageViews(
-            images[origin],
-            labels[origin],
+            images[whole],
+            labels[whole],
             label_names,
             mean=mean,
             std=std,
@@ -141,7 +141,7 @@ def load_images(
         train=dataset("train", augment=True),
         validation=dataset("validation") if "validation" in images | rows else None,
         test=dataset("test"),
-        source=source.origin,
+        source=origin,
     )
 
 

@@ -28,52 +28,45 @@ class BuiltIn(NamedTuple):
     revision: str | None = None
 
 
-class Source(NamedTuple):
-    """Where a dataset is: in a file or folder, or else on the Hub.
-
-    Attributes:
-        path: of the file or folder; there may be none.
-        hub_id: of the dataset.
-        origin: `id`, `config` and `revision`, as records have them. The id of a folder or file is
-            its name alone: the path stays private, and the fingerprints tell what the files hold.
-    """
-
-    path: Path
-    hub_id: str
-    origin: dict[str, str | None]
+Origin = dict[str, str | None]
+"""`id`, `config` and `revision` of a dataset, as records have them."""
 
 
 def locate(
     name: str, built_in: Mapping[str, BuiltIn], config: str | None, revision: str | None
-) -> Source:
-    """Where the dataset of this name is; a built-in one in `$BAN_HF_DATA`, if it is there."""
-    path, hub_id = Path(name), name
+) -> tuple[Path, Origin]:
+    """The file or folder of a dataset, which may not exist, and its origin.
+
+    A built-in one is taken from `$BAN_HF_DATA`, if it is there. Of a folder or file the id is its
+    name alone: the path stays private, and the fingerprints tell what the files hold.
+    """
+    path = Path(name)
     known = path.resolve().name if path.exists() else name
     if name in built_in:  # not a folder of that name in the working directory
         path = Path(os.environ.get("BAN_HF_DATA") or os.devnull, name)
-        hub_id = known = built_in[name].hub_id
+        known = built_in[name].hub_id
         if not path.is_dir():
             config = config or built_in[name].config
             revision = revision or built_in[name].revision
-    return Source(path, hub_id, {"id": known, "config": config, "revision": revision})
+    return path, {"id": known, "config": config, "revision": revision}
 
 
 def read_splits(
-    name: str, source: Source, built_in: Iterable[str], offline: str
+    name: str, path: Path, origin: Origin, built_in: Iterable[str], offline: str
 ) -> dict[str, datasets.Dataset]:
-    """The splits of a dataset; one with any of `VALIDATION_NAMES` is called `validation`.
+    """The splits in a file or folder, or else on the Hub; `dev` and the like are `validation`.
 
     An error lists the `built_in` names, and what can be given where there is no network.
     """
-    path, config = source.path, source.origin["config"]
     try:
         if path.suffix in FILE_BUILDERS and path.is_file():
             data = datasets.load_dataset(FILE_BUILDERS[path.suffix], data_files=str(path))
         elif path.is_dir():
-            data = datasets.load_dataset(str(path), config)
+            data = datasets.load_dataset(str(path), origin["config"])
         else:
-            revision = source.origin["revision"]
-            data = datasets.load_dataset(source.hub_id, config, revision=revision)
+            data = datasets.load_dataset(
+                origin["id"], origin["config"], revision=origin["revision"]
+            )
     except (ConnectionError, FileNotFoundError, ValueError, DatasetGenerationError) as error:
         hint = "" if name in built_in else did_you_mean(name, built_in)
         raise BANError(

@@ -22,6 +22,7 @@ from ban_hf.data.grammar import ENGLISH, VERSION
 from ban_hf.data.sources import (
     FILE_BUILDERS,
     BuiltIn,
+    Origin,
     check_column,
     locate,
     only_column,
@@ -185,10 +186,10 @@ def _splits(texts: dict[str, list[str]], words: list[str], source: Mapping[str, 
 
 def _read_corpus(
     name: str, config: str | None, revision: str | None, text_column: str | None
-) -> tuple[dict[str, str], dict[str, str | None]]:
+) -> tuple[dict[str, str], Origin]:
     """Text of the splits train, validation and test, each line ended; and its origin."""
-    source = locate(name, BUILT_IN_TEXTS, config, revision)
-    files = _text_files(source.path)
+    path, origin = locate(name, BUILT_IN_TEXTS, config, revision)
+    files = _text_files(path)
     if files and text_column is not None:
         raise BANError(f"text_column={text_column!r}: a text file has no columns: leave it out")
     if files:
@@ -198,7 +199,7 @@ def _read_corpus(
             "grammar needs none, and a folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt "
             "can be given, or as BAN_HF_DATA the folder above ptb/."
         )
-        data = read_splits(name, source, BUILT_IN_TEXTS, offline)
+        data = read_splits(name, path, origin, BUILT_IN_TEXTS, offline)
         texts = {split: _join(part, split, text_column) for split, part in data.items()}
     if list(texts) == ["train"]:
         texts = _hold_out(texts["train"], name)
@@ -212,7 +213,7 @@ def _read_corpus(
     for split, text in texts.items():
         if not text.strip():
             raise BANError(f"--dataset_name {name}: no words in the {split} split")
-    return {split: texts[split] for split in _SPLITS}, source.origin
+    return {split: texts[split] for split in _SPLITS}, origin
 
 
 def _text_files(path: Path) -> dict[str, Path]:

@@ -36,7 +36,6 @@ def task_of(model: nn.Module | PretrainedConfig) -> Task:
     Raises:
         BANError: naming the class and the tasks, if there is none.
     """
-    names = _class_names(model)
     if isinstance(model, PreTrainedModel | PretrainedConfig):
         config = model if isinstance(model, PretrainedConfig) else model.config
         if config.model_type == ENSEMBLE:
@@ -44,12 +43,13 @@ def task_of(model: nn.Module | PretrainedConfig) -> Task:
             if not members:
                 raise BANError("An ensemble without members has no task.")
             return task_of(member_config(members[0]))
-        for task in TASKS.values():
-            if _knows(task, config, names):
-                return task
+        known = _tasks_that_know(model)
+        if known:
+            return known[0]
     for task in TASKS.values() if isinstance(model, PreTrainedModel) else ():
         if task.facts.loss_type == model.loss_type:
             return task
+    names = _class_names(model)
     raise BANError(
         f"{names[0] if names else 'a model without a head'} cannot be distilled: there must be a "
         f"head for one of {', '.join(TASKS)}, and the model must be known to the Auto classes "
@@ -82,8 +82,7 @@ def resolve_task(task: str | Task | None, model: nn.Module) -> Task:
             f"task={task!r} is unknown.{did_you_mean(task, TASKS)} There is {', '.join(TASKS)}."
         )
     if isinstance(model, PreTrainedModel):
-        names = _class_names(model)
-        fitting = [name for name, known in TASKS.items() if _knows(known, model.config, names)]
+        fitting = [known.name for known in _tasks_that_know(model)]
         if fitting and task not in fitting:
             raise BANError(
                 f"task={task!r} does not fit {type(model).__name__}, whose task is {fitting[0]!r}: "
@@ -96,11 +95,16 @@ def _auto_class(task: Task) -> Any:
     return getattr(transformers, task.facts.auto_class)
 
 
-def _knows(task: Task, config: PretrainedConfig, names: list[str]) -> bool:
-    """Whether the Auto class of a task knows one of these classes, for such a config."""
-    heads = _auto_class(task)._model_mapping.get(type(config), ())  # a class, or several (DeiT)
-    heads = heads if isinstance(heads, tuple) else (heads,)
-    return any(head.__name__ in names for head in heads)
+def _tasks_that_know(model: PreTrainedModel | PretrainedConfig) -> list[Task]:
+    """The tasks whose Auto class knows a model's class, or one that it is derived from."""
+    config = model if isinstance(model, PretrainedConfig) else model.config
+    names, found = _class_names(model), []
+    for task in TASKS.values():
+        heads = _auto_class(task)._model_mapping.get(type(config), ())  # a class, or several (DeiT)
+        heads = heads if isinstance(heads, tuple) else (heads,)
+        if any(head.__name__ in names for head in heads):
+            found.append(task)
+    return found
 
 
 def member_config(member: dict[str, Any]) -> PretrainedConfig:
