@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from transformers import (
@@ -124,8 +124,8 @@ class ImageFormat(NamedTuple):
     """What a classifier reads: square images, and the mean and deviation of each channel."""
 
     size: int
-    mean: Sequence[float]
-    std: Sequence[float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def image_format(
