@@ -118,8 +118,8 @@ class TaskFacts:
 
     name: str  # the Hub's pipeline tag, and the key in `CATALOG`
     auto_class: str  # of `transformers`, that loads its models
-    items_name: str = "items"  # in the plural
     metrics: tuple[Metric, ...] = MEASURES["loss"].metrics  # the first is drawn and watched
+    loss_type: str | None = None  # what `transformers` takes the loss of its models to be
 
     @property
     def headline(self) -> Metric:
@@ -133,17 +133,17 @@ CATALOG = {
         TaskFacts(
             "image-classification",
             "AutoModelForImageClassification",
-            "images",
             MEASURES["error"].metrics,
+            "ForImageClassification",
         ),
         TaskFacts(
             "text-classification",
             "AutoModelForSequenceClassification",
-            "sentences",
             MEASURES["error"].metrics,
+            "ForSequenceClassification",
         ),
         TaskFacts(
-            "text-generation", "AutoModelForCausalLM", "words", MEASURES["perplexity"].metrics
+            "text-generation", "AutoModelForCausalLM", MEASURES["perplexity"].metrics, "ForCausalLM"
         ),
     )
 }
