@@ -30,8 +30,14 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.disk import existing_parent, format_bytes, free_bytes
-from ban_hf.lineage.files import read_json, sha256_of_file, write_json
+from ban_hf.lineage.files import (
+    existing_parent,
+    format_bytes,
+    free_bytes,
+    read_json,
+    sha256_of_file,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from ban_hf.data.description import POSITIONS
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.tasks.auto import load_model, resolve_task
-from ban_hf.tasks.base import Task, check_label_loss, check_label_range
+from ban_hf.tasks.base import Task, check_label_loss, check_label_range, label_cross_entropy
 from ban_hf.training.arguments import BANTrainingArguments, describe, fast_arguments
 from ban_hf.training.loss import FiniteLossGuard, ItemStatistics, StepLoss, item_statistics
 from ban_hf.training.performance import (
@@ -342,7 +342,7 @@ class BANTrainer(Trainer):
         smoothing = self.args.label_smoothing_factor if self.task.one_item_a_row else 0.0
         label_loss = agreement = divergence = torch.zeros_like(items.weights)  # (N,) each
         if items.labels is not None:
-            label_loss = self.task.label_losses(items, smoothing)
+            label_loss = label_cross_entropy(items.logits, items.labels, items.weights, smoothing)
         if self.frozen_teacher is not None:
             plain = self.frozen_teacher.plain
             found = self.frozen_teacher.forward(self.task.forward_inputs(plain, inputs))
