@@ -25,8 +25,9 @@ from ban_hf import (
     load_images,
     load_text,
 )
-from ban_hf.cli.main import COMMANDS, _parsers, main
-from ban_hf.cli.terminal import ASCII_BRANCH, draw_tree
+from ban_hf.cli.commands import COMMANDS
+from ban_hf.cli.main import main, make_parsers
+from ban_hf.cli.terminal import draw_tree
 from ban_hf.data import word_tokenizer
 from ban_hf.lineage.files import read_json, write_json
 from ban_hf.lineage.names import counted
@@ -105,7 +106,6 @@ ensemble of 1 to 3               mean      error -        there
     assert squeezed[0] == squeezed[1][1:]
     columns = [line.index("error") for line in drawn.splitlines()[1:]]
     assert len(set(columns)) == 1
-    assert draw_tree(lineage, ASCII_BRANCH).encode("ascii")
 
 
 def test_numbers_in_words():
@@ -399,13 +399,12 @@ def test_a_language_model_must_know_the_words_of_the_text(ban_hf, tmp_path):
 
 def test_without_a_command_it_explains_itself(ban_hf):
     said = ban_hf()
-    for name, *_ in COMMANDS:
+    for name in COMMANDS:
         assert f"    {name}" in (line[:13].rstrip() for line in said.splitlines())
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_help_teaches_by_examples_that_parse(capsys, monkeypatch, command):
-    name, *_, examples = command
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_teaches_by_examples_that_parse(capsys, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit:
         main([name, "--help"])
@@ -413,12 +412,12 @@ def test_help_teaches_by_examples_that_parse(capsys, monkeypatch, command):
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 82
     assert "--json" in said
-    assert "\n".join(examples) in said
-    lines = "\n".join(examples).replace("\\\n", " ").splitlines()
-    for line in lines:
-        words = shlex.split(line.partition(" | ")[0].partition(" && ")[0])
+    examples = said.partition("\nExamples:\n")[2].replace("\\\n", " ").splitlines()
+    assert len(examples) > 1
+    for example in examples:
+        words = shlex.split(example.partition(" | ")[0].partition(" && ")[0])
         assert words[:2] == ["ban-hf", name]
-        assert _parsers()[0].parse_args(words[1:]).command == name
+        assert make_parsers()[0].parse_args(words[1:]).command == name
 
 
 @pytest.mark.parametrize(
