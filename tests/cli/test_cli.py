@@ -25,8 +25,8 @@ from ban_hf import (
     load_images,
     load_text,
 )
-from ban_hf.cli.commands import COMMANDS
-from ban_hf.cli.main import main, make_parsers
+from ban_hf.cli.main import main
+from ban_hf.cli.parser import COMMANDS, make_parsers
 from ban_hf.cli.terminal import draw_tree
 from ban_hf.data import word_tokenizer
 from ban_hf.lineage.files import read_json, write_json

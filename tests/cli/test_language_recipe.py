@@ -130,7 +130,7 @@ def test_every_config_runs_from_end_to_end(tmp_path, name, capsys):
 def test_the_papers_schedule_falls_on_a_plateau(tmp_path, name, factor, mode, threshold):
     config, options = CONFIGS / f"{name}.yaml", ["--use_cpu", "--output_dir", str(tmp_path)]
     argv = [str(config), *options]
-    args = parse_recipe("text-generation", argv, quickstart=config, description="").args
+    args = parse_recipe("text-generation", argv, quickstart=config).args
     trainer = BANTrainer(torch.nn.Linear(2, 2), args, task="text-generation", eval_dataset=[{}])
     optimizer = torch.optim.SGD(trainer.model.parameters(), args.learning_rate)
     schedule = trainer.create_scheduler(100, optimizer)

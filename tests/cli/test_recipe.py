@@ -26,7 +26,7 @@ def parse(tmp_path, *argv) -> Recipe:
     (tmp_path / "quick.yaml").write_text("model_name: resnet10t\nreport_to: none\n")
     words = [*map(str, argv), "--use_cpu"]
     quickstart = tmp_path / "quick.yaml"
-    return parse_recipe("image-classification", words, quickstart=quickstart, description="")
+    return parse_recipe("image-classification", words, quickstart=quickstart)
 
 
 def config(tmp_path, text) -> Path:
@@ -106,9 +106,7 @@ def test_a_bad_flag_is_refused_by_name(tmp_path, capsys, argv, message):
 def test_help_is_printed(capsys):
     run_recipe("ban_cifar", "--help")
     ours = capsys.readouterr().out
-    with pytest.raises(SystemExit) as exit:
-        run_recipe("ban_cifar", "--help_all")
-    assert not exit.value.code
+    run_recipe("ban_cifar", "--help_all")
     for printed in (ours, capsys.readouterr().out):
         assert "[CONFIG.yaml] [--flag value ...]" in printed
         assert "--objective" in printed

@@ -24,7 +24,7 @@ from ban_hf import (
 )
 from ban_hf.data import word_tokenizer
 from ban_hf.models import LANGUAGE_PRESETS, character_table, vocabulary_digest
-from ban_hf.models.modeling_char_cnn_lstm import CharacterCNN
+from ban_hf.models.modeling_lstm import CharacterCNN
 from ban_hf.tasks.auto import build_model, load_model
 
 WORDS = "the a cat cats dog sat on mat ran <unk> <eos> extraordinarily".split()

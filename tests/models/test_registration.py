@@ -13,11 +13,7 @@ from ban_hf import create_classifier, create_language_model
 CODE = {
     "cifar_densenet_22_12": {"cifar_networks.py", "configuration.py", "modeling_cifar.py"},
     "lstm_200": {"configuration.py", "modeling_lstm.py"},
-    "char_cnn_lstm_small": {
-        "configuration.py",
-        "modeling_char_cnn_lstm.py",
-        "modeling_lstm.py",
-    },
+    "char_cnn_lstm_small": {"configuration.py", "modeling_lstm.py"},
 }
 REMOTE = """
 import sys

@@ -34,8 +34,8 @@ class CifarResNetV2(ResNetV2):
     """timm's pre-activation ResNet behind a CIFAR stem, with dropout inside its units.
 
     Shapes: images `(B, in_chans, H, W)` to logits `(B, num_classes)`. Convolutions start from He's
-    normal initialization over the fan-out, as in Wide-ResNet.
-    `dropout` acts before the second convolution of each unit, in training only.
+    normal initialization over the fan-out, as in Wide-ResNet. `dropout` acts before the second
+    convolution of each unit, in training only.
     """
 
     def __init__(
@@ -43,25 +43,19 @@ class CifarResNetV2(ResNetV2):
         layers: list[int],
         channels: tuple[int, ...],
         *,
-        num_classes: int = 100,
         in_chans: int = 3,
-        global_pool: str = "avg",
         stem_stride: int = 1,
         dropout: float = 0.0,
-        basic: bool = False,
-        bottle_ratio: float = 0.25,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             layers,
             channels,
-            num_classes=num_classes,
             in_chans=in_chans,
-            global_pool=global_pool,
             stem_chs=STEM_CHANNELS,
-            basic=basic,
-            bottle_ratio=bottle_ratio,
             norm_layer=BatchNormAct2d,
             conv_layer=create_conv2d,
+            **kwargs,
         )
         self.stem = nn.Sequential(OrderedDict(conv=_stem_conv(in_chans, stem_stride)))
         self.stem.apply(_init_weights)
@@ -97,13 +91,13 @@ class MatchedResNet(CifarResNetV2):
         *,
         basic: bool,
         num_classes: int = 100,
-        in_chans: int = 3,
         global_pool: str = "avg",
         stem_stride: int = 1,
         dropout: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         # no stage: ResNetV2's follow each other without the 1x1 convolutions
-        super().__init__([], (), in_chans=in_chans, stem_stride=stem_stride, num_classes=0)
+        super().__init__([], (), stem_stride=stem_stride, num_classes=0, **kwargs)
         before, outputs = STEM_CHANNELS, (*states[:-1], features)
         for i, (state, out) in enumerate(zip(states, outputs, strict=True)):
             width = round(ratio * state)
@@ -153,25 +147,27 @@ class CifarDenseNet(DenseNet):
         compression: float = 0.5,
         depth_ratio: float = 1.0,
         compression_ratio: float = 1.0,
-        num_classes: int = 100,
         in_chans: int = 3,
-        global_pool: str = "avg",
         stem_stride: int = 1,
         dropout: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         # no block: what DenseNet builds here is its ImageNet stem, which the lines below replace
-        super().__init__(growth, (), num_classes, in_chans, global_pool)
+        super().__init__(growth, (), in_chans=in_chans, **kwargs)
         features = OrderedDict[str, nn.Module](conv0=_stem_conv(in_chans, stem_stride))
         channels, reduction = STEM_CHANNELS, stem_stride
-        info: list[dict[str, Any]] = [
-            {"num_chs": channels, "reduction": reduction, "module": "features.conv0"}
-        ]
+        info = [{"num_chs": channels, "reduction": reduction, "module": "features.conv0"}]
         depth = _scaled_units(units, depth_ratio)
         widening = _widening(compression, compression_ratio)
         for i, (width, kept) in enumerate(_dense_states(units, growth, compression), 1):
+            # a block without units of its own, which would all grow the same
+            block = DenseBlock(0, channels, bn_size=4, growth_rate=0)
             growths = _growths(round(widening * width) - channels, depth)
-            features[f"denseblock{i}"] = _dense_block(channels, growths, dropout)
-            channels += sum(growths)
+            for unit, more in enumerate(growths, 1):
+                layer = DenseLayer(channels, more, bn_size=4, drop_rate=dropout)
+                block.add_module(f"denselayer{unit}", layer)
+                channels += more
+            features[f"denseblock{i}"] = block
             name = "norm5" if i == 3 else f"denseblock{i}"
             info.append({"num_chs": channels, "reduction": reduction, "module": f"features.{name}"})
             if i < 3:
@@ -182,7 +178,7 @@ class CifarDenseNet(DenseNet):
         self.feature_info = info
         self.feature_ends = [list(features).index(f["module"].split(".")[1]) for f in info]
         self.num_features = channels
-        self.reset_classifier(num_classes)
+        self.reset_classifier(self.num_classes)
         self.apply(_init_weights)
 
     @property
@@ -246,12 +242,12 @@ def preact_resnet(depth: int, **kwargs: Any) -> CifarResNetV2:
     return CifarResNetV2([units] * 3, (64, 128, 256), **kwargs)
 
 
-_RATIO = r"(\d+(?:\.\d+)?)"
-
 CifarNetwork = CifarResNetV2 | CifarDenseNet
 
 ARGUMENTS = ("stem_stride", "dropout", "global_pool")
 """Arguments of every network, beside `num_classes` and `in_chans`."""
+
+_STUDENT = r"cifar_densenet_(\d+)_(\d+)_{}_(\d+)_(\d+(?:\.\d+)?)"
 
 _FAMILIES: dict[str, tuple[Callable[..., CifarNetwork], tuple[str, ...]]] = {
     # By pattern of the name: what builds it, and its own arguments.
@@ -261,20 +257,14 @@ _FAMILIES: dict[str, tuple[Callable[..., CifarNetwork], tuple[str, ...]]] = {
         ("compression", "depth_ratio", "compression_ratio"),
     ),
     r"cifar_preact_resnet_(\d+)": (preact_resnet, ()),
-    rf"cifar_densenet_(\d+)_(\d+)_wide_(\d+)_{_RATIO}": (
-        partial(matched_resnet, basic=True),
-        ("compression",),
-    ),
-    rf"cifar_densenet_(\d+)_(\d+)_preact_(\d+)_{_RATIO}": (
-        partial(matched_resnet, basic=False),
-        ("compression",),
-    ),
+    _STUDENT.format("wide"): (partial(matched_resnet, basic=True), ("compression",)),
+    _STUDENT.format("preact"): (partial(matched_resnet, basic=False), ("compression",)),
 }
 
 
 def is_cifar_name(name: str) -> bool:
     """Whether `name` follows one of the name patterns of this module."""
-    return any(re.fullmatch(pattern, name) for pattern in _FAMILIES)
+    return bool(cifar_arguments(name))
 
 
 def cifar_arguments(name: str) -> tuple[str, ...]:
@@ -285,14 +275,8 @@ def cifar_arguments(name: str) -> tuple[str, ...]:
     return ()
 
 
-def build_cifar_network(name: str, **kwargs: Any) -> CifarNetwork:
+def build_cifar_network(name: str, *, num_classes: int = 100, **kwargs: Any) -> CifarNetwork:
     """The freshly initialized network `name`, see the table at the top of this module.
-
-    Args:
-        name: such as `"cifar_wrn_28_2"`.
-        **kwargs: `num_classes=100`, `in_chans=3`, `stem_stride=1`, `dropout=0.0`, `global_pool`;
-            for DenseNets and their residual students also `compression=0.5`; for DenseNets
-            `depth_ratio=1.0` and `compression_ratio=1.0`.
 
     Raises:
         ValueError: the name fits no pattern, its depth no network of that family, or a ratio
@@ -300,12 +284,9 @@ def build_cifar_network(name: str, **kwargs: Any) -> CifarNetwork:
     """
     for pattern, (build, _) in _FAMILIES.items():
         if match := re.fullmatch(pattern, name):
-            return build(*map(_number, match.groups()), **kwargs)
+            numbers = [float(n) if "." in n else int(n) for n in match.groups()]
+            return build(*numbers, num_classes=num_classes, **kwargs)
     raise ValueError(f"unknown CIFAR network {name!r}: names follow {', '.join(_FAMILIES)}")
-
-
-def _number(text: str) -> int | float:
-    return float(text) if "." in text else int(text)
 
 
 def _stem_conv(in_chans: int, stride: int) -> nn.Conv2d:
@@ -374,12 +355,3 @@ def _growths(channels: int, units: int) -> list[int]:
             "depth_ratio or raise compression_ratio"
         )
     return [growth + (unit < rest) for unit in range(units)]
-
-
-def _dense_block(channels: int, growths: list[int], dropout: float) -> DenseBlock:
-    block = DenseBlock(0, channels, bn_size=4, growth_rate=0)  # whose own units all grow the same
-    for i, growth in enumerate(growths, 1):
-        unit = DenseLayer(channels, growth, bn_size=4, drop_rate=dropout)
-        block.add_module(f"denselayer{i}", unit)
-        channels += growth
-    return block

@@ -3,9 +3,8 @@
 from transformers import AutoModelForCausalLM, AutoModelForImageClassification
 
 from .configuration import CharCNNLSTMConfig, CifarNetConfig, LSTMConfig
-from .modeling_char_cnn_lstm import CharCNNLSTMForCausalLM
 from .modeling_cifar import CifarNetForImageClassification
-from .modeling_lstm import LSTMForCausalLM
+from .modeling_lstm import CharCNNLSTMForCausalLM, LSTMForCausalLM
 
 
 def register() -> None:

@@ -128,7 +128,7 @@ def network_builder(
             architecture does not have.
     """
     is_text = isinstance(splits, TextSplits)
-    check_model_args(model_args, "text-generation" if is_text else "image-classification")
+    check_model_args(model_args)
 
     def of_words(generation: int) -> PreTrainedModel:
         assert isinstance(splits, TextSplits)
