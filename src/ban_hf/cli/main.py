@@ -53,12 +53,12 @@ NOT_PROVED = (
 WHERE = (
     argument(
         "where",
-        help='"ns/family" or "ns/family-gen2" on the Hub, with @REVISION if wanted (a commit, a '
+        '"ns/family" or "ns/family-gen2" on the Hub, with @REVISION if wanted (a commit, a '
         "tag or a branch), or the folder of a family, a generation or an ensemble",
     ),
-    argument("--revision", help="commit, tag or branch of the Hub (default: main)"),
+    argument("--revision", "commit, tag or branch of the Hub (default: main)"),
 )
-LICENSE = argument("--license", help="of the weights, as the Hub writes it: apache-2.0")
+LICENSE = argument("--license", "of the weights, as the Hub writes it: apache-2.0")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,7 +142,7 @@ def verify(args: argparse.Namespace) -> Answer:
     return Answer(data | {"proved": PROVED, "not_proved": NOT_PROVED}, f"{table(lines)}\n{prose}")
 
 
-@command(*WHERE, argument("output_dir", nargs="?", help="default: the repository's name"))
+@command(*WHERE, argument("output_dir", "default: the repository's name", nargs="?"))
 def pull(args: argparse.Namespace) -> Answer:
     """Download a family or a generation, each file held against its record.
 
@@ -163,19 +163,19 @@ def pull(args: argparse.Namespace) -> Answer:
 
 
 @command(
-    argument("folder", help="of a family, or of one generation"),
-    argument("repo_id", help="ns/family, or ns/family-gen2"),
+    argument("folder", "of a family, or of one generation"),
+    argument("repo_id", "ns/family, or ns/family-gen2"),
     either(
-        argument("--private", action="store_true", default=None, help="for you alone to read"),
+        argument("--private", "for you alone to read", action="store_true", default=None),
         argument(
             "--public",
+            "for everybody (default: private if the teacher is, else as your account has it)",
             dest="private",
             action="store_false",
-            help="for everybody (default: private if the teacher is, else as your account has it)",
         ),
     ),
     LICENSE,
-    argument("--teacher", metavar="NS/NAME@COMMIT", help="of a single generation"),
+    argument("--teacher", "of a single generation", metavar="NS/NAME@COMMIT"),
 )
 def push(args: argparse.Namespace) -> Answer:
     """Publish a family, or one generation.
@@ -211,11 +211,11 @@ def push(args: argparse.Namespace) -> Answer:
 
 
 @command(
-    argument("members", metavar="MEMBER", nargs="+", help="folder or ns/name@revision"),
-    argument("--weights", metavar="W", type=float, nargs="+", help="default: equal"),
+    argument("members", "folder or ns/name@revision", metavar="MEMBER", nargs="+"),
+    argument("--weights", "default: equal", metavar="W", type=float, nargs="+"),
     *data_arguments("window"),
-    argument("--batch_size", metavar="N", type=int, help="images (500), or columns of a text (20)"),
-    argument("--output_dir", metavar="DIR", help="save the ensemble there, as one model"),
+    argument("--batch_size", "images (500), or columns of a text (20)", type=int),
+    argument("--output_dir", "save the ensemble there, as one model", metavar="DIR"),
 )
 def ensemble(args: argparse.Namespace) -> Answer:
     r"""Measure any models and their ensemble on the test split of a dataset.
@@ -249,15 +249,15 @@ def ensemble(args: argparse.Namespace) -> Answer:
 
 
 @command(
-    argument("teacher", help="folder or ns/family-gen2@revision"),
-    argument("folder", help="of the cache"),
+    argument("teacher", "folder or ns/family-gen2@revision"),
+    argument("folder", "of the cache"),
     *data_arguments(
         "image_size", "validation", "split_seed", "train_samples", "vocabulary_size", "train_words"
     ),
-    argument("--seed", type=int, metavar="I", help="of the students (default: the teacher's)"),
-    argument("--epochs", type=float, metavar="F", help="default: the teacher's"),
+    argument("--seed", "of the students (default: the teacher's)", type=int),
+    argument("--epochs", "default: the teacher's", type=float),
     argument(
-        "--dtype", choices=CACHE_DTYPES, default="float32", help="float16 rounds, in half the room"
+        "--dtype", "float16 rounds, in half the room", choices=CACHE_DTYPES, default="float32"
     ),
 )
 def cache(args: argparse.Namespace) -> Answer:
@@ -291,29 +291,24 @@ def cache(args: argparse.Namespace) -> Answer:
     return Answer({"teacher": str(teacher.location)} | filled, wrapped)
 
 
-NAMES: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
+NAMES: dict[str, Any] = {"nargs": "+", "metavar": "NAME", "default": ()}
 
 
 @command(
-    argument("table", help="table1 to table6, or a YAML file"),
-    argument("--rows", **NAMES, default=(), help="default: all"),
+    argument("table", "table1 to table6, or a YAML file"),
+    argument("--rows", "default: all", **NAMES),
     argument(
-        "--columns",
-        **NAMES,
-        default=(),
-        help="paper (default), all, or names; what they need comes with them",
+        "--columns", "paper (default), all, or names; what they need comes with them", **NAMES
     ),
-    argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)"),
-    argument("--first_seed", type=int, default=1, metavar="N", help="default: 1"),
-    argument("--budget", default="cpu", metavar="B", help="cpu (default), gpu, paper, or smoke"),
-    argument("--output_dir", default="runs/paper", metavar="DIR", help="default: runs/paper"),
-    argument(
-        "--workers", type=int, metavar="N", help="jobs at a time (default: one a GPU, or one)"
-    ),
-    argument("--force", action="store_true", help="run the jobs of these cells again, though done"),
+    argument("--seeds", "how many (default: 1)", type=int, default=1),
+    argument("--first_seed", "default: 1", type=int, default=1),
+    argument("--budget", "cpu (default), gpu, paper, or smoke", default="cpu", metavar="B"),
+    argument("--output_dir", "default: runs/paper", default="runs/paper", metavar="DIR"),
+    argument("--workers", "jobs at a time (default: one a GPU, or one)", type=int),
+    argument("--force", "run the jobs of these cells again, though done", action="store_true"),
     either(
-        argument("--plan", action="store_true", help="say which jobs are missing, no more"),
-        argument("--sizes", action="store_true", help="set parameters beside the paper's, no more"),
+        argument("--plan", "say which jobs are missing, no more", action="store_true"),
+        argument("--sizes", "set parameters beside the paper's, no more", action="store_true"),
     ),
 )
 def reproduce(args: argparse.Namespace) -> Answer:
@@ -375,8 +370,8 @@ def reproduce(args: argparse.Namespace) -> Answer:
 
 
 @command(
-    argument("results", metavar="RESULTS.json", nargs="+", help="see below"),
-    argument("--output_dir", metavar="DIR", help="write the report and its pictures"),
+    argument("results", "see below", metavar="RESULTS.json", nargs="+"),
+    argument("--output_dir", "write the report and its pictures", metavar="DIR"),
 )
 def report(args: argparse.Namespace) -> Answer:
     """Report any number of results.json as one table, with verdicts and pictures.
@@ -399,9 +394,7 @@ def report(args: argparse.Namespace) -> Answer:
 
 @command(
     *WHERE,
-    argument(
-        "--output_dir", metavar="DIR", help="write README.md and its picture there, not print it"
-    ),
+    argument("--output_dir", "write README.md and its picture there, not print it", metavar="DIR"),
     LICENSE,
 )
 def card(args: argparse.Namespace) -> Answer:

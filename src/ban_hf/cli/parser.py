@@ -13,6 +13,7 @@ from ban_hf.errors import did_you_mean
 OF_ANY_DATASET = (
     "dataset_name dataset_config dataset_revision image_column label_column text_column".split()
 )
+METAVARS = {int: "N", float: "F", str: "S"}
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ def command(*arguments: Argument) -> Callable[[Command], Command]:
     return register
 
 
-def argument(name: str, **options: Any) -> Argument:
+def argument(name: str, description: str, **options: Any) -> Argument:
     """A flag, or a word that is named in capitals; `options` are those of `add_argument`."""
     if not name.startswith("--"):
         options.setdefault("metavar", name.upper())
-    return lambda parser: parser.add_argument(name, **options)
+    elif "type" in options:
+        options.setdefault("metavar", METAVARS[options["type"]])
+    return lambda parser: parser.add_argument(name, help=description, **options)
 
 
 def either(*arguments: Argument) -> Argument:
@@ -62,11 +65,9 @@ def data_arguments(*names: str) -> list[Argument]:
     found = []
     for part in fields(DataArguments):
         if part.name in (*OF_ANY_DATASET, *names):
-            kind = next(kind for kind in (int, float, str) if kind.__name__ in str(part.type))
-            options = {"type": kind, "default": part.default, "metavar": kind.__name__[0].upper()}
-            is_required = part.name == "dataset_name"
-            options |= {"help": part.metadata["help"], "required": is_required}
-            found.append(argument(f"--{part.name}", **options))
+            kind = next(kind for kind in METAVARS if kind.__name__ in str(part.type))
+            options = {"default": part.default, "required": part.name == "dataset_name"}
+            found.append(argument(f"--{part.name}", part.metadata["help"], type=kind, **options))
     return found
 
 

@@ -15,8 +15,9 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import yaml
 
 from ban_hf.cli.parser import unknown_argument
@@ -38,68 +39,57 @@ Every argument of transformers.TrainingArguments is a flag too, among them --out
 """
 
 
+def _argument(default: Any, description: str) -> Any:
+    return field(default=default, metadata={"help": description})
+
+
 @dataclass
 class FamilyArguments:
     """The network, its generations, and what they are compared with."""
 
-    model_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Images: cifar_wrn_28_10, cifar_densenet_90_60, ..., or any name of timm. "
-            "Texts: lstm_200, lstm_650, lstm_1500, char_cnn_lstm_small or _large."
-        },
+    model_name: str | None = _argument(
+        None,
+        "Images: cifar_wrn_28_10, cifar_densenet_90_60, ..., or any name of timm. Texts: "
+        "lstm_200, lstm_650, lstm_1500, char_cnn_lstm_small or _large.",
     )
-    model_args: str = field(
-        default="{}", metadata={"help": "Arguments of the network, as JSON: '{\"dropout\": 0.3}'."}
-    )
-    generations: int = field(default=3, metadata={"help": "Number of students after the teacher."})
-    control: bool = field(
-        default=False,
-        metadata={"help": "Train label-trained networks too, as many as the ensemble has members."},
+    model_args: str = _argument("{}", "Arguments of the network, as JSON: '{\"dropout\": 0.3}'.")
+    generations: int = _argument(3, "Number of students after the teacher.")
+    control: bool = _argument(
+        False, "Train label-trained networks too, as many as the ensemble has members."
     )
     control_from: list[str] = field(
         default_factory=list,
         metadata={"help": "Output directories of other seeds: take their teachers as controls."},
     )
-    teacher: str | None = field(
-        default=None,
-        metadata={
-            "help": "Continue from a generation on the Hub, ns/family-gen2@commit, or in a folder, "
-            "runs/family/generation-2: the students are generations 3 and so on."
-        },
+    teacher: str | None = _argument(
+        None,
+        "Continue from a generation on the Hub, ns/family-gen2@commit, or in a folder, "
+        "runs/family/generation-2: the students are generations 3 and so on.",
     )
-    plan: bool = field(
-        default=False,
-        metadata={"help": "Say how long the run will take and how much disk it needs, no more."},
+    plan: bool = _argument(
+        False, "Say how long the run will take and how much disk it needs, no more."
     )
-    smoke: bool = field(
-        default=False, metadata={"help": "Shrink the run to seconds, on built-in data."}
-    )
+    smoke: bool = _argument(False, "Shrink the run to seconds, on built-in data.")
 
     def __post_init__(self) -> None:
         try:
-            self.network_args = json.loads(self.model_args)
-        except json.JSONDecodeError as error:
-            raise BANError(f"model_args={self.model_args!r} is not JSON: {error}") from error
-        if not isinstance(self.network_args, dict):
-            raise BANError(f"model_args={self.model_args!r} must be a JSON object of names.")
+            self.network_args = msgspec.json.decode(self.model_args, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise BANError(
+                f"model_args={self.model_args!r} must be a JSON object: {error}"
+            ) from error
 
 
 @dataclass
 class Recipe:
-    """A run as its arguments describe it.
-
-    Attributes:
-        objectives: by the name that was given, the objective and its `label_weight`.
-        command: that started the run, for its report, without a token.
-    """
+    """A run as its arguments describe it."""
 
     task: str
     data: DataArguments
     family: FamilyArguments
     args: "BANTrainingArguments"
-    objectives: dict[str, tuple[str, float | None]]
-    command: str
+    objectives: dict[str, tuple[str, float | None]]  # by name: the objective, its `label_weight`
+    command: str  # for the report, without a token
 
 
 def run_recipe(
@@ -132,8 +122,7 @@ def run_recipe(
 def make_parser(task: str, description: str = "", *, everything: bool = True) -> "HfArgumentParser":
     """The parser of a recipe's flags; its help leaves out the flags of another task.
 
-    Args:
-        everything: whether with the arguments of transformers, which take torch to import.
+    `everything`: also the arguments of transformers, which take torch to import.
     """
     from transformers import HfArgumentParser
     from transformers.hf_argparser import string_to_bool
@@ -198,11 +187,7 @@ def parse_recipe(task: str, argv: Sequence[str], *, quickstart: Path) -> Recipe:
 
 
 def read_config(path: Path, known: Collection[str]) -> list[str]:
-    """The values of a YAML file as they would be given on the command line; null says nothing.
-
-    Raises:
-        BANError: if it is no mapping, or has a key that is not known; the near match is named.
-    """
+    """The values of a YAML file as they would be given on the command line; null says nothing."""
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

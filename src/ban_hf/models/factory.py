@@ -73,11 +73,7 @@ NOT_OF_A_NETWORK = {
 
 
 def check_model_args(model_args: Mapping[str, Any]) -> None:
-    """Raise unless a user's arguments of a network leave out what the data decide.
-
-    Raises:
-        BANError: names such an argument, and where it comes from.
-    """
+    """Raise unless a user's arguments of a network leave out what the data decide."""
     for argument, origin in FROM_DATA.items():
         if argument in model_args:
             raise BANError(
@@ -173,9 +169,6 @@ def share_ends(
     As in Table 5 of Born-Again Networks, for residual students of a DenseNet. The student's copies
     are its own and learn no more; its BatchNorm layers, and the teacher, stay as they are. A saved
     student holds their weights, not that they are frozen: call this again to train it further.
-
-    Raises:
-        BANError: the layers differ in shape, or the two models are one.
     """
     if student is teacher:
         raise BANError("student and teacher are the same model: build a new student")

@@ -201,20 +201,13 @@ class RecurrentCausalLM(PreTrainedModel, GenerationMixin):
         return model_kwargs
 
     def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: LongTensor | None = None,
-        **model_kwargs: Any,
+        self, *, expand_size: int = 1, state: State | None = None, **kwargs: Any
     ) -> tuple[LongTensor, dict[str, Any]]:
         """Repeat every row for its beams or samples; in a state rows are the second axis."""
-        state = model_kwargs.pop("state", None)
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
-        )
+        words, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
         if state is not None:
-            model_kwargs["state"] = tuple(part.repeat_interleave(expand_size, 1) for part in state)
-        return input_ids, model_kwargs
+            kwargs["state"] = tuple(part.repeat_interleave(expand_size, 1) for part in state)
+        return words, kwargs
 
     def _reorder_cache(self, state: State, beam_idx: LongTensor) -> State:
         """The state of the beams that beam search goes on with."""
