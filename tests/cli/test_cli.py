@@ -26,7 +26,7 @@ from ban_hf import (
     load_text,
 )
 from ban_hf.cli.main import main
-from ban_hf.cli.parser import COMMANDS, make_parsers
+from ban_hf.cli.parser import COMMANDS, PARSER
 from ban_hf.cli.terminal import draw_tree
 from ban_hf.data import word_tokenizer
 from ban_hf.lineage.files import read_json, write_json
@@ -377,11 +377,11 @@ def test_a_language_model_must_know_the_words_of_the_text(ban_hf, tmp_path):
 
 def test_without_a_command_it_explains_itself(ban_hf):
     said = ban_hf()
-    for name in COMMANDS:
+    for name in COMMANDS.choices:
         assert f"    {name}" in (line[:13].rstrip() for line in said.splitlines())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS.choices)
 def test_help_teaches_by_examples_that_parse(capsys, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit:
@@ -395,7 +395,7 @@ def test_help_teaches_by_examples_that_parse(capsys, monkeypatch, name):
     for example in examples:
         words = shlex.split(example.partition(" | ")[0].partition(" && ")[0])
         assert words[:2] == ["ban-hf", name]
-        assert make_parsers()[0].parse_args(words[1:]).command == name
+        assert PARSER.parse_args(words[1:]).command == name
 
 
 @pytest.mark.parametrize(

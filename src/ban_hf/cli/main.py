@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ban_hf.cli.parser import (
-    COMMANDS,
+    PARSER,
     Answer,
     argument,
     command,
     data_arguments,
     either,
-    make_parsers,
     parse,
 )
 from ban_hf.cli.terminal import draw_tree, measurement_table, one_line, say, table
@@ -69,12 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
-        make_parsers()[0].print_help()
+        PARSER.print_help()
         return 0
     args = parse(words)
-    run, _ = COMMANDS[args.command]
     try:
-        answer = run(args)
+        answer: Answer = args.run(args)
         say(_dump(answer.data) if args.json else answer.text)
     except BrokenPipeError:  # its reader has gone: `ban-hf lineage ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

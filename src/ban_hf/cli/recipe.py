@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import yaml
 
-from ban_hf.cli.parser import unknown_argument
+from ban_hf.cli.terminal import unknown_argument
 from ban_hf.data.arguments import IMAGES, ONLY, DataArguments
 from ban_hf.errors import BANError, did_you_mean, is_debugging
 from ban_hf.training.distillation import DistillationArguments

@@ -1,5 +1,6 @@
 """What the command line prints: a lineage as a tree, measurements as a table, plain text."""
 
+import argparse
 import os
 import re
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ban_hf.errors import did_you_mean
 from ban_hf.lineage.family import Lineage
 from ban_hf.lineage.names import counted
 from ban_hf.lineage.record import Record
@@ -28,6 +30,12 @@ def say(text: str) -> None:
 def one_line(error: BaseException) -> str:
     """An error's message in one line."""
     return CONTROL.sub("?", " ".join(str(error).split())) or type(error).__name__
+
+
+def unknown_argument(word: str, parser: argparse.ArgumentParser) -> str:
+    """What is said of a word that a parser does not know."""
+    name = word.partition("=")[0]
+    return f"unknown argument {name!r}.{did_you_mean(name, parser._option_string_actions)}"
 
 
 def draw_tree(lineage: Lineage) -> str:
