@@ -343,13 +343,15 @@ def test_loading_with_another_head_fills_in_what_is_missing(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_channels_last(name):
+def test_channels_last(name, tmp_path):
     model = seeded(name).eval()
     x = torch.randn(2, 3, 32, 32)
     expected = model(x).logits
     model.to(memory_format=torch.channels_last)
     actual = model(x.to(memory_format=torch.channels_last)).logits
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    assert distance(model, CifarNetForImageClassification.from_pretrained(tmp_path)) == 0
 
 
 @pytest.mark.parametrize("name", ["cifar_wrn_16_1", "test_resnet"])
