@@ -51,7 +51,8 @@ class _AfterImport(MetaPathFinder):
 
         def load_and_register(module: ModuleType) -> None:
             load(module)
-            _register(fullname)
+            if module.__name__ == fullname:  # the loader of an archive loads others too
+                _register(fullname)
 
         spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
         return spec
