@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dump(data: Any) -> str:
-    return as_json(data).decode().rstrip()
+    return as_json(data).rstrip()
 
 
 @command(*WHERE)

@@ -210,8 +210,8 @@ def read_config(path: Path, known: Collection[str]) -> list[str]:
 
 def run(recipe: Recipe, argv: Sequence[str], real: str) -> None:
     """Train the families of a recipe, measure and report them; or say what that would take."""
+    from ban_hf.data.arguments import load_splits
     from ban_hf.data.images import ImageSplits
-    from ban_hf.data.loading import load_splits
     from ban_hf.jobs.setup import describe_dataset, prepare
 
     if recipe.family.smoke:
