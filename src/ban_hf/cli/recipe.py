@@ -21,7 +21,7 @@ import msgspec
 import yaml
 
 from ban_hf.cli.terminal import unknown_argument
-from ban_hf.data.arguments import IMAGES, ONLY, DataArguments
+from ban_hf.data.arguments import IMAGES, ONLY, DataArguments, option
 from ban_hf.errors import BANError, did_you_mean, is_debugging
 from ban_hf.training.distillation import DistillationArguments
 
@@ -39,37 +39,33 @@ Every argument of transformers.TrainingArguments is a flag too, among them --out
 """
 
 
-def _argument(default: Any, description: str) -> Any:
-    return field(default=default, metadata={"help": description})
-
-
 @dataclass
 class FamilyArguments:
     """The network, its generations, and what they are compared with."""
 
-    model_name: str | None = _argument(
+    model_name: str | None = option(
         None,
         "Images: cifar_wrn_28_10, cifar_densenet_90_60, ..., or any name of timm. Texts: "
         "lstm_200, lstm_650, lstm_1500, char_cnn_lstm_small or _large.",
     )
-    model_args: str = _argument("{}", "Arguments of the network, as JSON: '{\"dropout\": 0.3}'.")
-    generations: int = _argument(3, "Number of students after the teacher.")
-    control: bool = _argument(
+    model_args: str = option("{}", "Arguments of the network, as JSON: '{\"dropout\": 0.3}'.")
+    generations: int = option(3, "Number of students after the teacher.")
+    control: bool = option(
         False, "Train label-trained networks too, as many as the ensemble has members."
     )
     control_from: list[str] = field(
         default_factory=list,
         metadata={"help": "Output directories of other seeds: take their teachers as controls."},
     )
-    teacher: str | None = _argument(
+    teacher: str | None = option(
         None,
         "Continue from a generation on the Hub, ns/family-gen2@commit, or in a folder, "
         "runs/family/generation-2: the students are generations 3 and so on.",
     )
-    plan: bool = _argument(
+    plan: bool = option(
         False, "Say how long the run will take and how much disk it needs, no more."
     )
-    smoke: bool = _argument(False, "Shrink the run to seconds, on built-in data.")
+    smoke: bool = option(False, "Shrink the run to seconds, on built-in data.")
 
     def __post_init__(self) -> None:
         try:
