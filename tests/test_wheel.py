@@ -21,26 +21,6 @@ print(ban_hf.reports.model_card.render_card(lineage))
 """
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """A wheel built from a copy of what a wheel is built from: the checkout stays clean."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    for path in wheel_sources():
-        copy = source / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    run(*command, "--no-build-isolation", "--wheel-dir", str(folder), str(source))
-    (built,) = folder.glob("*.whl")
-    return built
-
-
-def wheel_sources() -> list[Path]:
-    single = [ROOT / name for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE")]
-    return [*single, *files(ROOT / "src" / "ban_hf"), *files(ROOT / "model_cards"), *TABLES]
-
-
 def files(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
 
@@ -49,6 +29,21 @@ def run(*command: str, cwd: Path | None = None) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel built from a copy of what a wheel is built from: the checkout stays clean."""
+    folder = tmp_path_factory.mktemp("wheel")
+    single = [ROOT / name for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE")]
+    for path in [*single, *files(ROOT / "src" / "ban_hf"), *files(ROOT / "model_cards"), *TABLES]:
+        copy = folder / "source" / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    run(sys.executable, "-m", "pip", "wheel", *options, str(folder / "source"))
+    (built,) = folder.glob("*.whl")
+    return built
 
 
 def test_the_wheel_holds_every_module_and_template_and_nothing_else(wheel):

@@ -8,7 +8,7 @@ loaded already, this happens at once.
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -19,7 +19,7 @@ AFTER = {
         "ban_hf.models.registration",
         "ban_hf.training.ensemble",
     ),
-    "timm.models": ("ban_hf.models.timm_registration",),
+    "timm.models": ("ban_hf.models.presets",),
 }
 
 
@@ -45,23 +45,17 @@ class _AfterImport(MetaPathFinder):
         others = (finder for finder in sys.meta_path if finder is not self)
         found = (finder.find_spec(fullname, path, target) for finder in others)
         spec = next((spec for spec in found if spec is not None), None)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _ThenRegister(spec.loader, fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        load = spec.loader.exec_module
+
+        def load_and_register(module: ModuleType) -> None:
+            load(module)
+            if module.__name__ == fullname:  # the loader of an archive loads others too
+                _register(fullname)
+
+        spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
         return spec
-
-
-class _ThenRegister(Loader):
-    """Loads a module as its own loader does, then registers what needs it."""
-
-    def __init__(self, loader: Loader, name: str) -> None:
-        self.loader, self.name = loader, name
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
-        _register(self.name)
 
 
 def _register(theirs: str) -> None:

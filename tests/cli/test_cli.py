@@ -25,8 +25,9 @@ from ban_hf import (
     load_images,
     load_text,
 )
-from ban_hf.cli.main import COMMANDS, _parsers, main
-from ban_hf.cli.terminal import ASCII_BRANCH, draw_tree
+from ban_hf.cli.main import main
+from ban_hf.cli.parser import COMMANDS, PARSER
+from ban_hf.cli.terminal import draw_tree
 from ban_hf.data import word_tokenizer
 from ban_hf.lineage.files import read_json, write_json
 from ban_hf.lineage.names import counted
@@ -105,7 +106,6 @@ ensemble of 1 to 3               mean      error -        there
     assert squeezed[0] == squeezed[1][1:]
     columns = [line.index("error") for line in drawn.splitlines()[1:]]
     assert len(set(columns)) == 1
-    assert draw_tree(lineage, ASCII_BRANCH).encode("ascii")
 
 
 def test_numbers_in_words():
@@ -124,10 +124,8 @@ def test_lineage_of_a_folder(ban_hf, run, monkeypatch):
     assert ban_hf("lineage", "run/generation-1").splitlines()[-1].startswith("└─ generation 1")
     found = ban_hf("lineage", "run", "--json")
     assert found["generations"][0]["place"].endswith("generation-0")
-    records = [*found["generations"], found["ensemble"]]
-    for record, name in zip(
-        records, [f"generation-{k}" for k in range(3)] + ["ensemble"], strict=True
-    ):
+    names = [*(f"generation-{k}" for k in range(3)), "ensemble"]
+    for record, name in zip([*found["generations"], found["ensemble"]], names, strict=True):
         assert record.pop("place")
         assert record == read_json(run / name / RECORD)
     assert found["family"] == read_json(run / RECORD)["family"]
@@ -161,12 +159,8 @@ def test_verify_says_what_was_proved(ban_hf, run):
     assert "Not proved: who made them" in said
     found = ban_hf("verify", run, "--json")
     assert found["verified"] is True
-    assert [row["name"] for row in found["places"]] == [
-        "generation 0",
-        "generation 1",
-        "generation 2",
-        "ensemble",
-    ]
+    names = [*(f"generation {k}" for k in range(3)), "ensemble"]
+    assert [row["name"] for row in found["places"]] == names
     assert found["places"][3]["place"].endswith("ensemble")
 
 
@@ -238,23 +232,6 @@ def test_members_have_the_metrics_of_their_family_to_the_last_digit(ban_hf, neve
     one = ban_hf("ensemble", *folders, *on, "--weights", 4, 0)
     assert one["ensemble"]["test"]["error"] == rows[0]["error"]
     assert one["ensemble"]["test"]["nll"] == pytest.approx(rows[0]["nll"])
-
-
-def test_an_image_family_is_measured_to_the_last_digit(ban_hf, tmp_path):
-    """Trained on eight images: the data's own mean and deviation would be others."""
-    splits = load_images("digits", image_size=8, train_samples=8)
-    batches = dict(per_device_train_batch_size=8, per_device_eval_batch_size=500)
-    args = tiny.arguments(tmp_path, **batches, max_steps=1)
-    expected = trained_family(splits, args, "cifar_wrn_10_1")
-    folders = [tmp_path / f"generation-{k}" for k in (0, 1)]
-    found = ban_hf("ensemble", *folders, "--dataset_name", "digits", "--json")
-    expected_rows = [row["test"] for row in expected["generations"]]
-    assert [row["test"] for row in found["members"]] == expected_rows
-    assert found["ensemble"]["test"] == expected["ensembles"][0]["test"]
-    for folder in folders:  # its config says it, too
-        (folder / "preprocessor_config.json").unlink()
-    again = ban_hf("ensemble", *folders, "--dataset_name", "digits", "--json")
-    assert again["members"] == found["members"]
 
 
 def test_a_language_family_is_measured_to_the_last_digit(ban_hf, tmp_path):
@@ -331,11 +308,12 @@ def test_the_ensemble_is_saved_with_its_weights_and_its_processor(
     assert f"output_dir={tmp_path / 'both'} is not an empty folder" in said
 
 
-def test_a_timm_model_reads_what_its_config_says(ban_hf, tmp_path):
+@pytest.mark.parametrize("name", ["test_resnet", "cifar_wrn_10_1"])
+def test_a_model_reads_what_its_config_says(ban_hf, tmp_path, name):
     torch.manual_seed(0)
     names = [str(digit) for digit in range(10)]
     way = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
-    model = create_classifier("resnet10t", label_names=names, image_size=16, **way)
+    model = create_classifier(name, label_names=names, image_size=16, **way)
     folders = [
         saved(model, tmp_path / "a"),
         saved(model, tmp_path / "b", image_processor(16, *way.values())),
@@ -399,13 +377,12 @@ def test_a_language_model_must_know_the_words_of_the_text(ban_hf, tmp_path):
 
 def test_without_a_command_it_explains_itself(ban_hf):
     said = ban_hf()
-    for name, *_ in COMMANDS:
+    for name in COMMANDS.choices:
         assert f"    {name}" in (line[:13].rstrip() for line in said.splitlines())
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_help_teaches_by_examples_that_parse(capsys, monkeypatch, command):
-    name, *_, examples = command
+@pytest.mark.parametrize("name", COMMANDS.choices)
+def test_help_teaches_by_examples_that_parse(capsys, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit:
         main([name, "--help"])
@@ -413,12 +390,12 @@ def test_help_teaches_by_examples_that_parse(capsys, monkeypatch, command):
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 82
     assert "--json" in said
-    assert "\n".join(examples) in said
-    lines = "\n".join(examples).replace("\\\n", " ").splitlines()
-    for line in lines:
-        words = shlex.split(line.partition(" | ")[0].partition(" && ")[0])
+    examples = said.partition("\nExamples:\n")[2].replace("\\\n", " ").splitlines()
+    assert len(examples) > 1
+    for example in examples:
+        words = shlex.split(example.partition(" | ")[0].partition(" && ")[0])
         assert words[:2] == ["ban-hf", name]
-        assert _parsers()[0].parse_args(words[1:]).command == name
+        assert PARSER.parse_args(words[1:]).command == name
 
 
 @pytest.mark.parametrize(

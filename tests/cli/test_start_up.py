@@ -13,13 +13,16 @@ from ban_hf.lineage.files import write_json
 
 HEAVY = {"torch", "transformers", "datasets", "timm", "matplotlib"}
 RUN = str(ROOT / "tests" / "lineage" / "v1" / "run")
-COMMAND = """
+COMMANDS = """
+import ban_hf
+from ban_hf import load_lineage, verify_lineage, pull, push_family, push_generation, Record
 from ban_hf.cli.main import main
-try:
-    status = main({words!r})
-except SystemExit as exit:  # --help
-    status = exit.code
-assert status == 0
+for words in {commands}:
+    try:
+        status = main(words)
+    except SystemExit as exit:  # --help
+        status = exit.code
+    assert status == 0, words
 """
 
 
@@ -31,29 +34,15 @@ def modules_after(program: str) -> set[str]:
     return set(done.stdout.rpartition("MODULES ")[2].split())
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        [],
-        ["--help"],
-        ["reproduce", "--help"],
-        ["lineage", RUN],
-        ["verify", RUN],
-        ["report", "RESULTS"],
-        ["report", "RESULTS", "--output_dir", "REPORT"],
-    ],
-    ids=" ".join,
-)
-def test_a_command_loads_no_heavy_library_that_it_does_not_need(tmp_path, words):
-    write_json(tmp_path / "RESULTS", table_data([image_entry("teacher", 1, 300)]))
-    words = [str(tmp_path / word) if word in ("RESULTS", "REPORT") else word for word in words]
-    heavy = HEAVY - {"matplotlib"} if "--output_dir" in words else HEAVY
-    assert not heavy & modules_after(COMMAND.format(words=words))
-
-
-def test_the_package_and_what_push_and_pull_use_load_none(tmp_path):
-    names = "load_lineage, verify_lineage, pull, push_family, push_generation, Record"
-    assert not HEAVY & modules_after(f"import ban_hf\nfrom ban_hf import {names}")
+@pytest.mark.parametrize("with_pictures", [False, True])
+def test_commands_load_no_heavy_library_that_they_do_not_need(tmp_path, with_pictures):
+    results = str(tmp_path / "results.json")
+    write_json(tmp_path / "results.json", table_data([image_entry("teacher", 1, 300)]))
+    light = [[], ["--help"], ["reproduce", "--help"], ["lineage", RUN], ["verify", RUN]]
+    pictures = ["report", results, "--output_dir", str(tmp_path / "report")]
+    commands = [pictures] if with_pictures else [*light, ["report", results]]
+    heavy = HEAVY - {"matplotlib"} if with_pictures else HEAVY
+    assert not heavy & modules_after(COMMANDS.format(commands=commands))
 
 
 def test_the_help_of_a_recipe_loads_no_torch():
@@ -69,7 +58,6 @@ runpy.run_path("recipes/ban_cifar.py", run_name="__main__")
     "imports",
     [
         "import ban_hf, transformers",
-        "import transformers, ban_hf",
         "from transformers import AutoModelForImageClassification\nimport ban_hf, transformers",
         "from transformers import AutoConfig\nimport ban_hf, transformers",
     ],
@@ -79,11 +67,15 @@ def test_the_auto_classes_know_our_models_in_either_order(tmp_path, imports):
     BornAgainEnsemble.from_members(members).save_pretrained(tmp_path)
     modules_after(f"""
 {imports}
-config = transformers.AutoConfig.for_model("ban_cifar")
+import sys
+config = transformers.AutoConfig.for_model("ban_cifar", architecture="cifar_wrn_10_1")
+assert not {{"timm", "sklearn", "datasets"}} & sys.modules.keys()
 network = transformers.AutoModelForImageClassification.from_config(config)
 assert type(network) is ban_hf.CifarNetForImageClassification
 config = transformers.AutoConfig.for_model("ban_lstm", vocab_size=9, hidden_size=4)
 assert type(transformers.AutoModelForCausalLM.from_config(config)) is ban_hf.LSTMForCausalLM
 ensemble = transformers.AutoModelForImageClassification.from_pretrained({str(tmp_path)!r})
 assert type(ensemble) is ban_hf.BornAgainEnsemble
+import timm
+timm.create_model("cifar_wrn_16_1")
 """)

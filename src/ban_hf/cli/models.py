@@ -13,7 +13,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedModel, default_data_collator
 
-from ban_hf.data.arguments import DataArguments, load_splits
+from ban_hf.data.arguments import IMAGES, TEXTS, DataArguments, load_splits
 from ban_hf.data.augmentation import ImageViews, collate
 from ban_hf.data.images import ImageSplits
 from ban_hf.data.text import WARM_UP, TextSplits, evaluation_columns
@@ -34,6 +34,9 @@ from ban_hf.training.ensemble import BornAgainEnsemble, check_alike
 
 IMAGES_AT_ONCE, COLUMNS = 500, 20  # what the recipes' configurations measure with
 
+#: The batches of each member, the source of the data, and its entropy, nats, where it is known.
+TestData = tuple[list[Iterable[dict[str, Any]]], dict[str, Any], float | None]
+
 
 @dataclass(frozen=True)
 class NamedModel:
@@ -46,7 +49,7 @@ class NamedModel:
     @property
     def reads_images(self) -> bool:
         """Whether it is an image classifier."""
-        return task_of(self.model).name == "image-classification"
+        return task_of(self.model).name == IMAGES
 
     @property
     def format(self) -> ImageFormat:
@@ -64,18 +67,11 @@ class NamedModel:
         )
 
 
-def load_members(names: Sequence[str | Path]) -> list[NamedModel]:
-    """Load models; a branch or tag of the Hub is resolved to its commit first.
-
-    Args:
-        names: local folders, or Hub ids, with `@revision` if wanted.
-
-    Raises:
-        BANError: if one cannot be loaded, or they differ in classes, vocabulary or kind of input.
-    """
-    locations = [resolve(str(name)) for name in names]
+def load_members(names: Sequence[str]) -> list[NamedModel]:
+    """Load models that fit together; a branch or tag is resolved to its commit first."""
+    locations = [resolve(name) for name in names]
     members = [
-        NamedModel(str(name), location, load_model(str(location)))
+        NamedModel(name, location, load_model(str(location)))
         for name, location in zip(names, locations, strict=True)
     ]
     check_alike([member.model for member in members])
@@ -83,11 +79,7 @@ def load_members(names: Sequence[str | Path]) -> list[NamedModel]:
 
 
 def load_teacher(name: str) -> tuple[NamedModel, Record]:
-    """Load a generation and its record, both verified as far as they are read.
-
-    Raises:
-        BANError: if it is a family or an ensemble.
-    """
+    """Load a generation and its record, both verified as far as they are read."""
     if finished_generations(Path(name)):
         raise BANError(f"{name!r} is a family: name one of its generations.")
     location = resolve(name)
@@ -100,38 +92,23 @@ def load_teacher(name: str) -> tuple[NamedModel, Record]:
 def measure_members(
     members: Sequence[NamedModel],
     data: DataArguments,
-    weights: Sequence[float] | None = None,
-    batch_size: int | None = None,
+    weights: Sequence[float] | None,
+    batch_size: int | None,
 ) -> dict[str, Any]:
-    """Measure members and their ensemble on the test split of a dataset.
+    """Measure members and their ensemble on the test split of a dataset, as plain data.
 
-    Args:
-        members: from `load_members`.
-        data: the dataset.
-        weights: see `BornAgainEnsemble.from_members`.
-        batch_size: images at a time (500 by default), or columns of a text (20); the last digits of
-            a result may depend on it.
-
-    Returns:
-        `metric`; `dataset`; `members`, a list of rows with `name`, `place`, `weight` and `test`;
-        `ensemble`, with `name` and `test`; `hardware` and `versions`.
-
-    Raises:
-        BANError: if the dataset has other classes or words than the models.
+    `batch_size` is of images, or of columns of a text; the last digits may depend on it.
     """
-    task = task_of(members[0].model)
-    shares = normalized_weights(weights, len(members)) or [1 / len(members)] * len(members)
-    if members[0].reads_images:
-        loaders, source = _image_loaders(members, data, batch_size or IMAGES_AT_ONCE)
-        entropy, in_order = None, False
-    elif task.name == "text-generation":
-        loader, source, entropy = _text_loader(members, data, batch_size or COLUMNS)
-        loaders, in_order = [loader] * len(members), True
-    else:
+    task, models = task_of(members[0].model), [member.model for member in members]
+    if task.name not in (IMAGES, TEXTS):
         raise BANError(
-            f"{members[0].name} is a {type(members[0].model).__name__}: image classifiers and "
-            "causal language models can be measured."
+            f"{members[0].name} is a {type(models[0]).__name__}: image classifiers and causal "
+            "language models can be measured."
         )
+    read = _images if task.name == IMAGES else _text
+    loaders, source, entropy = read(members, data, batch_size)
+    in_order = task.name == TEXTS
+    shares = normalized_weights(weights, len(members)) or [1 / len(members)] * len(members)
     rows = [
         {
             "name": member.name,
@@ -141,7 +118,6 @@ def measure_members(
         }
         for member, share, loader in zip(members, shares, loaders, strict=True)
     ]
-    models = [member.model for member in members]
     together = evaluate(models, loaders, task, weights=weights, in_order=in_order).metrics(entropy)
     return {
         "metric": task.headline.name,
@@ -153,12 +129,8 @@ def measure_members(
     }
 
 
-def check_savable(members: Sequence[NamedModel], output_dir: str | Path) -> None:
-    """Raise unless the ensemble can be saved as one model, in a folder of its own.
-
-    Raises:
-        BANError: if the folder is not empty, or the members read images differently.
-    """
+def check_savable(members: Sequence[NamedModel], output_dir: str) -> None:
+    """Raise unless the ensemble can be saved as one model, in a folder of its own."""
     folder = Path(output_dir)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise BANError(f"output_dir={output_dir} is not an empty folder: give another one.")
@@ -173,65 +145,49 @@ def check_savable(members: Sequence[NamedModel], output_dir: str | Path) -> None
 
 
 def save_ensemble(
-    members: Sequence[NamedModel], output_dir: str | Path, weights: Sequence[float] | None = None
-) -> BornAgainEnsemble:
-    """Save the ensemble as one model, with the image processor or tokenizer of its members.
-
-    Raises:
-        BANError: see `check_savable`.
-    """
-    check_savable(members, output_dir)
+    members: Sequence[NamedModel], output_dir: str, weights: Sequence[float] | None
+) -> None:
+    """Save the ensemble as one model, with the image processor or tokenizer of its members."""
     first = members[0]
-    processor = image_processor(*first.format) if first.reads_images else first.tokenizer()
     ensemble = BornAgainEnsemble.from_members([member.model for member in members], weights)
     ensemble.save_pretrained(output_dir)
+    processor = image_processor(*first.format) if first.reads_images else first.tokenizer()
     if processor is not None:
         processor.save_pretrained(output_dir)
-    return ensemble
 
 
-def _image_loaders(
-    members: Sequence[NamedModel], data: DataArguments, batch_size: int
-) -> tuple[list[Iterable[dict[str, Any]]], dict[str, Any]]:
-    """The batches of each member, of the same images in its own format; and their source."""
-    formats = [member.format for member in members]
+def _images(members: Sequence[NamedModel], data: DataArguments, batch_size: int | None) -> TestData:
+    """The same images for each member, in its own format."""
+    loaders: list[Iterable[dict[str, Any]]] = []
     splits: dict[int, ImageSplits] = {}
-    for size in dict.fromkeys(found.size for found in formats):
-        loaded = load_splits(replace(data, image_size=size, validation=0), "image-classification")
-        assert isinstance(loaded, ImageSplits)
-        splits[size] = loaded
     for member in members:
-        _check_labels(member, splits[formats[0].size].test.label_names, str(data.dataset_name))
-    loaders: dict[ImageFormat, Iterable[dict[str, Any]]] = {}
-    for found in dict.fromkeys(formats):
-        part = splits[found.size].test
+        size, mean, std = member.format
+        if size not in splits:
+            loaded = load_splits(replace(data, image_size=size, validation=0), IMAGES)
+            assert isinstance(loaded, ImageSplits)
+            splits[size] = loaded
+        test = splits[size].test
+        _check_labels(member, test.label_names, str(data.dataset_name))
         views = ImageViews(
-            part.images,
-            part.labels,
-            part.label_names,
-            mean=found.mean,
-            std=found.std,
-            rows=part.rows,
+            test.images, test.labels, test.label_names, mean=mean, std=std, rows=test.rows
         )
-        loaders[found] = DataLoader(views, batch_size, collate_fn=collate)
-    return [loaders[found] for found in formats], dict(splits[formats[0].size].source)
+        loaders.append(DataLoader(views, batch_size or IMAGES_AT_ONCE, collate_fn=collate))
+    return loaders, dict(splits[members[0].format.size].source), None
 
 
-def _text_loader(
-    members: Sequence[NamedModel], data: DataArguments, columns: int
-) -> tuple[Iterable[dict[str, Any]], dict[str, Any], float | None]:
-    """The batches of all members, the source of the text, and its entropy where it is known."""
+def _text(members: Sequence[NamedModel], data: DataArguments, batch_size: int | None) -> TestData:
+    """The same words for all members."""
     size = members[0].model.config.get_text_config().vocab_size
     if data.dataset_name != "grammar":
         data = replace(data, vocabulary_size=size)
-    splits = load_splits(data, "text-generation")
+    splits = load_splits(data, TEXTS)
     assert isinstance(splits, TextSplits)
     for member in members:
         _check_words(member, splits, data)
-    most = evaluation_columns(splits, columns, data.window)
+    most = evaluation_columns(splits, batch_size or COLUMNS, data.window)
     windows = TokenWindows(splits.test, most, window=data.window, warmup=WARM_UP * data.window)
     loader = DataLoader(windows, windows.columns, collate_fn=default_data_collator)
-    return loader, dict(splits.source), splits.test_entropy
+    return [loader] * len(members), dict(splits.source), splits.test_entropy
 
 
 def _check_labels(member: NamedModel, names: Sequence[str], dataset_name: str) -> None:

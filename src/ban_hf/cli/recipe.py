@@ -12,14 +12,16 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import yaml
 
-from ban_hf.data.arguments import ONLY, DataArguments
+from ban_hf.cli.terminal import unknown_argument
+from ban_hf.data.arguments import IMAGES, ONLY, DataArguments, option
 from ban_hf.errors import BANError, did_you_mean, is_debugging
 from ban_hf.training.distillation import DistillationArguments
 
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
     from ban_hf.training.arguments import BANTrainingArguments
-
-IMAGES = "image-classification"
 
 #: What `--help` says of the flags that are not ours.
 COMMON = """
@@ -43,68 +43,49 @@ Every argument of transformers.TrainingArguments is a flag too, among them --out
 class FamilyArguments:
     """The network, its generations, and what they are compared with."""
 
-    model_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Images: cifar_wrn_28_10, cifar_densenet_90_60, ..., or any name of timm. "
-            "Texts: lstm_200, lstm_650, lstm_1500, char_cnn_lstm_small or _large."
-        },
+    model_name: str | None = option(
+        None,
+        "Images: cifar_wrn_28_10, cifar_densenet_90_60, ..., or any name of timm. Texts: "
+        "lstm_200, lstm_650, lstm_1500, char_cnn_lstm_small or _large.",
     )
-    model_args: str = field(
-        default="{}", metadata={"help": "Arguments of the network, as JSON: '{\"dropout\": 0.3}'."}
-    )
-    generations: int = field(default=3, metadata={"help": "Number of students after the teacher."})
-    control: bool = field(
-        default=False,
-        metadata={"help": "Train label-trained networks too, as many as the ensemble has members."},
+    model_args: str = option("{}", "Arguments of the network, as JSON: '{\"dropout\": 0.3}'.")
+    generations: int = option(3, "Number of students after the teacher.")
+    control: bool = option(
+        False, "Train label-trained networks too, as many as the ensemble has members."
     )
     control_from: list[str] = field(
         default_factory=list,
         metadata={"help": "Output directories of other seeds: take their teachers as controls."},
     )
-    teacher: str | None = field(
-        default=None,
-        metadata={
-            "help": "Continue from a generation on the Hub, ns/family-gen2@commit, or in a folder, "
-            "runs/family/generation-2: the students are generations 3 and so on."
-        },
+    teacher: str | None = option(
+        None,
+        "Continue from a generation on the Hub, ns/family-gen2@commit, or in a folder, "
+        "runs/family/generation-2: the students are generations 3 and so on.",
     )
-    plan: bool = field(
-        default=False,
-        metadata={"help": "Say how long the run will take and how much disk it needs, no more."},
+    plan: bool = option(
+        False, "Say how long the run will take and how much disk it needs, no more."
     )
-    smoke: bool = field(
-        default=False, metadata={"help": "Shrink the run to seconds, on built-in data."}
-    )
+    smoke: bool = option(False, "Shrink the run to seconds, on built-in data.")
 
     def __post_init__(self) -> None:
         try:
-            self.network_args = json.loads(self.model_args)
-        except json.JSONDecodeError as error:
-            raise BANError(f"model_args={self.model_args!r} is not JSON: {error}") from error
-        if not isinstance(self.network_args, dict):
-            raise BANError(f"model_args={self.model_args!r} must be a JSON object of names.")
+            self.network_args = msgspec.json.decode(self.model_args, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise BANError(
+                f"model_args={self.model_args!r} must be a JSON object: {error}"
+            ) from error
 
 
 @dataclass
 class Recipe:
-    """A run as its arguments describe it.
-
-    Attributes:
-        task: `image-classification` or `text-generation`.
-        data: which data.
-        family: which network and generations.
-        args: of every training.
-        objectives: by the name that was given, the objective and its `label_weight`.
-        command: that started the run, for its report.
-    """
+    """A run as its arguments describe it."""
 
     task: str
     data: DataArguments
     family: FamilyArguments
     args: "BANTrainingArguments"
-    objectives: dict[str, tuple[str, float | None]]
-    command: str
+    objectives: dict[str, tuple[str, float | None]]  # by name: the objective, its `label_weight`
+    command: str  # for the report, without a token
 
 
 def run_recipe(
@@ -120,13 +101,11 @@ def run_recipe(
         argv: by default the command line.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if {"--help", "-h"} & {*argv}:
-        ours = (FamilyArguments, DataArguments, DistillationArguments)
-        make_parser(ours, task, description + COMMON).print_help()
+    if {"-h", "--help", "--help_all"} & {*argv}:
+        make_parser(task, description + COMMON, everything="--help_all" in argv).print_help()
         return
     try:
-        recipe = parse_recipe(task, argv, quickstart=quickstart, description=description)
-        run(recipe, argv, real)
+        run(parse_recipe(task, argv, quickstart=quickstart), argv, real)
     except (BANError, FloatingPointError) as error:
         if is_debugging(argv):
             raise
@@ -136,20 +115,28 @@ def run_recipe(
 # Arguments
 
 
-def make_parser(dataclass_types: Sequence[type], task: str, description: str) -> "HfArgumentParser":
-    """The parser of a recipe's flags; its help leaves out the flags of another task."""
+def make_parser(task: str, description: str = "", *, everything: bool = True) -> "HfArgumentParser":
+    """The parser of a recipe's flags; its help leaves out the flags of another task.
+
+    `everything`: also the arguments of transformers, which take torch to import.
+    """
     from transformers import HfArgumentParser
     from transformers.hf_argparser import string_to_bool
 
+    training: type = DistillationArguments
+    if everything:
+        from ban_hf.training.arguments import BANTrainingArguments
+
+        training = BANTrainingArguments
     parser = HfArgumentParser(
-        dataclass_types,
+        (FamilyArguments, DataArguments, training),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # or a misspelled flag might be taken for another
     )
     parser.usage = "%(prog)s [CONFIG.yaml] [--flag value ...]"
-    if "--debug" not in parser._option_string_actions:
-        parser.add_argument("--debug", nargs="?", help="Show the traceback of an error.")
+    if not everything:
+        parser.add_argument("--debug", help="Show the traceback of an error.")
     for action in tuple(parser._actions):
         if action.dest == "debug":  # alone it is ours; transformers' own has a value
             action.nargs, action.const = "?", ""
@@ -162,77 +149,56 @@ def make_parser(dataclass_types: Sequence[type], task: str, description: str) ->
     return parser
 
 
-def parse_recipe(task: str, argv: Sequence[str], *, quickstart: Path, description: str) -> Recipe:
+def parse_recipe(task: str, argv: Sequence[str], *, quickstart: Path) -> Recipe:
     """The run that `[CONFIG.yaml] [--flag value ...]` describes; without a config the quickstart.
 
     Prints an error that names the argument and what was near, and exits with 2, for an unknown key
     of the file, an unknown flag, or a value that the arguments refuse.
     """
     from ban_hf.jobs.setup import read_objectives
-    from ban_hf.training.arguments import BANTrainingArguments
 
-    types = (DataArguments, FamilyArguments, BANTrainingArguments)
-    parser = make_parser(types, task, description)
-    if "--help_all" in argv:
-        parser.print_help()
-        sys.exit()
-    given = [Path(argv[0])] if argv and not argv[0].startswith("-") else []
+    parser = make_parser(task)
+    given = [word for word in argv[:1] if not word.startswith("-")]
     known = {action.dest for action in parser._actions} - {"help"}
     try:
-        values = read_config(given[0] if given else quickstart, known)
         # As flags, ahead of those given, so that the file's values are checked as theirs are.
-        flags = [word for name, value in values.items() for word in as_flag(name, value)]
-        parsed, rest = parser.parse_known_args([*flags, *argv[len(given) :]])
-        if rest:
-            options = [option for action in parser._actions for option in action.option_strings]
-            name = rest[0].partition("=")[0]
-            raise BANError(f"unknown argument {name!r}.{did_you_mean(name, options)}")
+        flags = read_config(Path(given[0]) if given else quickstart, known)
+        parsed, unknown = parser.parse_known_args([*flags, *argv[len(given) :]])
+        if unknown:
+            raise BANError(unknown_argument(unknown[0], parser))
         found = dict(vars(parsed))
         objectives = read_objectives(found["objective"], found["label_weight"])
-        (objective, label_weight), *_ = objectives.values()
-        found |= {"objective": objective, "label_weight": label_weight}
-        data, family, args = parser.parse_dict(found)
+        found["objective"], found["label_weight"] = next(iter(objectives.values()))
+        family, data, args = parser.parse_dict(found)
         data.check_task(task)
     except (ValueError, TypeError, OSError) as error:
         if is_debugging(argv):
             raise
         parser.error(str(error))
-    command = shareable_command(Path(sys.argv[0]).name, argv, args.hub_token)
+    token = args.hub_token
+    words = [word.replace(token, "...") if token else word for word in argv]
+    recipe = f"recipes/{Path(sys.argv[0]).name}"
+    command = shlex.join(["accelerate", "launch", recipe, *words])
     return Recipe(task, data, family, args, objectives, command)
 
 
-def read_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
-    """The values of a YAML file.
-
-    Raises:
-        BANError: if it is no mapping, or has a key that is not known; the near match is named.
-    """
+def read_config(path: Path, known: Collection[str]) -> list[str]:
+    """The values of a YAML file as they would be given on the command line; null says nothing."""
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BANError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise BANError(f"{path} must hold 'name: value' lines, one for each argument.")
-    known = list(known)
-    for key in values:
-        if key not in known:
-            raise BANError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), known)}")
-    return values
-
-
-def as_flag(name: str, value: Any) -> list[str]:
-    """A value of a file as it would be given on the command line; nothing for null."""
-    if value is None:
-        return []
-    if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
-
-
-def shareable_command(recipe: str, argv: Sequence[str], token: str | None) -> str:
-    """The command that started a recipe, as a report shows it: without a token."""
-    words = [word.replace(token, "...") if token else word for word in argv]
-    return shlex.join(["accelerate", "launch", f"recipes/{recipe}", *words])
+    words: list[str] = []
+    for name, value in values.items():
+        if name not in known:
+            raise BANError(f"{path}: unknown key {name!r}.{did_you_mean(str(name), known)}")
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            words.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return words
 
 
 # The run
@@ -256,7 +222,7 @@ def run(recipe: Recipe, argv: Sequence[str], real: str) -> None:
     name = str(family.model_name)
     args, setup = prepare(splits, recipe.args, name, family.network_args, data.window)
     dataset = describe_dataset(splits, data.window)
-    # By its name, as `ban-hf` finds its commands: what parses arguments does not know what runs.
+    # By its name: what parses arguments does not know what runs.
     families = importlib.import_module("ban_hf.families").Families(
         setup,
         args,

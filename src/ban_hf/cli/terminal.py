@@ -1,5 +1,6 @@
 """What the command line prints: a lineage as a tree, measurements as a table, plain text."""
 
+import argparse
 import os
 import re
 import sys
@@ -7,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ban_hf.errors import did_you_mean
 from ban_hf.lineage.family import Lineage
-from ban_hf.lineage.names import MEASURES, Measure, counted
+from ban_hf.lineage.names import MEASURES, counted
 from ban_hf.lineage.record import Record
 from ban_hf.lineage.results import finite
 
-BRANCH, ASCII_BRANCH = "└─ ", "`- "
-MISSING = "-"
+BRANCH, ASCII_BRANCH = "└─ ", "`- "  # from a teacher to its student
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal obeys, but for \n and \t
 COMMIT = re.compile(r"(.+@[0-9a-f]{7})[0-9a-f]{33}")
 
@@ -21,6 +22,8 @@ COMMIT = re.compile(r"(.+@[0-9a-f]{7})[0-9a-f]{33}")
 def say(text: str) -> None:
     """Print text from anywhere: no control characters, no sign that cannot be encoded."""
     encoding = sys.stdout.encoding or "ascii"
+    if "?" in BRANCH.encode(encoding, "replace").decode(encoding):
+        text = text.replace(BRANCH, ASCII_BRANCH)
     print(CONTROL.sub("?", text).encode(encoding, "replace").decode(encoding), flush=True)
 
 
@@ -29,40 +32,37 @@ def one_line(error: BaseException) -> str:
     return CONTROL.sub("?", " ".join(str(error).split())) or type(error).__name__
 
 
-def branch() -> str:
-    """What leads from a teacher to its student, in signs that standard output has."""
-    try:
-        BRANCH.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return ASCII_BRANCH
-    return BRANCH
+def unknown_argument(word: str, parser: argparse.ArgumentParser) -> str:
+    """What is said of a word that a parser does not know."""
+    name = word.partition("=")[0]
+    return f"unknown argument {name!r}.{did_you_mean(name, parser._option_string_actions)}"
 
 
-def draw_tree(lineage: Lineage, branch: str = BRANCH) -> str:
+def draw_tree(lineage: Lineage) -> str:
     """A family as a tree: each generation below its teacher, then the ensemble."""
-    measure, rows = _measure(lineage.records), []
+    measured = {metric.name for record in lineage.records for metric in record.metrics}
+    measure = MEASURES[next((name for name in MEASURES if name in measured), "error")]
+    unit = f" {measure.unit}" if measure.unit else ""
+    first = lineage.generations[0].generation or 0
+    rows = []
     for record, location in zip(lineage.records, lineage.locations, strict=True):
         value = finite(record.metric(measure.leading.name, "test"))
-        unit = f" {measure.unit}" if measure.unit else ""
-        figure = MISSING if value is None else f"{value:.{measure.leading.digits}f}{unit}"
-        depth = 0 if record.generation is None else record.generation
-        depth -= lineage.generations[0].generation or 0 if depth else 0
-        indent = "   " * (depth - 1) + branch if depth else ""
-        rows.append(
-            [
-                indent + _name(record, lineage.family),
-                _objective(record),
-                f"{measure.title} {figure}",
-                short_location(location),
-            ]
-        )
+        figure = "-" if value is None else f"{value:.{measure.leading.digits}f}{unit}"
+        depth = (record.generation or first) - first
+        indent = "   " * (depth - 1) + BRANCH if depth else ""
+        name, objective = _name_and_objective(record, lineage.family)
+        place = short_location(location)
+        rows.append([indent + name, objective, f"{measure.title} {figure}", place])
     return f"{lineage.family}\n{table(rows)}"
 
 
-def _measure(records: Sequence[Record]) -> Measure:
-    """What the networks are measured by: the first measure that one of them has."""
-    names = {metric.name for record in records for metric in record.metrics}
-    return next((m for name, m in MEASURES.items() if name in names), MEASURES["error"])
+def _name_and_objective(record: Record, family: str) -> tuple[str, str]:
+    """Which network, and how it learned: `labels`, `BAN`, `BAN+L, T=4`, `CWTM`, ..."""
+    if record.kind == "ensemble":
+        return f"ensemble of {counted([member.generation for member in record.members])}", "mean"
+    own = f" of {record.family}" if record.family != family else ""
+    temperature = record.objective.temperature if record.objective else 1
+    return record.name + own, record.method + (f", T={temperature:g}" if temperature != 1 else "")
 
 
 def short_location(location: str) -> str:
@@ -74,23 +74,21 @@ def short_location(location: str) -> str:
     return os.path.relpath(path) if below else location
 
 
-def table(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
+def table(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
     """Rows in columns; `numbers`: all but the first column are aligned on the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if numbers and i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    columns = []
+    for i, column in enumerate(zip(*rows, strict=True)):
+        width = max(map(len, column))
+        is_right = numbers and i > 0
+        columns.append([cell.rjust(width) if is_right else cell.ljust(width) for cell in column])
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
 
 
 def measurement_table(measured: dict[str, Any]) -> str:
     """What `measure_members` found, a line for each member and one for the ensemble of several."""
-    several = len(measured["members"]) > 1
-    entries = [*measured["members"], *([measured["ensemble"]] if several else [])]
+    ensemble, entries = measured["ensemble"], list(measured["members"])
+    if len(entries) > 1:
+        entries.append(ensemble)
     measure = MEASURES[measured["metric"]]
     tests = [entry["test"] for entry in entries]
     metrics = [m for m in measure.metrics if any(finite(t.get(m.name)) is not None for t in tests)]
@@ -99,20 +97,5 @@ def measurement_table(measured: dict[str, Any]) -> str:
         weight = f"{entry['weight']:.3f}" if "weight" in entry else ""
         values = [f"{entry['test'][metric.name]:.{metric.digits}f}" for metric in metrics]
         rows.append([entry["name"], weight, *values])
-    n = measured["ensemble"]["test"]["n"]
-    return f"{measured['dataset']['id']}: {n:,} test {measure.items}\n{table(rows, numbers=True)}"
-
-
-def _name(record: Record, family: str) -> str:
-    if record.kind == "ensemble":
-        return f"ensemble of {counted([member.generation for member in record.members])}"
-    own = f" of {record.family}" if record.family != family else ""
-    return f"generation {record.generation}{own}"
-
-
-def _objective(record: Record) -> str:
-    """How a generation learned: `labels`, `BAN`, `BAN+L, T=4`, `CWTM`, ..."""
-    if record.kind == "ensemble":
-        return "mean"
-    temperature = record.objective.temperature if record.objective else 1
-    return record.method + (f", T={temperature:g}" if temperature != 1 else "")
+    size = f"{ensemble['test']['n']:,} test {measure.items}"
+    return f"{measured['dataset']['id']}: {size}\n{table(rows, numbers=True)}"

@@ -28,7 +28,8 @@ SHORT_NAMES = {
 """Names in the `dataset:` mapping of a table file, and of `load_images` and `load_text`."""
 
 
-def _argument(default: Any, help_text: str) -> Any:
+def option(default: Any, help_text: str) -> Any:
+    """A field of arguments, and what `--help` says of it."""
     return field(default=default, metadata={"help": help_text})
 
 
@@ -36,32 +37,28 @@ def _argument(default: Any, help_text: str) -> Any:
 class DataArguments:
     """A dataset by name, and which part of it is used."""
 
-    dataset_name: str | None = _argument(
+    dataset_name: str | None = option(
         None,
         "Images: cifar10, cifar100, digits (default). Texts: ptb, wikitext2, grammar (default). "
         "Or a Hub id, a local folder, or a file.",
     )
-    dataset_config: str | None = _argument(None, "Of a Hub dataset that has several.")
-    dataset_revision: str | None = _argument(None, "Of a Hub dataset. Default: main.")
-    image_column: str | None = _argument(None, "By default by its type.")
-    label_column: str | None = _argument(
+    dataset_config: str | None = option(None, "Of a Hub dataset that has several.")
+    dataset_revision: str | None = option(None, "Of a Hub dataset. Default: main.")
+    image_column: str | None = option(None, "By default by its type.")
+    label_column: str | None = option(
         None, "By default the ClassLabel column with the most classes."
     )
-    image_size: int | None = _argument(None, "Side to resize images to.")
-    flip: bool | None = _argument(
+    image_size: int | None = option(None, "Side to resize images to.")
+    flip: bool | None = option(
         None, "Mirror half of the training images. Default: yes, but not of digits."
     )
-    validation: float = _argument(0.1, "Fraction of the training images held out for validation.")
-    split_seed: int = _argument(0, "Of the validation split alone.")
-    train_samples: int | None = _argument(
-        None, "Train on this many images, stratified. Default: all."
-    )
-    text_column: str | None = _argument(None, "By default by its type.")
-    vocabulary_size: int | None = _argument(None, "Keep the most frequent words. Default: all.")
-    train_words: int | None = _argument(
-        None, "Train on this many of the first words. Default: all."
-    )
-    window: int = _argument(35, "Words that back-propagation through time goes back.")
+    validation: float = option(0.1, "Fraction of the training images held out for validation.")
+    split_seed: int = option(0, "Of the validation split alone.")
+    train_samples: int | None = option(None, "Train on this many images, stratified. Default: all.")
+    text_column: str | None = option(None, "By default by its type.")
+    vocabulary_size: int | None = option(None, "Keep the most frequent words. Default: all.")
+    train_words: int | None = option(None, "Train on this many of the first words. Default: all.")
+    window: int = option(35, "Words that back-propagation through time goes back.")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

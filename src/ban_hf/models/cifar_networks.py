@@ -16,7 +16,7 @@ weights, so it needs torch and timm only.
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,10 +31,9 @@ STEM_CHANNELS = 16
 
 
 class CifarResNetV2(ResNetV2):
-    """timm's pre-activation ResNet behind a CIFAR stem, with dropout inside its units.
+    """timm's pre-activation ResNet behind a CIFAR stem: (B, in_chans, H, W) to (B, num_classes).
 
-    Shapes: images `(B, in_chans, H, W)` to logits `(B, num_classes)`. Convolutions start from He's
-    normal initialization over the fan-out, as in Wide-ResNet.
+    Convolutions start from He's normal initialization over the fan-out, as in Wide-ResNet.
     `dropout` acts before the second convolution of each unit, in training only.
     """
 
@@ -43,25 +42,19 @@ class CifarResNetV2(ResNetV2):
         layers: list[int],
         channels: tuple[int, ...],
         *,
-        num_classes: int = 100,
         in_chans: int = 3,
-        global_pool: str = "avg",
         stem_stride: int = 1,
         dropout: float = 0.0,
-        basic: bool = False,
-        bottle_ratio: float = 0.25,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             layers,
             channels,
-            num_classes=num_classes,
             in_chans=in_chans,
-            global_pool=global_pool,
             stem_chs=STEM_CHANNELS,
-            basic=basic,
-            bottle_ratio=bottle_ratio,
             norm_layer=BatchNormAct2d,
             conv_layer=create_conv2d,
+            **kwargs,
         )
         self.stem = nn.Sequential(OrderedDict(conv=_stem_conv(in_chans, stem_stride)))
         self.stem.apply(_init_weights)
@@ -82,30 +75,43 @@ class CifarResNetV2(ResNetV2):
 
 
 class MatchedResNet(CifarResNetV2):
-    """A residual student between the ends of a DenseNet, see `matched_resnet`.
+    """A residual student with the hidden states of DenseNet-BC-depth-growth.
 
-    A stage of `ratio * states[i]` channels ends in a 1x1 convolution to `states[i]`, where these
-    differ; the last stage always in one to `features`, which the last linear layer reads.
+    As in Table 5 of Born-Again Networks: `units` pre-activation units per stage, of `ratio` times
+    the channels that the DenseNet has after its transitions (after the last block: the fraction
+    `compression`). A stage ends in a 1x1 convolution to these, where they differ, and the last one
+    always in one to the DenseNet's features. Its first convolution and last linear layer have the
+    DenseNet's shapes, so that `ban_hf.models.factory.share_ends` can put the trained ones there.
     """
 
     def __init__(
         self,
+        depth: int,
+        growth: int,
         units: int,
         ratio: float,
-        states: Sequence[int],
-        features: int,
         *,
         basic: bool,
+        compression: float = 0.5,
         num_classes: int = 100,
-        in_chans: int = 3,
         global_pool: str = "avg",
         stem_stride: int = 1,
         dropout: float = 0.0,
+        **kwargs: Any,
     ) -> None:
+        (_, first), (_, second), (features, last) = _dense_states(
+            _units_per_block(depth), growth, compression
+        )
+        states = (first, second, last)
+        if units < 1 or round(ratio * min(states)) < 1:
+            raise ValueError(
+                f"cifar_densenet_{depth}_{growth}: {units} units at {ratio:g} times the channels "
+                f"{states} leave a stage empty; use 1 or more of each"
+            )
         # no stage: ResNetV2's follow each other without the 1x1 convolutions
-        super().__init__([], (), in_chans=in_chans, stem_stride=stem_stride, num_classes=0)
-        before, outputs = STEM_CHANNELS, (*states[:-1], features)
-        for i, (state, out) in enumerate(zip(states, outputs, strict=True)):
+        super().__init__([], (), stem_stride=stem_stride, num_classes=0, **kwargs)
+        before = STEM_CHANNELS
+        for i, (state, out) in enumerate(zip(states, (first, second, features), strict=True)):
             width = round(ratio * state)
             stage = ResNetStage(  # timm rounds the width inside of a unit to a multiple of 8
                 before,
@@ -118,7 +124,7 @@ class MatchedResNet(CifarResNetV2):
                 norm_layer=BatchNormAct2d,
                 conv_layer=create_conv2d,
             )
-            if width != state or i == len(states) - 1:
+            if width != state or i == 2:
                 stage.blocks.add_module("match", nn.Conv2d(width, out, 1, bias=False))
             self.stages.add_module(str(i), stage)
             reduction, before = stem_stride * 2**i, out
@@ -136,6 +142,10 @@ class MatchedResNet(CifarResNetV2):
 class CifarDenseNet(DenseNet):
     """DenseNet-BC in its CIFAR form: three blocks of `ceil((depth - 4) / 6)` bottleneck units.
 
+    The paper's depths are not 6n + 4 and its block sizes cannot be recovered; rounding up comes
+    within 0.8 % of its parameter counts for 90-60, 80-80 and 80-120, and to 6.6M, not 6.3M, for
+    112-33.
+
     Shapes: images `(B, in_chans, H, W)` to logits `(B, num_classes)`. A transition keeps the
     fraction `compression` of its channels. `dropout` acts after every unit, in training only.
 
@@ -147,31 +157,36 @@ class CifarDenseNet(DenseNet):
 
     def __init__(
         self,
-        units: int,
+        depth: int,
         growth: int,
         *,
         compression: float = 0.5,
         depth_ratio: float = 1.0,
         compression_ratio: float = 1.0,
-        num_classes: int = 100,
         in_chans: int = 3,
-        global_pool: str = "avg",
         stem_stride: int = 1,
         dropout: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         # no block: what DenseNet builds here is its ImageNet stem, which the lines below replace
-        super().__init__(growth, (), num_classes, in_chans, global_pool)
+        super().__init__(growth, (), in_chans=in_chans, **kwargs)
         features = OrderedDict[str, nn.Module](conv0=_stem_conv(in_chans, stem_stride))
         channels, reduction = STEM_CHANNELS, stem_stride
         info: list[dict[str, Any]] = [
             {"num_chs": channels, "reduction": reduction, "module": "features.conv0"}
         ]
-        depth = _scaled_units(units, depth_ratio)
+        units = _units_per_block(depth)
+        scaled = _scaled_units(units, depth_ratio)
         widening = _widening(compression, compression_ratio)
         for i, (width, kept) in enumerate(_dense_states(units, growth, compression), 1):
-            growths = _growths(round(widening * width) - channels, depth)
-            features[f"denseblock{i}"] = _dense_block(channels, growths, dropout)
-            channels += sum(growths)
+            # a block without units of its own, which would all grow the same
+            block = DenseBlock(0, channels, bn_size=4, growth_rate=0)
+            growths = _growths(round(widening * width) - channels, scaled)
+            for unit, more in enumerate(growths, 1):
+                layer = DenseLayer(channels, more, bn_size=4, drop_rate=dropout)
+                block.add_module(f"denselayer{unit}", layer)
+                channels += more
+            features[f"denseblock{i}"] = block
             name = "norm5" if i == 3 else f"denseblock{i}"
             info.append({"num_chs": channels, "reduction": reduction, "module": f"features.{name}"})
             if i < 3:
@@ -182,7 +197,7 @@ class CifarDenseNet(DenseNet):
         self.feature_info = info
         self.feature_ends = [list(features).index(f["module"].split(".")[1]) for f in info]
         self.num_features = channels
-        self.reset_classifier(num_classes)
+        self.reset_classifier(self.num_classes)
         self.apply(_init_weights)
 
     @property
@@ -198,45 +213,6 @@ def wide_resnet(depth: int, width: int, **kwargs: Any) -> CifarResNetV2:
     return CifarResNetV2([units] * 3, channels, basic=True, bottle_ratio=1.0, **kwargs)
 
 
-def densenet_bc(depth: int, growth: int, **kwargs: Any) -> CifarDenseNet:
-    """DenseNet-BC-depth-growth: ceil((depth - 4) / 6) units per block.
-
-    The paper's depths are not 6n + 4 and its block sizes cannot be recovered; rounding up comes
-    within 0.8 % of its parameter counts for 90-60, 80-80 and 80-120, and to 6.6M, not 6.3M, for
-    112-33.
-    """
-    return CifarDenseNet(_units_per_block(depth), growth, **kwargs)
-
-
-def matched_resnet(
-    depth: int,
-    growth: int,
-    units: int,
-    ratio: float,
-    *,
-    basic: bool,
-    compression: float = 0.5,
-    **kwargs: Any,
-) -> MatchedResNet:
-    """A residual student with the hidden states of DenseNet-BC-depth-growth.
-
-    As in Table 5 of Born-Again Networks: `units` pre-activation units per stage, of `ratio` times
-    the channels that the DenseNet has after its transitions (after the last block: the fraction
-    `compression`). Its first convolution and last linear layer have the DenseNet's shapes, so that
-    `ban_hf.models.share_ends` can put the trained ones there.
-    """
-    (_, first), (_, second), (features, last) = _dense_states(
-        _units_per_block(depth), growth, compression
-    )
-    states = (first, second, last)
-    if units < 1 or round(ratio * min(states)) < 1:
-        raise ValueError(
-            f"cifar_densenet_{depth}_{growth}: {units} units at {ratio:g} times the channels "
-            f"{states} leave a stage empty; use 1 or more of each"
-        )
-    return MatchedResNet(units, ratio, states, features, basic=basic, **kwargs)
-
-
 def preact_resnet(depth: int, **kwargs: Any) -> CifarResNetV2:
     """Pre-activation ResNet-depth: bottleneck units, (depth - 2) / 9 of them per stage.
 
@@ -246,35 +222,29 @@ def preact_resnet(depth: int, **kwargs: Any) -> CifarResNetV2:
     return CifarResNetV2([units] * 3, (64, 128, 256), **kwargs)
 
 
-_RATIO = r"(\d+(?:\.\d+)?)"
-
 CifarNetwork = CifarResNetV2 | CifarDenseNet
 
 ARGUMENTS = ("stem_stride", "dropout", "global_pool")
 """Arguments of every network, beside `num_classes` and `in_chans`."""
 
+_STUDENT = r"cifar_densenet_(\d+)_(\d+)_{}_(\d+)_(\d+(?:\.\d+)?)"
+
 _FAMILIES: dict[str, tuple[Callable[..., CifarNetwork], tuple[str, ...]]] = {
     # By pattern of the name: what builds it, and its own arguments.
     r"cifar_wrn_(\d+)_(\d+)": (wide_resnet, ()),
     r"cifar_densenet_(\d+)_(\d+)": (
-        densenet_bc,
+        CifarDenseNet,
         ("compression", "depth_ratio", "compression_ratio"),
     ),
     r"cifar_preact_resnet_(\d+)": (preact_resnet, ()),
-    rf"cifar_densenet_(\d+)_(\d+)_wide_(\d+)_{_RATIO}": (
-        partial(matched_resnet, basic=True),
-        ("compression",),
-    ),
-    rf"cifar_densenet_(\d+)_(\d+)_preact_(\d+)_{_RATIO}": (
-        partial(matched_resnet, basic=False),
-        ("compression",),
-    ),
+    _STUDENT.format("wide"): (partial(MatchedResNet, basic=True), ("compression",)),
+    _STUDENT.format("preact"): (partial(MatchedResNet, basic=False), ("compression",)),
 }
 
 
 def is_cifar_name(name: str) -> bool:
     """Whether `name` follows one of the name patterns of this module."""
-    return any(re.fullmatch(pattern, name) for pattern in _FAMILIES)
+    return bool(cifar_arguments(name))
 
 
 def cifar_arguments(name: str) -> tuple[str, ...]:
@@ -285,27 +255,13 @@ def cifar_arguments(name: str) -> tuple[str, ...]:
     return ()
 
 
-def build_cifar_network(name: str, **kwargs: Any) -> CifarNetwork:
-    """The freshly initialized network `name`, see the table at the top of this module.
-
-    Args:
-        name: such as `"cifar_wrn_28_2"`.
-        **kwargs: `num_classes=100`, `in_chans=3`, `stem_stride=1`, `dropout=0.0`, `global_pool`;
-            for DenseNets and their residual students also `compression=0.5`; for DenseNets
-            `depth_ratio=1.0` and `compression_ratio=1.0`.
-
-    Raises:
-        ValueError: the name fits no pattern, its depth no network of that family, or a ratio
-            leaves nothing to build.
-    """
+def build_cifar_network(name: str, *, num_classes: int = 100, **kwargs: Any) -> CifarNetwork:
+    """The freshly initialized network `name`, see the table at the top of this module."""
     for pattern, (build, _) in _FAMILIES.items():
         if match := re.fullmatch(pattern, name):
-            return build(*map(_number, match.groups()), **kwargs)
+            numbers = [float(n) if "." in n else int(n) for n in match.groups()]
+            return build(*numbers, num_classes=num_classes, **kwargs)
     raise ValueError(f"unknown CIFAR network {name!r}: names follow {', '.join(_FAMILIES)}")
-
-
-def _number(text: str) -> int | float:
-    return float(text) if "." in text else int(text)
 
 
 def _stem_conv(in_chans: int, stride: int) -> nn.Conv2d:
@@ -374,12 +330,3 @@ def _growths(channels: int, units: int) -> list[int]:
             "depth_ratio or raise compression_ratio"
         )
     return [growth + (unit < rest) for unit in range(units)]
-
-
-def _dense_block(channels: int, growths: list[int], dropout: float) -> DenseBlock:
-    block = DenseBlock(0, channels, bn_size=4, growth_rate=0)  # whose own units all grow the same
-    for i, growth in enumerate(growths, 1):
-        unit = DenseLayer(channels, growth, bn_size=4, drop_rate=dropout)
-        block.add_module(f"denselayer{i}", unit)
-        channels += growth
-    return block

@@ -55,8 +55,7 @@ class RecurrentConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
-            self.check_at_least(name, 1)
+        self.check_at_least(1, "vocab_size", "hidden_size", "num_hidden_layers")
         for name in ("dropout", "initializer_range"):
             if not isinstance(getattr(self, name), int | float):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a number")
@@ -65,11 +64,12 @@ class RecurrentConfig(PreTrainedConfig):
         if self.initializer_range < 0:
             raise ValueError(f"initializer_range={self.initializer_range} must not be negative")
 
-    def check_at_least(self, name: str, least: int) -> None:
-        """Raise unless a field is a whole number of at least `least`."""
-        value = getattr(self, name)
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+    def check_at_least(self, least: int, *names: str) -> None:
+        """Raise unless these fields are whole numbers of at least `least`."""
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
 class LSTMConfig(RecurrentConfig):
@@ -113,10 +113,9 @@ class CharCNNLSTMConfig(RecurrentConfig):
             if not isinstance(value, list | tuple) or not all(isinstance(n, int) for n in value):
                 raise ValueError(f"{name}={value!r} must be a list of whole numbers")
             setattr(self, name, list(value))
-        for name in ("max_word_length", "character_size"):
-            self.check_at_least(name, 1)
-        self.check_at_least("num_characters", NUM_MARKS)
-        self.check_at_least("num_highway_layers", 0)
+        self.check_at_least(1, "max_word_length", "character_size")
+        self.check_at_least(NUM_MARKS, "num_characters")
+        self.check_at_least(0, "num_highway_layers")
         if self.tie_word_embeddings:
             raise ValueError("tie_word_embeddings: words come from characters, nothing can be tied")
         widths, counts = self.filter_widths, self.filter_counts

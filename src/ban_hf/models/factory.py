@@ -31,13 +31,8 @@ from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 from ban_hf.errors import BANError, did_you_mean
 
 from .configuration import NUM_MARKS, CharCNNLSTMConfig, CifarNetConfig, LSTMConfig
-from .modeling_char_cnn_lstm import (
-    CharCNNLSTMForCausalLM,
-    character_table,
-)
 from .modeling_cifar import CifarNetForImageClassification
-from .modeling_lstm import LSTMForCausalLM
-from .presets import PRESETS
+from .modeling_lstm import CharCNNLSTMForCausalLM, LSTMForCausalLM, character_table
 
 # timm takes seconds to import: the functions that need it import it, or `cifar_networks`.
 
@@ -62,59 +57,24 @@ LANGUAGE_PRESETS: dict[str, dict[str, Any]] = {
 LONGEST_WORD = 65  # characters that are read where max_word_length is not given, as in Kim et al.
 
 FROM_DATA = {
-    "image-classification": {
-        "label_names": "the data",
-        "num_labels": "the data",
-        "num_classes": "the data",
-        "image_size": "the data (--image_size)",
-        "image_mean": "the data",
-        "image_std": "the data",
-        "num_channels": "the data, whose images have 3 channels",
-        "in_chans": "the data, whose images have 3 channels",
-        "pretrained": "the sequence, which starts every network from fresh weights",
-    },
-    "text-generation": {
-        "name": "the model's own argument",
-        "words": "the data",
-        "vocab_size": "the data",
-    },
+    **dict.fromkeys(("label_names", "num_labels", "image_mean", "image_std"), "the data"),
+    "image_size": "the data (--image_size)",
+    "num_channels": "the data, whose images have 3 channels",
+    **dict.fromkeys(("words", "vocab_size"), "the data"),
+    "name": "the model's own argument",
 }
-"""By task, the arguments of a network that a user cannot choose, and where they come from."""
+"""The arguments of a network that a user cannot choose, and where they come from."""
 NOT_OF_A_NETWORK = {
-    "num_classes": "num_labels or label_names",
-    "in_chans": "num_channels",
+    "num_classes": "num_labels or label_names, which are of the data",
+    "in_chans": "num_channels, which is of the data",
     "pretrained": "fresh weights; only these are built here",
 }
 """timm's names of what `create_classifier` sets itself."""
 
 
-def create_model(name: str, task: str, **options: Any) -> PreTrainedModel:
-    """A freshly initialized network for a task.
-
-    Args:
-        name: see `create_classifier` and `create_language_model`.
-        task: `"image-classification"` or `"text-generation"`.
-        **options: the arguments of these functions.
-
-    Raises:
-        BANError: an unknown task, and all that the two functions refuse.
-    """
-    create = {"image-classification": create_classifier, "text-generation": create_language_model}
-    if task not in create:
-        raise BANError(
-            f"task={task!r}: no network is built for it.{did_you_mean(task, create)} There are "
-            f"{', '.join(create)}."
-        )
-    return create[task](name, **options)
-
-
-def check_model_args(model_args: Mapping[str, Any], task: str) -> None:
-    """Raise unless a user's arguments of a network leave out what the data decide.
-
-    Raises:
-        BANError: names such an argument, and where it comes from.
-    """
-    for argument, origin in FROM_DATA[task].items():
+def check_model_args(model_args: Mapping[str, Any]) -> None:
+    """Raise unless a user's arguments of a network leave out what the data decide."""
+    for argument, origin in FROM_DATA.items():
         if argument in model_args:
             raise BANError(
                 f"model_args: {argument}={model_args[argument]!r}: leave it out; it comes from "
@@ -165,7 +125,13 @@ def create_classifier(
     images = _image_fields(image_size, num_channels, image_mean, image_std)
     is_ours = is_cifar_name(name)
     if not is_ours and not timm.is_model(name):
-        raise BANError(_unknown(name))
+        hint = did_you_mean(name, timm.list_models(), n=5)
+        raise BANError(
+            f"name={name!r} is no model.{hint} It takes a name of timm.list_models(), or "
+            "cifar_wrn_DEPTH_WIDTH, cifar_densenet_DEPTH_GROWTH, cifar_preact_resnet_DEPTH, "
+            "cifar_densenet_DEPTH_GROWTH_wide_UNITS_RATIO, "
+            "cifar_densenet_DEPTH_GROWTH_preact_UNITS_RATIO"
+        )
     for argument, instead in NOT_OF_A_NETWORK.items():
         if argument in model_args:
             raise BANError(f"model_args: {argument} is set by {instead}: leave it out.")
@@ -203,9 +169,6 @@ def share_ends(
     As in Table 5 of Born-Again Networks, for residual students of a DenseNet. The student's copies
     are its own and learn no more; its BatchNorm layers, and the teacher, stay as they are. A saved
     student holds their weights, not that they are frozen: call this again to train it further.
-
-    Raises:
-        BANError: the layers differ in shape, or the two models are one.
     """
     if student is teacher:
         raise BANError("student and teacher are the same model: build a new student")
@@ -257,15 +220,10 @@ def _timm_classifier(
         }
     model = TimmWrapperForImageClassification(config)
     # the wrapper has drawn all weights again from N(0, 0.02), meant for heads on pretrained bodies
-    model.timm_model = timm.create_model(name, num_classes=config.num_labels, **model_args)
-    _check_size(name, model.timm_model, channels, size)
-    return model
-
-
-def _check_size(name: str, network: nn.Module, channels: int, size: int) -> None:
-    """Raise unless a network of timm reads an image of this size."""
+    network = timm.create_model(name, num_classes=config.num_labels, **model_args)
+    model.timm_model = network
     if any(p.is_meta for p in network.parameters()):
-        return  # only its size is wanted
+        return model  # only its size is wanted
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             network.eval()(torch.zeros(1, channels, size, size))
@@ -275,6 +233,7 @@ def _check_size(name: str, network: nn.Module, channels: int, size: int) -> None
             "take another model_name."
         ) from error
     network.train()
+    return model
 
 
 @cache
@@ -343,18 +302,6 @@ def _label_fields(num_labels: int | None, label_names: Sequence[str] | None) -> 
     }
 
 
-def _unknown(name: str) -> str:
-    import timm
-
-    hint = did_you_mean(name, [*PRESETS, *timm.list_models()], n=5)
-    return (
-        f"name={name!r} is no model.{hint} It takes a name of timm.list_models(), or "
-        "cifar_wrn_DEPTH_WIDTH, cifar_densenet_DEPTH_GROWTH, cifar_preact_resnet_DEPTH, "
-        "cifar_densenet_DEPTH_GROWTH_wide_UNITS_RATIO, "
-        "cifar_densenet_DEPTH_GROWTH_preact_UNITS_RATIO"
-    )
-
-
 # Language models
 
 
@@ -387,21 +334,22 @@ def create_language_model(
             f"name={name!r} is no language model.{did_you_mean(name, LANGUAGE_PRESETS)} "
             f"There are {', '.join(LANGUAGE_PRESETS)}."
         )
-    spelled = name.startswith("char_cnn")
-    config_class = CharCNNLSTMConfig if spelled else LSTMConfig
-    _check_fields(name, config_class, config)
-    if words is None:
-        if spelled or vocab_size is None:
-            raise BANError(f"give words{'' if spelled else ' or vocab_size'}: {name} needs them")
-        with _ban_errors():
-            return LSTMForCausalLM(
-                LSTMConfig(**{**LANGUAGE_PRESETS[name], **config}, vocab_size=vocab_size)
-            )
-    _check_words(words, vocab_size, config)
-    fields = {**LANGUAGE_PRESETS[name], **_special_ids(words), **config}
-    fields |= {"vocab_size": len(words), "vocabulary_sha256": vocabulary_digest(words)}
+    is_spelled = name.startswith("char_cnn")
+    config_class = CharCNNLSTMConfig if is_spelled else LSTMConfig
+    common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    known = {field.name for field in dataclasses.fields(config_class)} - common - {"vocab_size"}
+    _check_arguments(name, config, sorted(known | config_class.attribute_map.keys()))
+    fields = {**LANGUAGE_PRESETS[name], "vocab_size": vocab_size}
+    if words is not None:
+        _check_words(words, vocab_size, config)
+        fields |= _fields_of_words(words)
+    elif is_spelled or vocab_size is None:
+        raise BANError(f"give words{'' if is_spelled else ' or vocab_size'}: {name} needs them")
+    fields |= config
     with _ban_errors():
-        return _spelled_model(words, fields) if spelled else LSTMForCausalLM(LSTMConfig(**fields))
+        if is_spelled and words is not None:
+            return _spelled_model(words, fields)
+        return LSTMForCausalLM(LSTMConfig(**fields))
 
 
 def vocabulary_digest(words: Sequence[str]) -> str:
@@ -424,14 +372,16 @@ def _spelled_model(words: Sequence[str], fields: dict[str, Any]) -> CharCNNLSTMF
     return model
 
 
-def _special_ids(words: Sequence[str]) -> dict[str, int]:
-    ids = {}
+def _fields_of_words(words: Sequence[str]) -> dict[str, Any]:
+    """The fields of a config that follow from a vocabulary."""
+    fields: dict[str, Any] = {"vocab_size": len(words)}
+    fields["vocabulary_sha256"] = vocabulary_digest(words)
     if "<eos>" in words:
-        eos = words.index("<eos>")
-        ids = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
+        special = ("bos_token_id", "eos_token_id", "pad_token_id")
+        fields |= dict.fromkeys(special, words.index("<eos>"))
     if "<pad>" in words:
-        ids["pad_token_id"] = words.index("<pad>")
-    return ids
+        fields["pad_token_id"] = words.index("<pad>")
+    return fields
 
 
 def _check_words(words: Sequence[str], vocab_size: int | None, config: dict[str, Any]) -> None:
@@ -444,10 +394,3 @@ def _check_words(words: Sequence[str], vocab_size: int | None, config: dict[str,
     implied = {"num_characters", "vocabulary_sha256"} & config.keys()
     if implied:
         raise BANError(f"{', '.join(sorted(implied))} follow from words: leave them out")
-
-
-def _check_fields(name: str, config_class: Any, config: dict[str, Any]) -> None:
-    common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
-    known = {field.name for field in dataclasses.fields(config_class)} - common - {"vocab_size"}
-    known |= config_class.attribute_map.keys()
-    _check_arguments(name, config, sorted(known))

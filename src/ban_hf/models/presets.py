@@ -1,10 +1,8 @@
-"""Our networks for small images as timm knows them, by name.
+"""Registers our networks for small images with timm; imported as soon as timm is."""
 
-This is not in `cifar_networks`, because that file is loaded a second time with remote code.
-"""
-
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,37 +25,17 @@ PRESETS = (
 )
 
 
-def register_with_timm() -> None:
-    """Make `timm.create_model` know `PRESETS`; safe to call again."""
-    from timm.models import (
-        build_model_with_cfg,
-        generate_default_cfgs,
-        is_model,
-        register_model,
-    )
+def _register(name: str) -> None:
+    def build(pretrained: bool = False, **kwargs: Any) -> "nn.Module":
+        from .cifar_networks import build_cifar_network  # which may be what imports timm now
 
-    if is_model(PRESETS[0]):
-        return
+        feature_cfg = {"out_indices": (0, 1, 2, 3), "flatten_sequential": True}
+        return build_model_with_cfg(
+            build_cifar_network, name, pretrained, feature_cfg=feature_cfg, name=name, **kwargs
+        )
 
-    def entrypoint(name: str) -> "Callable[..., nn.Module]":
-        def build(pretrained: bool = False, **kwargs: Any) -> "nn.Module":
-            from .cifar_networks import build_cifar_network  # which may be what imports timm now
-
-            feature_cfg = {"out_indices": (0, 1, 2, 3), "flatten_sequential": True}
-            return build_model_with_cfg(
-                build_cifar_network, name, pretrained, feature_cfg=feature_cfg, name=name, **kwargs
-            )
-
-        build.__name__ = name
-        return build
-
-    default_cfgs.update(generate_default_cfgs({name: _cfg(name) for name in PRESETS}))
-    for name in PRESETS:
-        register_model(entrypoint(name))
-
-
-default_cfgs: dict[str, Any] = {}
-"""timm looks for this name in the module of a network that it registers."""
+    build.__name__ = name
+    register_model(build)
 
 
 def _cfg(name: str) -> dict[str, Any]:
@@ -70,3 +48,10 @@ def _cfg(name: str) -> dict[str, Any]:
         "first_conv": "features.conv0" if dense else "stem.conv",
         "classifier": "classifier" if dense else "head.fc",
     }
+
+
+default_cfgs = generate_default_cfgs({name: _cfg(name) for name in PRESETS})
+"""timm looks for this name in the module of a network that it registers."""
+
+for _name in PRESETS:
+    _register(_name)

@@ -49,8 +49,7 @@ def prepare(
         BANError: for a window or an evaluation without items, and for arguments of the network
             that the data decide; from `model_init`, for those that the network does not have.
     """
-    reads_images = isinstance(splits, ImageSplits)
-    check_model_args(model_args, "image-classification" if reads_images else "text-generation")
+    check_model_args(model_args)
     args = copy.copy(args)
     args.remove_unused_columns = args.dataloader_pin_memory = False
     create: Callable[..., PreTrainedModel]
