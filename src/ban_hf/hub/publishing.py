@@ -35,9 +35,10 @@ from ban_hf.lineage.family_results import results_of_records
 from ban_hf.lineage.files import as_json, read_json
 from ban_hf.lineage.record import CARD, LOG, PICTURE, RECORD, Record, Reference
 from ban_hf.lineage.results import Results
-from ban_hf.reports.model_card import AUTO_CLASSES, render_card
+from ban_hf.reports.model_card import render_card
 from ban_hf.reports.reading import read_results
 from ban_hf.reports.statistics import is_measured
+from ban_hf.tasks.catalog import CATALOG
 
 logger = logging.getLogger(__name__)
 
@@ -488,7 +489,7 @@ def pipeline_tag(config: Mapping[str, Any], place: Location) -> str:
 
     known = AutoConfig.from_pretrained(place.fetch("config.json").parent, trust_remote_code=False)
     name = auto_class(known).__name__
-    return next(tag for tag, auto in AUTO_CLASSES.items() if auto == name)
+    return next(tag for tag, facts in CATALOG.items() if facts.auto_class == name)
 
 
 # While a run trains

@@ -32,6 +32,11 @@ def cell(value: Spread | float | None, digits: int, sign: str = "") -> str:
     return text if std is None else f"{text} ± {std:.{digits}f}"
 
 
+def escaped(text: str) -> str:
+    """Two stars in a line, as in Ens*2 and Ens*3, would set what is between them in italics."""
+    return text.replace("*", r"\*")
+
+
 @dataclass(frozen=True)
 class NetworkSize:
     """The size of a network here and in the paper.
