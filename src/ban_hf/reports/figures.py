@@ -59,30 +59,18 @@ NETWORKS = ("labels", "student")  # kinds of columns
 
 @dataclass(frozen=True)
 class Points:
-    """One line of a picture.
-
-    Attributes:
-        label: in the legend.
-        places: on the axis.
-        values: at these places, with how sure they are.
-        style: of matplotlib.
-    """
+    """One line of a picture."""
 
     label: str
     places: Sequence[float]
     values: Sequence[Estimate]
-    style: Mapping[str, Any]
+    style: Mapping[str, Any]  # of matplotlib
 
 
 def write_figures(results: Results, folder: Path) -> list[tuple[str, str]]:
     """Draw every picture that the results have the numbers for, and remove older ones.
 
-    Args:
-        results: of a family or a table.
-        folder: where the PNG files go, each whole or not at all.
-
-    Returns:
-        File names and captions, in the order of a report.
+    Returns the names and captions of the PNG files, which are written whole or not at all.
     """
     pictures = FAMILY_PICTURES if results.is_family else TABLE_PICTURES
     rows, written = [row.name for row in results.rows], {}

@@ -8,7 +8,7 @@ import ast
 import functools
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import PurePosixPath
@@ -112,7 +112,7 @@ def render_card(
         "teachers": _teachers(lineage),
         "teacher": teacher,
         "same_network": teacher is not None and teacher["architecture"] == lineage["architecture"],
-        "error": next((m for m in _metrics(lineage) if _has_standard_error(m)), None),
+        "error": next((m for m in _metrics(lineage) if _is_error_of_test(m)), None),
         "same_test": len({str(r["data"].get("test")) for r in (*family, lineage)}) == 1,
     }
     data = _metadata(lineage, repo_id, license, pipeline_tag)
@@ -310,24 +310,23 @@ def _only_teacher(lineage: Fields, family: Sequence[Fields]) -> Fields | None:
 
 def _places(lineage: Fields, family: Sequence[Fields]) -> dict[int | None, list[Fields]]:
     """Where the networks of each generation are that a record names, or that have a place."""
-    named: dict[int | None, list[Fields]] = {}
+    named: dict[int | None, list[Fields]] = defaultdict(list)
+    placed: dict[int | None, list[Fields]] = defaultdict(list)
     for record in [lineage, *family]:
         for source in (*record["members"], *_teachers(record)):
-            alike = named.setdefault(source["generation"], [])
-            if source not in alike:
-                alike.append(source)
-    placed: dict[int | None, list[Fields]] = {}
+            if source not in named[source["generation"]]:
+                named[source["generation"]].append(source)
     for record in family:
         if record.get("place"):
-            placed.setdefault(record["generation"], []).append(record["place"])
-    return named | placed
+            placed[record["generation"]].append(record["place"])
+    return {**named, **placed}
 
 
 def _methods(lineage: Fields, family: Sequence[Fields]) -> dict[int | None, list[str]]:
     """How the networks of each generation learned."""
-    methods: dict[int | None, list[str]] = {}
+    methods: dict[int | None, list[str]] = defaultdict(list)
     for record in family or ([lineage] if lineage["kind"] == "generation" else []):
-        methods.setdefault(record["generation"], []).append(method_of(record.get("objective")))
+        methods[record["generation"]].append(method_of(record.get("objective")))
     return methods
 
 
@@ -363,7 +362,8 @@ def _reference(generation: int, place: Fields | None) -> str:
     return _link(place["repo_id"] + (f"@{revision[:7]}" if revision else ""), place)
 
 
-def _has_standard_error(metric: Fields) -> bool:
+def _is_error_of_test(metric: Fields) -> bool:
+    """Whether it is an error that has a standard error, since its number of items is known."""
     return (metric["name"], metric["split"]) == ("error", "test") and bool(metric.get("n"))
 
 
@@ -422,7 +422,7 @@ def _environment() -> "jinja2.Environment":
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
+        loader=jinja2.PackageLoader("ban_hf.model_cards", "."),
         undefined=jinja2.StrictUndefined,  # a missing fact is an error, not a gap in the card
         trim_blocks=True,
         lstrip_blocks=True,
@@ -437,7 +437,3 @@ def _environment() -> "jinja2.Environment":
 def _standard_error(error: Fields) -> float:
     """Of a share of the test set, in percent: what its size alone implies."""
     return math.sqrt(error["value"] * (100 - error["value"]) / error["n"])
-
-
-def _template(name: str) -> str:
-    return resources.files("ban_hf.model_cards").joinpath(name).read_text(encoding="utf-8")

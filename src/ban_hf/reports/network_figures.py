@@ -76,14 +76,9 @@ def _seeds(results: Results) -> str:
 
 
 def wilson(share: Array, n: Array) -> Array:
-    """How far the 95 % intervals of shares of n items reach below and above them (Wilson 1927).
+    """How far 95 % intervals of shares `(N,)` of n items reach below and above, `(2, N)`.
 
-    Args:
-        share: `(N,)`, or a number.
-        n: the same.
-
-    Returns:
-        `(2, N)`, or two numbers.
+    Source: Wilson 1927.
     """
     z2 = NORMAL**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
@@ -94,9 +89,7 @@ def wilson(share: Array, n: Array) -> Array:
 def pool_bins(entries: Iterable[Entry]) -> Array:
     """Bins of several networks as those of one that saw all their items; empty bins left out.
 
-    Returns:
-        Items, mean confidence and accuracy of each, `(bins, 3)`. Confidence and accuracy are means
-        over items, so that networks count by their items.
+    Items, mean confidence and accuracy of each, `(bins, 3)`; networks count by their items.
     """
     networks = [entry.reliability for entry in entries if entry.reliability]
     if not networks:
@@ -156,11 +149,10 @@ def draw_agreement(results: Results, rows: Sequence[str]) -> Picture | None:
 
 
 def agreement(results: Results, row: str, columns: Sequence[str]) -> tuple[Array, Array]:
-    """Agreement of the columns of a row within a seed, percent, mean over seeds.
+    """Agreement of N columns of a row within a seed, percent, mean over seeds, `(N, N)`.
 
-    Returns:
-        `(N, N)` of N columns, and how sure it is: the standard deviation over seeds, of one seed
-        half a 95 % interval over items. NaN where no seed has both.
+    And how sure it is, `(N, N)`: the standard deviation over seeds, of one seed half a 95 %
+    interval over items. NaN where no seed has both.
     """
     predicted = [_predictions(results, row, column) for column in columns]
     mean, reach = np.full((2, len(columns), len(columns)), np.nan)

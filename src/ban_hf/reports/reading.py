@@ -50,11 +50,8 @@ def read_results(paths: Iterable[str | os.PathLike[str]]) -> Results:
     Several files of a table may add seeds, rows or columns; several files of a family are its
     seeds.
 
-    Args:
-        paths: the files. Where they differ in hardware, versions or commands, all are told.
-
-    Returns:
-        The results, entries in the order of rows, columns and seeds.
+    Where they differ in hardware, versions or commands, all are told. Entries are in the order of
+    rows, columns and seeds.
 
     Raises:
         BANError: naming the files, if one is damaged or of a later version, if they are of
@@ -210,20 +207,12 @@ def _check_seeds(parts: Mapping[str, Results]) -> None:
 
 @dataclass(frozen=True)
 class _Fact:
-    """What two files must not say differently.
+    """What two files must not say differently."""
 
-    Attributes:
-        key: what it is of.
-        value: what a file says of it.
-        refusal: of two files that differ, after their names.
-        shown: the value in that sentence.
-        advice: what to do.
-    """
-
-    key: Hashable
+    key: Hashable  # what it is of
     value: Any
-    refusal: str
-    shown: str = ""
+    refusal: str  # of two files that differ, after their names
+    shown: str = ""  # the value in that sentence
     advice: str = APART
 
 

@@ -60,9 +60,7 @@ def write_report(results: Results, folder: str | os.PathLike[str]) -> str:
 
     A family has `results.json`, `results.md` and `results.png`; a table has `results.json`,
     `report.md` and `table.png`. Further pictures lie beside them, as far as there are numbers.
-
-    Returns:
-        The text of the report, without the pictures.
+    Returns the text of the report, without the pictures.
     """
     from ban_hf.reports.figures import write_figures  # matplotlib takes a second to import
 

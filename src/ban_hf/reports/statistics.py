@@ -110,7 +110,7 @@ class Difference(Estimate):
 
 @dataclass(frozen=True)
 class Share:
-    """A share of a gain, 1 for all of it, with its 95 % interval."""
+    """A share of a gain, with its 95 % interval."""
 
     value: float
     low: float
@@ -149,15 +149,7 @@ def paired_difference(
     Formula: mean_s (metric(column, s) - metric(base, s)). The metric is 100 mean(loss) percent of
     images (loss 0 or 1), exp(mean(loss)) of words (loss in nats).
 
-    Args:
-        results: of a family or a table.
-        row: name of the row.
-        column: name of the column.
-        base: name of the column that is subtracted.
-        seeds: those to use, where several differences are compared; by default all.
-
-    Returns:
-        The difference; None where no seed has both.
+    None where no seed has both. Where several differences are compared, `seeds` are those to use.
 
     Raises:
         BANError: if the two were not measured on the same test items.
@@ -177,10 +169,9 @@ def share_of_gain(results: Results, row: str, column: str, base: str, full: str)
 
     Formula: (base - column) / (base - full), each the mean over the seeds that all three have.
 
-    Returns:
-        The share; None where no seed has all three, without intervals, and where the interval of
-        the gain itself holds 0: a ratio to what may be nothing can be anything. The few replicates
-        without a gain that are left then have no share and are dropped.
+    None where no seed has all three, without intervals, and where the interval of the gain itself
+    holds 0: a ratio to what may be nothing can be anything. The few replicates without a gain that
+    are left then have no share and are dropped.
     """
     names = [column, base, full]
     shared = shared_seeds(results, row, names)
