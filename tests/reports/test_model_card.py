@@ -304,6 +304,12 @@ def adam() -> dict:
     return record
 
 
+def ends(number: int) -> dict:
+    """A generation of networks with the same first and last layer."""
+    record = generation(number)
+    return record | {"architecture": record["architecture"] | {"shared_ends": bool(number)}}
+
+
 TEXTS = {"pipeline_tag": "text-generation"}
 OTHER = PULLED | {"data": PULLED["data"] | {"test": {"items": 10000, "fingerprint": "0" * 64}}}
 CONTINUED = CARDS["continued"]
@@ -364,6 +370,13 @@ SAYS = {  # record, arguments, what the card says, and what it does not say
     ),
     "longer steps of SGD": (language(1), TEXTS, ["Longer steps"], None),
     "no longer steps of Adam": (adam(), TEXTS, [], "Longer steps"),
+    "the teacher's ends": (
+        ends(1),
+        {},
+        ["but for its teacher's first convolution and last linear layer, which stayed frozen,"],
+        None,
+    ),
+    "ends of nobody": (ends(0), {}, [], "stayed frozen"),
     "no longer steps": (*CARDS["generation-2"], [], "Longer steps|No license"),
     "no metrics": (
         generation(0) | {"metrics": []},
