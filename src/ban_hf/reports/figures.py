@@ -62,8 +62,7 @@ class Points:
     """One line of a picture."""
 
     label: str
-    places: Sequence[float]
-    values: Sequence[Estimate]
+    points: Sequence[tuple[float, Estimate]]  # places on the axis, and what is measured there
     style: Mapping[str, Any]  # of matplotlib
 
 
@@ -115,15 +114,15 @@ def _save(figure: Figure, path: Path) -> None:
 
 def draw_points(axes: Axes, line: Points, *, horizontal: bool = False) -> None:
     """Draw a line with its bars, and the single seeds as faint dots."""
-    bars = [reach(value) for value in line.values]
+    places, values = [place for place, _ in line.points], [value for _, value in line.points]
+    means, bars = [value.mean for value in values], [reach(value) for value in values]
     sides = [[low for low, _ in bars], [high for _, high in bars]]
     style = {"capsize": 3, "elinewidth": 1.2, "markersize": 6, "zorder": 3} | dict(line.style)
-    means = [value.mean for value in line.values]
     if horizontal:
-        axes.errorbar(means, line.places, xerr=sides, label=line.label, **style)
+        axes.errorbar(means, places, xerr=sides, label=line.label, **style)
     else:
-        axes.errorbar(line.places, means, yerr=sides, label=line.label, **style)
-    for place, value in zip(line.places, line.values, strict=True):
+        axes.errorbar(places, means, yerr=sides, label=line.label, **style)
+    for place, value in line.points:
         if len(value.values) > 1:
             dots = [[place] * len(value.values), value.values]
             axes.plot(*(dots[::-1] if horizontal else dots), ".", color=style["color"], alpha=0.3)
@@ -214,7 +213,7 @@ def draw_overview(results: Results, rows: Sequence[str]) -> Picture | None:
     figure = Figure(figsize=(max(7.5, 2.5 + 0.75 * last), 4.8), layout="constrained")
     axes = figure.add_subplot()
     for line in _overview_lines(results, places, values):
-        if line.values:
+        if line.points:
             draw_points(axes, line)
     if first.name in values and len(networks) > 1:
         axes.axhline(values[first.name].mean, label=f"Level of {first.heading}", **LEVEL)
@@ -254,36 +253,27 @@ def _overview_lines(
     An ensemble is at its last member, a control at what it is compared with.
     """
     columns = [column for column in results.columns if column.name in values]
-    generations = {(c.method, c.generation): c.name for c in results.columns if c.name in places}
-    ensembles = [
-        c for c in columns if c.kind == "ensemble" and (c.method, c.generation) in generations
-    ]
-    at = {c.name: places[generations[c.method, c.generation]] for c in ensembles}
     networks = [column for column in columns if column.kind in NETWORKS]
+    last = {(c.method, c.generation): places[c.name] for c in results.columns if c.name in places}
+    ensembles = [c for c in columns if c.kind == "ensemble" and (c.method, c.generation) in last]
+    at = {c.name: last[c.method, c.generation] for c in ensembles} | dict(places)
     name = "Born-again generations" if len(places) > 1 else "Trained on labels"
-    style = {"color": BLUE, "marker": "o", "lw": 2}
-    for label, own in _by_method(networks, name):
-        where = [places[column.name] for column in own]
-        yield Points(label, where, [values[column.name] for column in own], style)
-    style = {"color": ORANGE, "marker": "D", "lw": 2}
-    for label, own in _by_method(ensembles, "Their ensembles"):
-        where = [at[column.name] + SHIFT for column in own]
-        yield Points(label, where, [values[column.name] for column in own], style)
+    for own, label, shift, color, marker in (
+        (networks, name, 0.0, BLUE, "o"),
+        (ensembles, "Their ensembles", SHIFT, ORANGE, "D"),
+    ):
+        for k, method in enumerate(dict.fromkeys(column.method for column in own)):
+            points = [(at[c.name] + shift, values[c.name]) for c in own if c.method == method]
+            style = {"color": color, "marker": marker, "lw": 2}
+            yield Points("" if k else label, points, style)
     controls = [column for column in columns if column.kind == "control"]
     again = [values[control.name] for control in controls if control.size == 1]
-    where = [-2 * SHIFT * (1 + k) for k in range(len(again))]
-    yield Points("Labels again", where, again, {"color": GREY, "marker": "s", "ls": "none"})
-    sizes = {control.size: control.name for control in controls if control.size > 1}
-    pairs = [(at[c.name] - SHIFT, values[sizes[c.size]]) for c in ensembles if c.size in sizes]
-    where, together = [place for place, _ in pairs], [value for _, value in pairs]
+    points = [(-2 * SHIFT * (1 + k), value) for k, value in enumerate(again)]
+    yield Points("Labels again", points, {"color": GREY, "marker": "s", "ls": "none"})
+    sizes = {control.size: values[control.name] for control in controls if control.size > 1}
+    points = [(at[c.name] - SHIFT, sizes[c.size]) for c in ensembles if c.size in sizes]
     style = {"color": GREY, "marker": "D", "lw": 1.5, "ls": ":"}
-    yield Points("Ensembles of label-trained networks", where, together, style)
-
-
-def _by_method(columns: Sequence[Column], label: str) -> Iterator[tuple[str, list[Column]]]:
-    """The columns of each method; the first ones with the label, so that it stands once."""
-    for k, method in enumerate(dict.fromkeys(column.method for column in columns)):
-        yield "" if k else label, [column for column in columns if column.method == method]
+    yield Points("Ensembles of label-trained networks", points, style)
 
 
 def draw_table(results: Results, rows: Sequence[str]) -> Picture | None:
@@ -309,9 +299,8 @@ def draw_table(results: Results, rows: Sequence[str]) -> Picture | None:
         style = {"color": color if k else INK, "marker": "o", "ls": "none"}
         if not k:
             style["markerfacecolor"] = "white"
-        keys = [key for key in ours if key[1] == column.name]
-        line = Points("", [places[key] for key in keys], [ours[key] for key in keys], style)
-        draw_points(panels[0], line, horizontal=True)
+        points = [(places[key], value) for key, value in ours.items() if key[1] == column.name]
+        draw_points(panels[0], Points("", points, style), horizontal=True)
         if paper:
             theirs = [key for key in paper if key[1] == column.name]
             xs, ys = [paper[key] for key in theirs], [places[key] for key in theirs]
@@ -380,18 +369,18 @@ def _draw_lines(
     size = (8.5 if beside else 6.5, 1.3 + 2.6 * len(found))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(found), 2 if beside else 1, squeeze=False)
-    spans = [axis_range(v for line in drawn for v in line.values) for drawn in found.values()]
+    spans = [axis_range(v for line in drawn for _, v in line.points) for drawn in found.values()]
     half = max(high - low for low, high in spans) / 2  # a difference is as high in every row
     for (row, drawn), (ours, *right), (low, high) in zip(found.items(), panels, spans, strict=True):
         for line in drawn:
             draw_points(ours, line)
-        first = drawn[0]
-        if not first.label and first.places[0] == 0:
-            ours.axhline(first.values[0].mean, **LEVEL)
+        label, ((place, first), *_) = drawn[0].label, drawn[0].points
+        if not label and place == 0:
+            ours.axhline(first.mean, **LEVEL)
         ours.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
         ours.set_ylabel(axis_title(results))
         ours.set_title("Ours" if len(found) == 1 else results.row(row).heading, loc="left")
-        if first.label:
+        if label:
             ours.legend()
         for paper in right:
             paper.set_title("The paper", loc="left", color=GREY)
@@ -416,11 +405,11 @@ def _lines_of(results: Results, row: str, lines: Mapping[str, Sequence[str]]) ->
     for k, (label, columns) in enumerate(lines.items()):
         known = _estimates(results, row, columns)
         shift = SHIFT / 2 * (2 * k - len(lines) + 1)
-        places = [columns.index(column) + shift for column in known]
+        points = [(columns.index(column) + shift, value) for column, value in known.items()]
         color = (ORANGE, GREY)[k % 2] if label else BLUE
         style = {"color": color, "marker": "D" if label else "o", "lw": 2, "ls": ":" if k else "-"}
-        drawn.append(Points(label, places, [*known.values()], style))
-    return [line for line in drawn if len(line.places) > 1]
+        drawn.append(Points(label, points, style))
+    return [line for line in drawn if len(line.points) > 1]
 
 
 def _paper_line(results: Results, row: str, columns: Sequence[str]) -> dict[float, float]:
@@ -442,7 +431,7 @@ def draw_ablation(results: Results, rows: Sequence[str]) -> Picture | None:
     axes = figure.add_subplot()
     axes.axvline(0, **LEVEL)
     style: Any = {"color": BLUE, "marker": "o", "ls": "none"}
-    draw_points(axes, Points("ours", range(len(ours)), [*ours.values()], style), horizontal=True)
+    draw_points(axes, Points("ours", [*enumerate(ours.values())], style), horizontal=True)
     papers, theirs = results.row(row).paper, {}
     if (level := papers.get(teacher)) is not None:
         known = ((k, papers.get(column)) for k, column in enumerate(ours))

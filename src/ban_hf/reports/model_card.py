@@ -69,17 +69,12 @@ def render_card(
             generations. Each may also have a `place`: its `repo_id`, and the `revision` that it is
             published in.
         repo_id: where it is, or will be, published; without one the card shows a local path.
-        license: identifier of the license of the weights, as the Hub writes it; the card says so
-            if there is none.
+        license: of the weights, as the Hub writes it; the card says so if there is none.
         pipeline_tag: the task, a key of `CATALOG`.
         picture: name of the plot's file in the repository, if it is there.
-        results: the run's `results.json`, for its ensembles and controls; by default the table is
-            made from the records.
+        results: of the run, for its ensembles and controls; by default those of the records.
         remote_code: whether the repository holds its modelling code (`auto_map` in its config).
         own_class: whether the class is one of ban_hf's, and not transformers' or timm's.
-
-    Returns:
-        The card; its `data` is the metadata, `save(path)` writes it.
 
     Raises:
         ValueError: for a kind that has no template, a task that has no Auto class, a family that
@@ -216,12 +211,8 @@ def _is_this(column: Column, lineage: Fields) -> bool:
     """Whether a column is of the network or the ensemble of a record."""
     if lineage["kind"] == "generation":
         return column.kind in NETWORKS and column.generation == lineage["generation"]
-    return column.kind == "ensemble" and _members(column) == _numbers(lineage)
-
-
-def _members(ensemble: Column) -> list[int]:
-    """The generations that are the members of a column's ensemble."""
-    return [int(number) for number in ensemble.name.rpartition("ensemble-")[2].split("-")]
+    numbers = [str(member["generation"]) for member in lineage["members"]]
+    return column.kind == "ensemble" and column.name == f"ensemble-{'-'.join(numbers)}"
 
 
 def _table(lineage: Fields, family: Sequence[Fields], results: Results) -> dict[str, Any]:
@@ -279,7 +270,8 @@ def _heading(metric: Metric, lineage: Fields) -> str:
 def _row_name(column: Column, place: Fields | None) -> str:
     """A generation linked where it is published, an ensemble by its members, a control by name."""
     if column.kind == "ensemble":
-        return f"ensemble of {_in_words(_members(column))}"
+        members = column.name.rpartition("ensemble-")[2].split("-")
+        return f"ensemble of {_in_words([*map(int, members)])}"
     if column.kind == "control":
         return f"control: {escaped(column.heading)}"
     return _link(f"generation {column.generation}", place)
@@ -287,11 +279,6 @@ def _row_name(column: Column, place: Fields | None) -> str:
 
 def _in_words(numbers: Sequence[int]) -> str:
     return f"generation{'s' if len(numbers) > 1 else ''} {counted(numbers)}"
-
-
-def _numbers(lineage: Fields) -> list[int]:
-    """The generations that an ensemble is made of."""
-    return [member["generation"] for member in lineage["members"]]
 
 
 def _teachers(lineage: Fields) -> list[Fields]:

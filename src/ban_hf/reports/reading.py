@@ -140,7 +140,8 @@ def table_of_version_1(data: Mapping[str, Any]) -> Results:
         kind = "ensemble" if column.get("ensemble") else "student" if name in taught else "labels"
         columns.append({**column, "kind": kind, "size": members.get(name, 1)})
     claims = [msgspec.to_builtins(Claim.from_spec(claim)) for claim in data["claims"]]
-    parts = {"columns": columns, "claims": claims, "schema": SCHEMA}
+    entries = [{k: v for k, v in entry.items() if v is not None} for entry in data["entries"]]
+    parts = {"columns": columns, "claims": claims, "entries": entries, "schema": SCHEMA}
     return msgspec.convert({**data, **parts}, Results)
 
 
@@ -164,7 +165,7 @@ def family_of_version_1(data: Mapping[str, Any]) -> Results:
     entries = []
     for column, old in zip(columns, [*generations, *ensembles, *controls], strict=True):
         for at, seed in enumerate(seeds):
-            known = {key: _of_seed(value, at, seeds) for key, value in old.items()}
+            known = {k: _of_seed(v, at, seeds) for k, v in old.items() if v is not None}
             known |= {"row": ROW, "column": column.name, "seed": seed, "members": ()}
             entries.append(msgspec.convert(known | {"network_seed": old.get("seed")}, Entry))
     return family_results(

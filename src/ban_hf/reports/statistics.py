@@ -39,32 +39,20 @@ METRICS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class Spread:
-    """Values of several seeds.
-
-    Attributes:
-        mean: of the values.
-        std: sample standard deviation; None of one value.
-        values: the finite ones.
-    """
+    """Values of several seeds."""
 
     mean: float
-    std: float | None
-    values: tuple[float, ...]
+    std: float | None  # sample standard deviation; None of one value
+    values: tuple[float, ...]  # the finite ones
 
 
 @dataclass(frozen=True)
 class Estimate(Spread):
-    """The leading metric over seeds, in its unit.
+    """The leading metric over seeds, in its unit."""
 
-    Attributes:
-        low: lower end of the 95 % interval of the mean; None without outcomes of single items.
-        high: its upper end.
-        seeds: those that have a value.
-    """
-
-    low: float | None
+    low: float | None  # the 95 % interval of the mean; None without outcomes of single items
     high: float | None
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # those that have a value
 
     @property
     def items_only(self) -> bool:
@@ -74,13 +62,9 @@ class Estimate(Spread):
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """A column minus another, paired by seed.
+    """A column minus another, paired by seed."""
 
-    Attributes:
-        sign: of a difference that is better.
-    """
-
-    sign: int
+    sign: int  # of a difference that is better
 
     @property
     def better(self) -> int:

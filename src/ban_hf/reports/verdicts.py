@@ -26,21 +26,14 @@ NO_GAIN = "no gain shown"
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim in a row, and whether the results support it.
+    """A claim in a row, and whether the results support it."""
 
-    Attributes:
-        row: name of the row.
-        says: the claim.
-        verdict: `yes`, `no`, `not shown` or `no gain shown`.
-        sentence: claim, verdict, the figures it follows from, and the paper's.
-        paper: the verdict on the paper's own figures; None where it has none. Besides the words
-            above `in part` (a share of the gain), `no gain` and `no difference`.
-    """
-
-    row: str
+    row: str  # name
     says: str
-    verdict: str
-    sentence: str
+    verdict: str  # `yes`, `no`, `not shown` or `no gain shown`
+    sentence: str  # claim, verdict, the figures it follows from, and the paper's
+    #: The verdict on the paper's own figures; None where it has none. Besides the words above
+    #: `in part` (a share of the gain), `no gain` and `no difference`.
     paper: str | None
 
 
