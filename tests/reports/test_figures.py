@@ -31,7 +31,6 @@ from ban_hf.reports.network_figures import (
     draw_agreement,
     draw_gradient,
     draw_reliability,
-    pool_bins,
     wilson,
 )
 from ban_hf.reports.style import BLUE, INK, ORANGE
@@ -302,17 +301,6 @@ def test_without_the_papers_numbers_ours_stand_alone():
         assert len(figure.axes) == 1
         assert "the paper's single runs" not in caption
     assert draw_ablation(results, ["a"])[0].axes[0].get_legend() is None
-
-
-def test_bins_are_pooled_by_their_images():
-    def measured(*bins) -> Entry:
-        return Entry(row="a", column="c", seed=1, test={}, reliability=bins or None)
-
-    first = measured((10, 0.1, 0.2), (0, None, None), (30, 0.9, 0.5))
-    second = measured((30, 0.3, 0.6), (0, None, None), (0, None, None))
-    pooled = pool_bins([first, second, measured()])
-    assert np.allclose(pooled, [(40, 0.25, 0.5), (30, 0.9, 0.5)])
-    assert len(pool_bins([])) == 0
 
 
 def test_reliability_has_intervals_and_leaves_bins_of_few_images_faint():

@@ -272,10 +272,6 @@ def test_the_metadata_comes_back_from_the_hub_s_classes_and_no_part_runs_into_an
         compile(code, "card", "exec")
 
 
-def test_generation_0_has_no_base_model():
-    assert not card_of("generation-0").data.to_dict().keys() & {"base_model", "base_model_relation"}
-
-
 def test_a_local_run_claims_nothing_on_the_hub_and_gives_no_path_away():
     card = card_of("local")
     assert not card.data.to_dict().keys() & {"base_model", "base_model_relation", "datasets"}
@@ -377,6 +373,7 @@ SAYS = {  # record, arguments, what the card says, and what it does not say
         None,
     ),
     "ends of nobody": (ends(0), {}, [], "stayed frozen"),
+    "generation 0": (*CARDS["generation-0"], ["It is a generation 0."], "^base_model"),
     "no longer steps": (*CARDS["generation-2"], [], "Longer steps|No license"),
     "no metrics": (
         generation(0) | {"metrics": []},
@@ -420,28 +417,26 @@ def test_the_words_of_the_objective_are_those_of_its_docstring(name):
     assert "its teacher, by" not in text  # each has its plain words
 
 
-def test_every_metric_of_ours_has_words_and_another_one_its_name():
-    record = generation(1)
-    record["metrics"] += [metric("ece", 3.0, 10000), metric("accuracy", 0.9, 10000)]
-    heading, _, row = table_of(render_card(record))
-    assert heading[2:] == [
-        "test error % ↓",
-        "NLL ↓",
-        "ECE % ↓",
-        "test accuracy ↑",
-        "agreement with its teacher %",
-    ]
-    assert row[5] == "**0.9000**"
-
-
-def test_a_loss_alone_is_shown():
-    record = generation(1) | {"metrics": [metric("loss", 0.5, 9), metric("teacher_kl", 0.1, 9)]}
-    assert table_of(render_card(record))[0][2:] == ["test loss ↓"]
-
-
-def test_what_is_not_finite_is_not_claimed():
-    record = generation(1) | {"metrics": [metric("loss", math.inf, 9), metric("error", 5.0, 9)]}
-    assert render_card(record).data.metrics == ["error"]
+@pytest.mark.parametrize(
+    ("metrics", "headings"),
+    [
+        ({"loss": 0.5, "teacher_kl": 0.1}, ["test loss ↓"]),
+        ({"loss": math.inf, "error": 5.0}, ["test error % ↓"]),
+        ({"error": 5.0, "nll": 1.0, "ece": 3.0}, ["test error % ↓", "NLL ↓", "ECE % ↓"]),
+        ({"error": 5.0, "accuracy": 0.9}, ["test error % ↓", "test accuracy ↑"]),
+        (
+            {"error": 5.0, "teacher_agreement": 9.0},
+            ["test error % ↓", "agreement with its teacher %"],
+        ),
+    ],
+)
+def test_every_finite_metric_of_ours_has_words_and_another_one_its_name(metrics, headings):
+    record = generation(1) | {"metrics": [metric(name, x, 9) for name, x in metrics.items()]}
+    card = render_card(record)
+    heading, _, row = table_of(card)
+    assert heading[2:] == headings
+    assert ("**0.9000**" in row) == ("accuracy" in metrics)
+    assert card.data.metrics == [name for name, x in metrics.items() if math.isfinite(x)]
 
 
 def test_a_missing_fact_is_an_error_and_not_a_gap():
