@@ -48,10 +48,8 @@ def read_results(paths: Iterable[str | os.PathLike[str]]) -> Results:
     """The results of a family or a table, from one or more `results.json`.
 
     Several files of a table may add seeds, rows or columns; several files of a family are its
-    seeds.
-
-    Where they differ in hardware, versions or commands, all are told. Entries are in the order of
-    rows, columns and seeds.
+    seeds. Where they differ in hardware, versions or commands, all are told. Entries are in the
+    order of rows, columns and seeds.
 
     Raises:
         BANError: naming the files, if one is damaged or of a later version, if they are of
@@ -243,14 +241,12 @@ def _conditions(results: Results) -> Iterator[_Fact]:
         yield _Fact("data", name, "are on different data", name)
         headings = f"({', '.join(column.heading for column in results.columns)})"
         yield _Fact("headings", headings, "measured different things", headings)
-    else:
-        for column in results.columns:  # version 1 does not say what kind a column is of
-            told = replace(column, kind="student", size=1)
-            refusal = f"differ in columns: {column.name!r} is not the same in both"
-            yield _Fact(("column", column.name), told, refusal, advice=AGAIN)
-        for row in results.rows:
-            refusal = f"differ in rows: {row.name!r} is not the same in both"
-            yield _Fact(("row", row.name), row, refusal, advice=AGAIN)
+    else:  # version 1 does not say what kind a column is of
+        columns = [replace(column, kind="student", size=1) for column in results.columns]
+        for part, items in (("columns", columns), ("rows", results.rows)):
+            for item in items:
+                refusal = f"differ in {part}: {item.name!r} is not the same in both"
+                yield _Fact((part, item.name), item, refusal, advice=AGAIN)
     for entry in results.entries:
         if entry.code:
             refusal = "hold results of different code, which are not mixed"

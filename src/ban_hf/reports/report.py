@@ -215,48 +215,41 @@ def _what_follows(results: Results) -> str:
 
 def _details(results: Results) -> str:
     """A network a line: metrics, agreement, parameters, time, difference from the first column."""
-    leading, *others = results.measure.metrics
-    several = len(results.rows) > 1
-    headings = [
-        *(["network", "column"] if several else ["network" if results.is_family else "column"]),
-        leading.heading,
-        "95 % interval",
-        *(metric.heading for metric in others),
-        "agreement with its teacher %",
-        "parameters",
-        "seconds",
-        f"minus {results.columns[0].heading}",
-        "95 % interval",
-        "better in",
-    ]
-    lines = []
-    for row, column in itertools.product(results.rows, results.columns):
-        if (numbers := _detail(results, row.name, column.name)) is not None:
-            names = [row.heading, column.heading] if several else [column.heading]
-            lines.append([*map(escaped, names), *numbers])
-    kept = [k for k in range(len(headings)) if any(line[k] != MISSING for line in lines)]
-    rows = [[line[k] for k in kept] for line in lines]
-    return table([headings[k] for k in kept], rows, 2 if several else 1) if rows else ""
+    cells = itertools.product(results.rows, results.columns)
+    lines = [line for row, column in cells if (line := _detail(results, row, column))]
+    if not lines:
+        return ""
+    headings = [heading for heading, _ in lines[0]]
+    kept = [k for k in range(len(headings)) if any(line[k][1] != MISSING for line in lines)]
+    rows = [[line[k][1] for k in kept] for line in lines]
+    return table([headings[k] for k in kept], rows, 2 if len(results.rows) > 1 else 1)
 
 
-def _detail(results: Results, row: str, column: str) -> list[str] | None:
-    """The numbers of a cell; None where it is not measured."""
-    (leading, *others), first = results.measure.metrics, results.columns[0].name
-    own, entries = estimate(results, row, column), [*results.measured(row, column).values()]
+def _detail(results: Results, row: Row, column: Column) -> list[tuple[str, str]]:
+    """What was measured of a cell, each with its heading; empty where nothing was."""
+    (leading, *others), first = results.measure.metrics, results.columns[0]
+    own = estimate(results, row.name, column.name)
     if own is None:
-        return None
-    minus = paired_difference(results, row, column, first) if column != first else None
-    parameters = entries[0].parameters
+        return []
+    entries = [*results.measured(row.name, column.name).values()]
+    parameters, minus = entries[0].parameters, None
+    if column != first:
+        minus = paired_difference(results, row.name, column.name, first.name)
+    if len(results.rows) > 1:
+        names = [("network", escaped(row.heading)), ("column", escaped(column.heading))]
+    else:
+        names = [("network" if results.is_family else "column", escaped(column.heading))]
     return [
-        cell(own, leading.digits),
-        interval_of(own, sign=""),
-        *(cell(spread(e.value(m.name) for e in entries), m.digits) for m in others),
-        cell(spread(entry.teacher_agreement for entry in entries), 2),
-        MISSING if parameters is None else f"{parameters.all:,}",
-        cell(spread(entry.seconds for entry in entries), 0),
-        cell(minus, leading.digits, sign="+"),
-        MISSING if minus is None else interval_of(minus),
-        MISSING if minus is None else f"{minus.better} of {len(minus.seeds)}",
+        *names,
+        (leading.heading, cell(own, leading.digits)),
+        ("95 % interval", interval_of(own, sign="")),
+        *((m.heading, cell(spread(e.value(m.name) for e in entries), m.digits)) for m in others),
+        ("agreement with its teacher %", cell(spread(e.teacher_agreement for e in entries), 2)),
+        ("parameters", MISSING if parameters is None else f"{parameters.all:,}"),
+        ("seconds", cell(spread(entry.seconds for entry in entries), 0)),
+        (f"minus {first.heading}", cell(minus, leading.digits, sign="+")),
+        ("95 % interval", MISSING if minus is None else interval_of(minus)),
+        ("better in", MISSING if minus is None else f"{minus.better} of {len(minus.seeds)}"),
     ]
 
 
