@@ -23,17 +23,18 @@ from ban_hf.jobs.job import Job, Setup, generation_seed
 from ban_hf.jobs.results import entry_of, environment_of
 from ban_hf.lineage.environment import canonical_arguments
 from ban_hf.lineage.family import as_noted, check_folders, generation_folders
-from ban_hf.lineage.family_results import (
+from ban_hf.lineage.names import as_name
+from ban_hf.lineage.record import RECORD, Record, architecture
+from ban_hf.lineage.results import (
     ROW,
+    Column,
+    Results,
     control_column,
     ensemble_column,
     family_results,
     generation_column,
     side_by_side,
 )
-from ban_hf.lineage.names import as_name
-from ban_hf.lineage.record import RECORD, Record, architecture
-from ban_hf.lineage.results import Column, Results
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import Sequence as Chain
 from ban_hf.tasks.auto import task_of

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from msgspec.structs import replace
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel, set_seed
 from ban_hf.data.description import describe_data
 from ban_hf.errors import BANError
 from ban_hf.hub.client import clean_token
-from ban_hf.hub.initial_teacher import (
+from ban_hf.hub.download import (
     InitialTeacher,
     check_no_other_teacher,
     find_teacher,
@@ -290,7 +291,8 @@ class Sequence:
             return None
         repo_id, _, revision = self.teacher.name.partition("@")
         copied = self.output_dir / f"generation-{self.teacher.generation}"
-        return reference(copied, self.output_dir / job.folder).on_hub(repo_id, revision)
+        named = reference(copied, self.output_dir / job.folder)
+        return replace(named, path=None, repo_id=repo_id, revision=revision)
 
     def _is_finished(self, generation: int) -> bool:
         return (self.output_dir / f"generation-{generation}" / RECORD).is_file()

@@ -21,7 +21,7 @@ from ban_hf.jobs.footprint import SMALL_FILES, Footprint, count_events, format_d
 from ban_hf.jobs.job import Job, Setup
 from ban_hf.jobs.progress import GenerationProgress
 from ban_hf.jobs.setup import read_objectives
-from ban_hf.lineage.disk import format_bytes
+from ban_hf.lineage.files import format_bytes
 from ban_hf.lineage.record import RECORD, Record
 
 # The arithmetic

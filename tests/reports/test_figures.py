@@ -13,8 +13,7 @@ from table_results import table as made_up_table
 from test_report import record, small_family
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.family_results import results_of_records
-from ban_hf.lineage.results import Entry, Results, pack_classes
+from ban_hf.lineage.results import Entry, Results, pack_classes, results_of_records
 from ban_hf.reports.figures import (
     LEAST_BARS,
     draw_ablation,

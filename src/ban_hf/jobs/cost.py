@@ -27,7 +27,7 @@ from ban_hf.jobs.footprint import (
 )
 from ban_hf.jobs.job import Job, Setup
 from ban_hf.jobs.training import is_done
-from ban_hf.lineage.disk import existing_parent, format_bytes, free_bytes
+from ban_hf.lineage.files import existing_parent, format_bytes, free_bytes
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.callbacks import check_trained
 from ban_hf.training.performance import describe

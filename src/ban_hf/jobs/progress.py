@@ -15,7 +15,7 @@ from ban_hf.jobs.footprint import (
     format_step,
     seconds_now,
 )
-from ban_hf.lineage.disk import format_bytes
+from ban_hf.lineage.files import format_bytes
 
 #: Steps before the first line: those that warm up, and those that are timed.
 SKIPPED, TIMED = 5, 20

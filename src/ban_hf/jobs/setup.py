@@ -10,7 +10,6 @@ from ban_hf.data.text import TextSplits
 from ban_hf.errors import BANError, did_you_mean
 from ban_hf.jobs.job import Setup
 from ban_hf.objectives import OBJECTIVES
-from ban_hf.tasks.data import network_builder, prepare_arguments
 from ban_hf.tasks.data import prepare as data_of
 from ban_hf.training.arguments import BANTrainingArguments
 
@@ -37,18 +36,13 @@ def prepare(
     Returns:
         A copy of the arguments, for data that come in whole batches, and the setup.
     """
-    args = prepare_arguments(splits, args, window)
-    found = data_of(splits, args, window)
-    parts = {name: found.pop(f"{name}_dataset") for name in ("train", "eval", "test")}
-    described = {"train": parts["train"], "validation": parts["eval"], "test": parts["test"]}
-    data = found.pop("data") | {
-        name: describe_data(dataset) for name, dataset in described.items() if dataset is not None
-    }
+    args, parts = data_of(splits, args, model_name, dict(model_args or {}), window)
+    data: dict[str, Any] = {"source": splits.source}
+    for name, dataset in (("train", "train"), ("validation", "eval"), ("test", "test")):
+        if parts[f"{dataset}_dataset"] is not None:
+            data[name] = describe_data(parts[f"{dataset}_dataset"])
     entropy = splits.test_entropy if isinstance(splits, TextSplits) else None
-    model_init = network_builder(splits, model_name, dict(model_args or {}))
-    return args, Setup(
-        model_init, parts["train"], parts["eval"], parts["test"], found, data, entropy
-    )
+    return args, Setup(**parts, data=data, entropy=entropy)
 
 
 def describe_dataset(splits: Splits, window: int = 35) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.files import write_atomically
+from ban_hf.lineage.files import write_bytes
 from ban_hf.lineage.results import Column, Results
 from ban_hf.reports.network_figures import draw_agreement, draw_gradient, draw_reliability
 from ban_hf.reports.statistics import (
@@ -109,7 +109,7 @@ def save_overview(results: Results, path: str | os.PathLike[str]) -> None:
 def _save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    write_atomically(path, content.getvalue())
+    write_bytes(path, content.getvalue())
 
 
 def draw_points(axes: Axes, line: Points, *, horizontal: bool = False) -> None:
