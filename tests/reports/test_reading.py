@@ -77,10 +77,10 @@ def test_a_file_twice_is_that_file_and_what_is_written_is_read_again(tmp_path):
     assert read_results([tmp_path / "b.json"]) == once
 
 
-def of_rate(seed: int, rate: int) -> dict:
+def of_rate(seed: int, rate: int, wrong: int = 500) -> dict:
     """A change: the network of a seed, trained with a learning rate."""
     configuration = {"training": {"lr": rate, "seed": seed}, "teacher": seed}
-    return {"entries": [image_entry("teacher", seed, 500, configuration=configuration)]}
+    return {"entries": [image_entry("teacher", seed, wrong, configuration=configuration)]}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def of_rate(seed: int, rate: int) -> dict:
         (of_rate(1, 4) | {"hardware": "GPU"}, None),
         (of_rate(2, 4), None),
         (of_rate(2, 5), "row 'net', column 'teacher', was trained with other arguments"),
-        ({"entries": [image_entry("teacher", 1, 499)]}, "different results of row 'net'.*seed 1"),
+        (of_rate(1, 4, wrong=499), "different results of row 'net'.*seed 1"),
         ({"entries": [image_entry("teacher", 2, 500, code="new")]}, "different code.*not mixed"),
         ({"columns": [{"name": "teacher", "heading": "T"}]}, "differ in columns: 'teacher'"),
     ],
