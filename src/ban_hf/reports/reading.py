@@ -167,14 +167,14 @@ def family_of_version_1(data: Mapping[str, Any]) -> Results:
     return family_results(
         title=data["title"],
         metric=data.get("metric", "error"),
-        dataset=data["dataset"],
+        dataset=msgspec.convert(data["dataset"], dict[str, Any]),
         columns=columns,
         entries=entries,
         seeds=seeds,
         labels=next((old.get("labels") for old in generations), None),
         command=data["command"],
         hardware=data["hardware"],
-        versions=data["versions"],
+        versions=msgspec.convert(data["versions"], dict[str, Any]),
     )
 
 
