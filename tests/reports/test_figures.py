@@ -1,12 +1,15 @@
 """The pictures: which are drawn, what they show, and that no axis magnifies noise."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from msgspec.structs import replace
 from PIL import Image
+from table_results import entry
+from table_results import table as made_up_table
 from test_report import record, small_family
 
 from ban_hf.errors import BANError
@@ -27,14 +30,10 @@ from ban_hf.reports.network_figures import (
     draw_agreement,
     draw_gradient,
     draw_reliability,
-    pool_bins,
     wilson,
 )
-from ban_hf.reports.reading import table_of_version_1
 from ban_hf.reports.style import BLUE, INK, ORANGE
 
-NAMES = ("teacher", "ban-1", "ban-2", "ens2", "labels-ens2")
-HEADINGS = ("Teacher", "BAN-1", "BAN-2", "Ens*2", "2 on labels")
 ERRORS = {  # by seed
     "teacher": (80.0, 82.0),
     "ban-1": (78.0, 79.0),
@@ -42,67 +41,49 @@ ERRORS = {  # by seed
     "ens2": (75.0, 76.0),
     "labels-ens2": (76.0, 78.0),
 }
+HEADINGS = dict(zip(ERRORS, ("Teacher", "BAN-1", "BAN-2", "Ens*2", "2 on labels"), strict=True))
 PAPER = {"teacher": 17.69, "ban-1": 16.62, "ban-2": 16.44, "ens2": 15.39}
-NO_TEACHER = ("teacher", 2)  # column and seed
 PREDICTED = {  # of four images, by seed
     "teacher": ([0, 1, 2, 3], [0, 1, 2, 2]),
     "ban-1": ([0, 1, 2, 0], [0, 0, 0, 2]),
     "ban-2": ([1, 1, 2, 0], [0, 0, 0, 2]),
 }
+LOGS = {  # the second seed logs one epoch more, the first ends with an evaluation alone
+    1: {"ground_truth_term": [-0.1, -0.1, None], "dark_knowledge_term": [0.2, 0.2, None]},
+    2: {"ground_truth_term": [-0.2, -0.2, -0.2], "dark_knowledge_term": [0.4, 0.4, 0.4]},
+}
 
 
-def entry(row: str, column: str, seed: int, *, is_text: bool = False) -> dict:
-    """Of seed 1 or 2."""
-    value = ERRORS[column][seed - 1]
-    made = {"row": row, "column": column, "seed": seed, "log": {}}
-    if column.startswith("ban"):
-        # the second seed logs one epoch more, the first ends with an evaluation alone
-        epochs, last = [1.0, 2.0, 3.0], 0.2 * seed if seed == 2 else None
-        made["log"] = {
-            "epoch": epochs,
-            "ground_truth_term": [-0.1 * seed, -0.1 * seed, last and -0.1 * seed],
-            "dark_knowledge_term": [0.2 * seed, 0.2 * seed, last],
-            "eval_error": [None, 1.0, 1.0],
-        }
+def network(row: str, column: str, seed: int, *, is_text: bool, images: int = 100) -> dict:
+    """Of seed 1 or 2; its reliability has a bin of so many images, and of one."""
+    value, is_student = ERRORS[column][seed - 1], column.startswith("ban")
+    log = {"epoch": [1.0, 2.0, 3.0], "eval_error": [None, 1.0, 1.0]} | LOGS[seed]
+    made = {"row": row, "log": log if is_student else {}}
     if is_text:
-        return made | {"test": {"perplexity": value}, "outcomes": {"nll": [1.0], "words": [2]}}
-    made |= {"test": {"error": value, "ece": 4.0 + seed}}
-    if column in PREDICTED:
-        classes = np.array(PREDICTED[column][seed - 1])
-        made["outcomes"] = {"predicted": pack_classes(classes)}
-        made["reliability"] = [[0, None, None], [100 * seed, 0.1 * seed, 0.3], [1, 0.9, 0.0]]
-    return made
+        return entry(column, seed, {"perplexity": value}, {"nll": [1.0], "words": [2]}, **made)
+    if column not in PREDICTED:
+        return entry(column, seed, {"error": value}, None, **made)
+    made["reliability"] = [[0, None, None], [images * seed, 0.1 * seed, 0.3], [1, 0.9, 0.0]]
+    outcomes = {"predicted": pack_classes(np.array(PREDICTED[column][seed - 1]))}
+    return entry(column, seed, {"error": value, "ece": 4.0 + seed}, outcomes, **made)
 
 
-def table(rows=("a",), *, without=lambda entry: False, **changes) -> Results:
-    """The results of a table, without some of its entries."""
-    data = table_data(rows, **changes)
-    data["entries"] = [entry for entry in data["entries"] if not without(entry)]
-    return table_of_version_1(data)
-
-
-def table_data(rows=("a",), *, is_text: bool = False, seeds=(1, 2), paper=PAPER) -> dict:
-    return {
-        "table": "table2",
-        "source": "Furlanello et al. 2018, Table 2",
-        "task": "text" if is_text else "image",
-        "dataset": {"name": "cifar100"},
-        "seeds": list(seeds),
-        "order": {"rows": list(rows), "columns": list(NAMES)},
-        "claims": [],
-        "command": "",
-        "hardware": "CPU",
-        "versions": {},
-        "labels": None if is_text else pack_classes(np.array([0, 1, 2, 3])),
-        "title": "DenseNets on CIFAR-100",
-        "metric": "perplexity" if is_text else "error",
-        "budget": {"name": "cpu", "says": "3 of 200 epochs"},
-        "columns": [
-            {"name": n, "heading": h, "in_paper": n in PAPER, "ensemble": "ens" in n}
-            for n, h in zip(NAMES, HEADINGS, strict=True)
+def table(
+    rows="a", *, seeds=(1, 2), paper=PAPER, without=(), is_text: bool = False, images: int = 100
+) -> Results:
+    """The results of a table, without the networks of some columns and seeds."""
+    cells = [cell for cell in product(rows, ERRORS, seeds) if cell[1:] not in without]
+    return made_up_table(
+        [network(*cell, is_text=is_text, images=images) for cell in cells],
+        metric="perplexity" if is_text else "error",
+        labels=None if is_text else pack_classes(np.array([0, 1, 2, 3])),
+        order={"rows": list(rows), "columns": list(ERRORS)},
+        columns=[
+            {"name": name, "heading": text, "in_paper": name in PAPER, "ensemble": "ens" in name}
+            for name, text in HEADINGS.items()
         ],
-        "rows": [{"name": r, "heading": f"Net {r}", "paper": dict(paper)} for r in rows],
-        "figures": {
+        rows=[{"name": row, "heading": f"Net {row}", "paper": dict(paper)} for row in rows],
+        figures={
             "generations": ["teacher", "ban-1", "ban-2"],
             "ensembles": {
                 "Born-again": ["ban-1", "ens2"],
@@ -110,10 +91,7 @@ def table_data(rows=("a",), *, is_text: bool = False, seeds=(1, 2), paper=PAPER)
             },
             "ablation": ["teacher", "ban-1", "ban-2"],
         },
-        "entries": [
-            entry(r, c, seed, is_text=is_text) for r in rows for c in NAMES for seed in seeds
-        ],
-    }
+    )
 
 
 def close(pairs, wanted) -> bool:
@@ -143,42 +121,32 @@ def legend(axes) -> list[str]:
 ALL = ["table", "generations", "ensembles", "ablation", "reliability", "agreement", "gradient"]
 
 
-def names(results: Results, folder) -> list[str]:
-    return [name for name, _ in write_figures(results, folder)]
-
-
-def test_a_full_table_has_every_picture_and_no_older_one(tmp_path):
-    (tmp_path / "ablation-gone.png").write_text("old")
-    (tmp_path / "notes.png").write_text("mine")
-    found = names(table(), tmp_path)
-    assert found == [f"{name}.png" for name in ALL]
-    assert {path.name for path in tmp_path.iterdir()} == {*found, "notes.png"}
-    for name in found:
+@pytest.mark.parametrize(
+    ("results", "found"),
+    [
+        (table(), ALL),
+        (table("ab"), [*ALL[:3], *(f"{name}-{row}" for name in ALL[3:] for row in "ab")]),
+        (table(is_text=True), [*ALL[:4], "gradient"]),
+        (small_family(), ["results", "results-ensembles", "results-agreement"]),
+    ],
+    ids=["table", "two rows", "text", "family"],
+)
+def test_there_are_the_pictures_of_the_results_and_no_older_ones(results, found, tmp_path):
+    for name in ("ablation-gone.png", "results-gone.png", "notes.png"):
+        (tmp_path / name).write_text("old")
+    drawn = [name for name, _ in write_figures(results, tmp_path)]
+    assert drawn == [f"{name}.png" for name in found]
+    other = "ablation-gone.png" if results.is_family else "results-gone.png"
+    assert {path.name for path in tmp_path.iterdir()} == {*drawn, "notes.png", other}
+    for name in drawn:
         with Image.open(tmp_path / name) as image:
-            assert image.width > 600
+            assert image.width > 400
             assert len(image.convert("RGB").getcolors(1 << 20)) > 10
-
-
-def test_rows_share_the_pictures_of_lines_and_have_the_others_to_themselves(tmp_path):
-    found = names(table(("a", "b")), tmp_path)
-    own = [f"{name}-{row}.png" for name in ALL[3:] for row in "ab"]
-    assert found == [f"{name}.png" for name in ALL[:3]] + own
-
-
-def test_a_text_has_no_pictures_of_classes(tmp_path):
-    found = names(table(is_text=True), tmp_path)
-    assert not {"reliability.png", "agreement.png"} & set(found)
-    assert "generations.png" in found
-
-
-def test_a_family_has_its_picture_by_generation_and_what_else_it_has(tmp_path):
-    found = names(small_family(), tmp_path)
-    assert found == ["results.png", "results-ensembles.png", "results-agreement.png"]
 
 
 def test_a_picture_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fail(figure, path, **kwargs):
-        path.write_bytes(b"half")
+        path.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
@@ -240,12 +208,21 @@ def test_the_best_possible_perplexity_is_drawn_where_it_is_near_and_else_told():
         assert (f"best possible: {said}" in note.replace("\n", " ")) != is_near
 
 
-def test_a_later_generation_alone_is_drawn_and_nothing_is_refused(tmp_path):
-    save_overview(results_of_records([record(3, {"error": 7.2})]), tmp_path / "one.png")
+@pytest.mark.parametrize(
+    "errors", [{3: 7.2}, {0: 20.0}, {0: 0.0, 1: 0.0, 2: None}, {0: 17.0, 1: 60.0, 2: 0.1}]
+)
+def test_any_family_has_a_picture(errors, tmp_path):
+    records = [record(k, {} if e is None else {"error": e}) for k, e in errors.items()]
+    save_overview(results_of_records(records), tmp_path / "results.png")
+    with Image.open(tmp_path / "results.png") as image:
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 10
+
+
+def test_nothing_to_draw_is_refused(tmp_path):
     nothing = results_of_records([record(0, {}), record(1, {"error": math.nan})])
     with pytest.raises(BANError, match=r"no test error of any generation.*test_dataset"):
         save_overview(nothing, tmp_path / "results.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_generations_are_means_with_bars_beside_the_papers():
@@ -268,7 +245,7 @@ def test_rows_below_one_another_have_equal_spans():
         test = entry.test | {"error": entry.test["error"] / 4}
         return replace(entry, test=test) if entry.row == "b" else entry
 
-    results = table(("a", "b"))
+    results = table("ab")
     results = replace(results, entries=tuple(map(quarter, results.entries)))
     axes = draw_generations(results, ["a", "b"])[0].axes
     a, b = (axes[k].get_ylim() for k in (0, 2))
@@ -297,13 +274,13 @@ def test_the_ablation_is_of_differences_within_a_seed():
     assert close(paper, [(-1.07, 0), (-1.25, 1)])
     bar = axes.containers[0].lines[2][0].get_segments()[0]
     assert np.allclose(bar[:, 0], [-2.5 - math.sqrt(0.5), -2.5 + math.sqrt(0.5)])
-    lost = table(without=lambda e: (e["column"], e["seed"]) == NO_TEACHER)
+    lost = table(without=[("teacher", 2)])
     (ours, _) = drawn(draw_ablation(lost, ["a"])[0].axes[0])
     assert close(ours, [(-2, 0), (-3, 1)])
 
 
 def test_the_table_at_a_glance_has_a_line_for_each_column_of_the_paper():
-    figure, _ = draw_table(table(("a", "b")), ["a", "b"])
+    figure, _ = draw_table(table("ab"), ["a", "b"])
     ours, paper = figure.axes
     found = dict(sorted((y, x) for line in drawn(ours) for x, y in line))
     theirs = dict(sorted((y, x) for line in drawn(paper) for x, y in line))
@@ -311,7 +288,7 @@ def test_the_table_at_a_glance_has_a_line_for_each_column_of_the_paper():
     assert [*theirs.values()] == [*PAPER.values()] * 2
     assert [*found] == [*theirs]
     names = [tick.get_text() for tick in ours.get_yticklabels()]
-    assert names == [text for row in "ab" for text in (f"Net {row}", *HEADINGS[:4])]
+    assert names == [text for row in "ab" for text in (f"Net {row}", *[*HEADINGS.values()][:4])]
     colors = [to_hex(line.get_color()) for line in ours.lines if line.get_marker() == "o"]
     assert colors == [INK, BLUE.lower(), BLUE.lower(), ORANGE.lower()]
 
@@ -325,17 +302,6 @@ def test_without_the_papers_numbers_ours_stand_alone():
     assert draw_ablation(results, ["a"])[0].axes[0].get_legend() is None
 
 
-def test_bins_are_pooled_by_their_images():
-    def network(*bins) -> Entry:
-        return Entry(row="a", column="c", seed=1, test={}, reliability=bins or None)
-
-    first = network((10, 0.1, 0.2), (0, None, None), (30, 0.9, 0.5))
-    second = network((30, 0.3, 0.6), (0, None, None), (0, None, None))
-    pooled = pool_bins([first, second, network()])
-    assert np.allclose(pooled, [(40, 0.25, 0.5), (30, 0.9, 0.5)])
-    assert pool_bins([]) == []
-
-
 def test_reliability_has_intervals_and_leaves_bins_of_few_images_faint():
     (axes,) = draw_reliability(table(), ["a"])[0].axes
     # (100 * 0.1 + 200 * 0.2) / 300; the bin of 2 of 302 images is more than 0.5 %
@@ -343,14 +309,10 @@ def test_reliability_has_intervals_and_leaves_bins_of_few_images_faint():
     low, high = wilson(0.3, 150)  # images of one network in the bin
     assert close(bars(axes)[:1], [(30 - 100 * low, 30 + 100 * high)])
     assert legend(axes)[0] == "Teacher: ECE 5.5 ± 0.7 %"
-    data = table_data()
-    for one in data["entries"]:
-        for each in (one.get("reliability") or [])[1:2]:
-            each[0] *= 10
-    (axes,) = draw_reliability(table_of_version_1(data), ["a"])[0].axes
+    (axes,) = draw_reliability(table(images=1000), ["a"])[0].axes
     assert close(drawn(axes)[0], [(100 * 50 / 300, 30)])
     assert close(drawn(axes)[1], [(90, 0)])
-    assert axes.lines[-2].get_alpha() is None or axes.lines[1].get_alpha() != 1
+    assert [line.get_alpha() for line in axes.lines if line.get_marker() == "o"][1] == 0.3
 
 
 def test_the_interval_of_a_share_is_wilsons():
@@ -376,12 +338,8 @@ def test_agreement_within_a_seed_and_of_different_seeds():
     assert "different seeds" not in draw_agreement(one, ["a"])[1]
     items = agreement(one, "a", ["teacher", "ban-1"])[1][0, 1]
     assert items == pytest.approx(196 * math.sqrt(0.75 * 0.25 / 4))
-
-
-def test_networks_of_no_common_seed_have_no_agreement():
-    keep = (("teacher", 1), ("ban-1", 2), ("ban-2", 2))
-    results = table(without=lambda e: (e["column"], e["seed"]) not in keep)
-    matrix, _ = agreement(results, "a", ["teacher", "ban-1", "ban-2"])
+    apart = table(without=[("teacher", 2), ("ban-1", 1), ("ban-2", 1)])  # no common seed
+    matrix, _ = agreement(apart, "a", ["teacher", "ban-1", "ban-2"])
     assert np.isnan(matrix[0, 1])
     assert matrix[1, 2] == 100
 
@@ -394,11 +352,3 @@ def test_the_gradient_is_a_mean_over_seeds_where_all_have_logged():
     assert close([*zip(*dark.lines[0].get_data(), strict=True)], [(1, 0.3), (2, 0.3)])
     assert legend(dark) == ["BAN-1", "BAN-2"]
     assert "q_* - p_*" in label.get_ylabel()
-
-
-@pytest.mark.parametrize("errors", [(20.0,), (0.0, 0.0, None), (17.0, 60.0, 0.1)])
-def test_any_family_has_a_picture(errors, tmp_path):
-    records = [record(k, {} if e is None else {"error": e}) for k, e in enumerate(errors)]
-    save_overview(results_of_records(records), tmp_path / "results.png")
-    with Image.open(tmp_path / "results.png") as image:
-        assert len(image.convert("RGB").getcolors(1 << 20)) > 10

@@ -66,11 +66,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all: a kill leaves the old file, or none."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a kill leaves the old file, or none."""
     partial = path.with_name(path.name + ".tmp")
-    partial.write_bytes(text.encode())
+    partial.write_bytes(content)
     partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -9,10 +9,11 @@ or None where the results lack the numbers. Figures are objects, without matplot
 they need no display and disturb no notebook.
 """
 
+import io
 import math
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ban_hf.errors import BANError
+from ban_hf.lineage.files import write_bytes
 from ban_hf.lineage.results import Column, Results
 from ban_hf.reports.network_figures import draw_agreement, draw_gradient, draw_reliability
 from ban_hf.reports.statistics import (
     Estimate,
     best_possible,
     estimate,
-    half_width,
     is_measured,
     paired_difference,
 )
@@ -38,11 +39,12 @@ from ban_hf.reports.style import (
     GREEN,
     GREY,
     INK,
+    LEVEL,
     ORANGE,
     STYLE,
     Picture,
-    axis_title,
-    how_sure,
+    asked_for,
+    facts,
     titled,
 )
 from ban_hf.reports.tables import subtitle
@@ -52,55 +54,40 @@ LEAST_SHARE = 0.2  # of the level, where no bar is known
 ROOM = 0.12  # of the axis, above and below what is drawn
 GAP = 1.0  # between the generations of two methods, in generations
 SHIFT = 0.07  # of a generation, keeps two bars at one place apart
+NETWORKS = ("labels", "student")  # kinds of columns
 
 
 @dataclass(frozen=True)
 class Points:
-    """One line of a picture.
-
-    Attributes:
-        label: in the legend.
-        places: on the axis.
-        values: at these places, with how sure they are.
-        style: of matplotlib.
-    """
+    """One line of a picture."""
 
     label: str
-    places: Sequence[float]
-    values: Sequence[Estimate]
-    style: Mapping[str, Any]
+    points: Sequence[tuple[float, Estimate]]  # places on the axis, and what is measured there
+    style: Mapping[str, Any]  # of matplotlib
 
 
 def write_figures(results: Results, folder: Path) -> list[tuple[str, str]]:
     """Draw every picture that the results have the numbers for, and remove older ones.
 
-    Args:
-        results: of a family or a table.
-        folder: where the PNG files go, each whole or not at all.
-
-    Returns:
-        File names and captions, in the order of a report.
+    Returns the names and captions of the PNG files, which are written whole or not at all.
     """
     pictures = FAMILY_PICTURES if results.is_family else TABLE_PICTURES
-    written = []
+    rows, written = [row.name for row in results.rows], {}
     for name, (draw, together) in pictures.items():
-        rows = [row.name for row in results.rows]
         is_one = len(rows) <= together
         for group in [rows] if is_one else [[row] for row in rows]:
             with matplotlib.rc_context(STYLE):
                 if (picture := draw(results, group)) is None:
                     continue
                 file = f"{name}.png" if is_one else f"{name}-{group[0]}.png"
-                save_png(picture[0], folder / file)
-            caption = picture[1]
-            heading = results.row(group[0]).heading
-            written.append((file, caption if is_one else f"{heading}: {caption}"))
-    drawn = {name for name, _ in written}
+                _save(picture[0], folder / file)
+            heading = "" if is_one else f"{results.row(group[0]).heading}: "
+            written[file] = heading + picture[1]
     for name in pictures:  # of other rows or columns, by an earlier command
         for path in (folder / f"{name}.png", *folder.glob(f"{name}-*.png")):
-            if path.name not in drawn and path.stem not in pictures:
+            if path.name not in written and path.stem not in pictures:
                 path.unlink(missing_ok=True)
-    return written
+    return [*written.items()]
 
 
 def save_overview(results: Results, path: str | os.PathLike[str]) -> None:
@@ -116,40 +103,41 @@ def save_overview(results: Results, path: str | os.PathLike[str]) -> None:
                 f"results has no test {results.measure.title} of any generation, so that there is "
                 "nothing to draw: give train_generations a test_dataset."
             )
-        save_png(picture[0], path)
+        _save(picture[0], Path(path))
 
 
-def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Save a picture, whole or not at all."""
-    partial = Path(f"{os.fspath(path)}.partial")  # a killed run leaves the old picture whole
-    try:
-        figure.savefig(partial, format="png")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def look(**style: Any) -> dict[str, Any]:
-    """How a line looks, in matplotlib's words."""
-    return style
+def _save(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_bytes(path, content.getvalue())
 
 
 def draw_points(axes: Axes, line: Points, *, horizontal: bool = False) -> None:
     """Draw a line with its bars, and the single seeds as faint dots."""
-    means = [value.mean for value in line.values]
-    bars = [half_width(value) or (0.0, 0.0) for value in line.values]
-    reach = [[low for low, _ in bars], [high for _, high in bars]]
-    style = look(capsize=3, elinewidth=1.2, markersize=6, zorder=3) | dict(line.style)
+    places, values = [place for place, _ in line.points], [value for _, value in line.points]
+    means, bars = [value.mean for value in values], [reach(value) for value in values]
+    sides = [[low for low, _ in bars], [high for _, high in bars]]
+    style = {"capsize": 3, "elinewidth": 1.2, "markersize": 6, "zorder": 3} | dict(line.style)
     if horizontal:
-        axes.errorbar(means, line.places, xerr=reach, label=line.label, **style)
+        axes.errorbar(means, places, xerr=sides, label=line.label, **style)
     else:
-        axes.errorbar(line.places, means, yerr=reach, label=line.label, **style)
-    for place, value in zip(line.places, line.values, strict=True):
+        axes.errorbar(places, means, yerr=sides, label=line.label, **style)
+    for place, value in line.points:
         if len(value.values) > 1:
             dots = [[place] * len(value.values), value.values]
-            axes.plot(
-                *(reversed(dots) if horizontal else dots), ".", color=style["color"], alpha=0.3
-            )
+            axes.plot(*(dots[::-1] if horizontal else dots), ".", color=style["color"], alpha=0.3)
+
+
+def reach(value: Estimate) -> tuple[float, float]:
+    """How far a bar reaches below and above the mean; 0 where that is not known.
+
+    With several seeds it is their standard deviation, with one the 95 % interval over test items.
+    """
+    if value.std is not None:
+        return value.std, value.std
+    if value.low is None or value.high is None:
+        return 0.0, 0.0
+    return max(0.0, value.mean - value.low), max(0.0, value.high - value.mean)
 
 
 def axis_range(
@@ -161,53 +149,77 @@ def axis_range(
     widest bar; where no bar is known, `LEAST_SHARE` of the level. It begins at 0 where it would
     reach below, unless values are `signed`.
     """
-    ends, widths, found = [*levels], [0.0], [*values]
-    for value in found:
-        low, high = half_width(value) or (0.0, 0.0)
-        ends += [value.mean - low, value.mean + high, *value.values]
-        widths.append(low + high)
-    middle, span = (min(ends) + max(ends)) / 2, max(ends) - min(ends)
-    least = LEAST_BARS * max(widths) if max(widths) else LEAST_SHARE * abs(middle)
-    half = max(span * (1 + 2 * ROOM), least, 1e-6) / 2
-    low, high = middle - half, middle + half
+    ends, widest = [*levels], 0.0
+    for value in values:
+        below, above = reach(value)
+        ends += [value.mean - below, value.mean + above, *value.values]
+        widest = max(widest, below + above)
+    level = abs(min(ends) + max(ends)) / 2
+    low, high = _around(ends, LEAST_BARS * widest if widest else LEAST_SHARE * level)
     return (low, high) if signed or low > 0 else (0.0, high - low)
 
 
-def paper_range(values: Iterable[float], ours: tuple[float, float]) -> tuple[float, float]:
-    """The range of the paper's axis: a difference is no larger on it than on ours."""
-    ends = [*values]
+def _around(ends: Sequence[float], least: float) -> tuple[float, float]:
+    """The range of an axis with room around what it covers, `least` wide at least."""
     middle, span = (min(ends) + max(ends)) / 2, max(ends) - min(ends)
-    half = max(span * (1 + 2 * ROOM), ours[1] - ours[0]) / 2
+    half = max(span * (1 + 2 * ROOM), least, 1e-6) / 2
     return middle - half, middle + half
 
 
-def _estimates(results: Results, row: str, columns: Sequence[str]) -> dict[str, Estimate]:
-    found = {name: estimate(results, row, name) for name in columns}
-    return {name: value for name, value in found.items() if value is not None}
+def paper_range(values: Sequence[float], ours: tuple[float, float]) -> tuple[float, float]:
+    """The range of the paper's axis: a difference is no larger on it than on ours."""
+    return _around(values, ours[1] - ours[0])
+
+
+def how_sure(results: Results, *, of_differences: bool = False) -> str:
+    """What the bars of the leading metric are, in words."""
+    counts = {len(results.measured(r.name, c.name)) for r in results.rows for c in results.columns}
+    most = max(counts, default=0)
+    if most > 1:
+        return f"standard deviation over {'up to ' * (len(counts - {0}) > 1)}{most} seeds"
+    of_error = results.metric == "error" and not of_differences
+    if of_error or any(entry.outcomes is not None for entry in results.entries):
+        return "95 % interval over the test items, of one seed"
+    return "none, since there is one seed and results of test items were not kept"
+
+
+def axis_title(results: Results) -> str:
+    """The leading metric, as the title of an axis."""
+    unit = f" ({results.measure.unit})" if results.measure.unit else ""
+    return f"Test {results.measure.title}{unit}"
+
+
+def _note(results: Results, rows: Sequence[str], *, of_differences: bool = False) -> str:
+    """What stands below the title: table, row, bars and budget."""
+    budget = [results.budget.says] if results.budget is not None else []
+    bars = how_sure(results, of_differences=of_differences)
+    return facts(results, rows, f"bars: {bars}", *budget)
+
+
+def _estimates(results: Results, row: str, columns: Iterable[str]) -> dict[str, Estimate]:
+    found = ((name, estimate(results, row, name)) for name in columns)
+    return {name: value for name, value in found if value is not None}
 
 
 def draw_overview(results: Results, rows: Sequence[str]) -> Picture | None:
     """A family by generation: its networks, its ensembles, and controls of equal cost."""
     (row,) = rows
-    networks = [c for c in results.columns if c.kind in ("labels", "student")]
+    networks = [column for column in results.columns if column.kind in NETWORKS]
     if not networks or not is_measured(results):
         return None
     values = _estimates(results, row, [column.name for column in results.columns])
     places = _places(networks)
-    lines = _network_lines(networks, places, values)
-    lines += _ensemble_lines(results.columns, places, values)
-    width = max(7.5, 2.5 + 0.75 * max(places.values()))
-    figure = Figure(figsize=(width, 4.8), layout="constrained")
+    last, first = max(places.values()), networks[0]
+    figure = Figure(figsize=(max(7.5, 2.5 + 0.75 * last), 4.8), layout="constrained")
     axes = figure.add_subplot()
-    for line in lines:
-        draw_points(axes, line)
-    first, levels = values.get(networks[0].name), []
-    if first is not None and len(networks) > 1:
-        axes.axhline(
-            first.mean, color=INK, lw=1, ls="--", zorder=1, label=f"Level of {networks[0].heading}"
-        )
-    best, limits, told = best_possible(results), axis_range(values.values()), ""
-    if best is not None and best > limits[0] - (limits[1] - limits[0]):
+    for line in _overview_lines(results, places, values):
+        if line.points:
+            draw_points(axes, line)
+    if first.name in values and len(networks) > 1:
+        axes.axhline(values[first.name].mean, label=f"Level of {first.heading}", **LEVEL)
+    best, (low, high) = best_possible(results), axis_range(values.values())
+    levels, told = [], ""
+    if best is not None and best > low - (high - low):
         axes.axhline(best, color=GREEN, lw=1.2, label=f"Best possible: {best:.2f}")
         levels.append(best)
     elif best is not None:  # far off the axis
@@ -215,13 +227,12 @@ def draw_overview(results: Results, rows: Sequence[str]) -> Picture | None:
     axes.set_ylim(axis_range(values.values(), levels))
     ticks = [textwrap.fill(column.heading, 9) for column in networks]
     axes.set_xticks([places[column.name] for column in networks], ticks)
-    axes.set_xlim(-0.5, max(places.values()) + 0.5)
+    axes.set_xlim(-0.5, last + 0.5)
     axes.set_ylabel(axis_title(results))
     axes.legend()
     bars = f" · bars: {how_sure(results)}" if len(results.seeds) < 2 else ""
     titled(figure, results.title, subtitle(results) + told + bars)
-    says = f"Test {results.measure.title} by generation. Bars: {how_sure(results)}."
-    return figure, says
+    return figure, f"Test {results.measure.title} by generation. Bars: {how_sure(results)}."
 
 
 def _places(networks: Sequence[Column]) -> dict[str, float]:
@@ -234,99 +245,79 @@ def _places(networks: Sequence[Column]) -> dict[str, float]:
     return places
 
 
-def _network_lines(
-    networks: Sequence[Column], places: Mapping[str, float], values: Mapping[str, Estimate]
-) -> list[Points]:
-    """The generations, a line for each method; the first one alone if there are several methods."""
-    lines = []
-    for k, method in enumerate(dict.fromkeys(column.method for column in networks)):
-        names = [c.name for c in networks if c.method == method and c.name in values]
-        label = "" if k else "Born-again generations" if len(networks) > 1 else "Trained on labels"
-        style = look(color=BLUE, marker="o", lw=2)
-        own = [values[name] for name in names]
-        lines.append(Points(label, [places[name] for name in names], own, style))
-    return [line for line in lines if line.values]
+def _overview_lines(
+    results: Results, places: Mapping[str, float], values: Mapping[str, Estimate]
+) -> Iterator[Points]:
+    """Generations and ensembles, a line for each method, whose first has the name; then controls.
 
-
-def _ensemble_lines(
-    columns: Sequence[Column], places: Mapping[str, float], values: Mapping[str, Estimate]
-) -> list[Points]:
-    """The ensembles, each at its last member; controls at what they are compared with."""
-    at = {(c.method, c.generation): places[c.name] for c in columns if c.name in places}
-    ensembles = [c for c in columns if c.kind == "ensemble" and c.name in values]
-    by_method: dict[str | None, list[Column]] = {}
-    for column in ensembles:
-        by_method.setdefault(column.method, []).append(column)
-    lines = []
-    for k, (method, own) in enumerate(by_method.items()):
-        known = [c for c in own if (method, c.generation) in at]
-        style = look(color=ORANGE, marker="D", lw=2)
-        where = [at[method, c.generation] + SHIFT for c in known]
-        label = "" if k else "Their ensembles"
-        lines.append(Points(label, where, [values[c.name] for c in known], style))
-    controls = [c for c in columns if c.kind == "control" and c.name in values]
-    again = [values[c.name] for c in controls if c.size == 1]
-    where = [-2 * SHIFT * (1 + k) for k in range(len(again))]
-    style = look(color=GREY, marker="s", ls="none")
-    lines.append(Points("Labels again", where, again, style))
-    sizes = {c.size: c for c in controls if c.size > 1}
-    pairs = [(at[c.method, c.generation], sizes[c.size]) for c in ensembles if c.size in sizes]
-    style = look(color=GREY, marker="D", lw=1.5, ls=":")
-    together = [values[control.name] for _, control in pairs]
-    where = [place - SHIFT for place, _ in pairs]
-    lines.append(Points("Ensembles of label-trained networks", where, together, style))
-    return [line for line in lines if line.values]
+    An ensemble is at its last member, a control at what it is compared with.
+    """
+    columns = [column for column in results.columns if column.name in values]
+    networks = [column for column in columns if column.kind in NETWORKS]
+    last = {(c.method, c.generation): places[c.name] for c in results.columns if c.name in places}
+    ensembles = [c for c in columns if c.kind == "ensemble" and (c.method, c.generation) in last]
+    at = {c.name: last[c.method, c.generation] for c in ensembles} | dict(places)
+    name = "Born-again generations" if len(places) > 1 else "Trained on labels"
+    for own, label, shift, color, marker in (
+        (networks, name, 0.0, BLUE, "o"),
+        (ensembles, "Their ensembles", SHIFT, ORANGE, "D"),
+    ):
+        for k, method in enumerate(dict.fromkeys(column.method for column in own)):
+            points = [(at[c.name] + shift, values[c.name]) for c in own if c.method == method]
+            style = {"color": color, "marker": marker, "lw": 2}
+            yield Points("" if k else label, points, style)
+    controls = [column for column in columns if column.kind == "control"]
+    again = [values[control.name] for control in controls if control.size == 1]
+    points = [(-2 * SHIFT * (1 + k), value) for k, value in enumerate(again)]
+    yield Points("Labels again", points, {"color": GREY, "marker": "s", "ls": "none"})
+    sizes = {control.size: values[control.name] for control in controls if control.size > 1}
+    points = [(at[c.name] - SHIFT, sizes[c.size]) for c in ensembles if c.size in sizes]
+    style = {"color": GREY, "marker": "D", "lw": 1.5, "ls": ":"}
+    yield Points("Ensembles of label-trained networks", points, style)
 
 
 def draw_table(results: Results, rows: Sequence[str]) -> Picture | None:
     """Every number of the paper's table as a dot: ours on the left, the paper's on the right."""
     columns = [column for column in results.columns if column.in_paper]
-    lines = [(row, column) for row in rows for column in columns]
-    ours = {(r, c.name): v for r, c in lines if (v := estimate(results, r, c.name)) is not None}
-    if not ours:
-        return None
-    ticks, places, at = {}, {}, 0
+    ticks: list[str] = []
+    places: dict[tuple[str, str], int] = {}
     for row in rows:
         if len(rows) > 1:  # the heading of a single row is in the subtitle
-            ticks[at] = results.row(row).heading
-            at += 1
+            ticks.append(results.row(row).heading)
         for column in columns:
-            ticks[at], places[row, column.name] = f"{column.heading}", at
-            at += 1
-    paper = {
-        (row, column.name): value
-        for row, column in lines
-        if (value := results.row(row).paper.get(column.name)) is not None
-    }
-    figure = Figure(figsize=(8.5, 1.6 + 0.26 * at), layout="constrained")
+            places[row, column.name] = len(ticks)
+            ticks.append(column.heading)
+    ours = {key: value for key in places if (value := estimate(results, *key)) is not None}
+    if not ours:
+        return None
+    papers = {key: results.row(key[0]).paper.get(key[1]) for key in places}
+    paper = {key: value for key, value in papers.items() if value is not None}
+    figure = Figure(figsize=(8.5, 1.6 + 0.26 * len(ticks)), layout="constrained")
     panels = figure.subplots(1, 2 if paper else 1, squeeze=False, sharey=True)[0]
-    for column in columns:
-        keys = [key for key in ours if key[1] == column.name]
-        color = _color(column, columns[0])
-        style = look(color=color, marker="o", ls="none")
-        if column is columns[0]:
+    for k, column in enumerate(columns):
+        color = ORANGE if column.kind == "ensemble" else BLUE
+        style = {"color": color if k else INK, "marker": "o", "ls": "none"}
+        if not k:
             style["markerfacecolor"] = "white"
-        line = Points("", [places[key] for key in keys], [ours[key] for key in keys], style)
-        draw_points(panels[0], line, horizontal=True)
-        theirs = [key for key in paper if key[1] == column.name]
+        points = [(places[key], value) for key, value in ours.items() if key[1] == column.name]
+        draw_points(panels[0], Points("", points, style), horizontal=True)
         if paper:
+            theirs = [key for key in paper if key[1] == column.name]
             xs, ys = [paper[key] for key in theirs], [places[key] for key in theirs]
-            style |= {"zorder": 3, "markersize": 6}
-            panels[1].plot(xs, ys, **style)
+            panels[1].plot(xs, ys, zorder=3, markersize=6, **style)
     panels[0].set_xlim(axis_range(ours.values()))
     if paper:
-        panels[1].set_xlim(paper_range(paper.values(), panels[0].get_xlim()))
-    panels[0].set_yticks(list(ticks), list(ticks.values()))
-    headings = panels[0].get_yticklabels()
-    for place, text in zip(ticks, headings, strict=True):
+        panels[1].set_xlim(paper_range([*paper.values()], panels[0].get_xlim()))
+    panels[0].set_yticks(range(len(ticks)), ticks)
+    for place, text in enumerate(panels[0].get_yticklabels()):
         text.set_fontweight("normal" if place in places.values() else "bold")
-    panels[0].set_ylim(at - 0.4, -0.6)
+    panels[0].set_ylim(len(ticks) - 0.4, -0.6)
     for axes, heading in zip(panels, ("Ours", "The paper"), strict=False):
         axes.set_title(heading, loc="left")
         axes.set_xlabel(axis_title(results))
         axes.grid(axis="y", visible=True)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    _note(figure, results, rows, "The table at a glance")
+    titled(figure, "The table at a glance", _note(results, rows))
     beside = " beside the paper's single runs, each on its own axis" if paper else ""
     return (
         figure,
@@ -335,60 +326,90 @@ def draw_table(results: Results, rows: Sequence[str]) -> Picture | None:
     )
 
 
-def _color(column: Column, first: Column) -> str:
-    return INK if column is first else ORANGE if column.kind == "ensemble" else BLUE
-
-
-def _note(
-    figure: Figure,
-    results: Results,
-    rows: Sequence[str],
-    title: str,
-    *,
-    of_differences: bool = False,
-) -> None:
-    """Title, and below it table, row, bars and budget."""
-    row = [results.row(rows[0]).heading] if len(rows) == 1 and not results.is_family else []
-    budget = [results.budget.says] if results.budget is not None else []
-    bars = how_sure(results, of_differences=of_differences)
-    parts = [results.title, *row, f"bars: {bars}", *budget]
-    titled(figure, title, " · ".join(parts))
-
-
 def draw_generations(results: Results, rows: Sequence[str]) -> Picture | None:
     """The metric by generation, a row of the table below the other."""
-    columns = [c for c in results.figures.generations if _has(results, c)]
+    columns = asked_for(results, results.figures.generations)
     ticks = [textwrap.fill(results.column(name).heading, 10) for name in columns]
     title = f"{results.measure.title.capitalize()} by generation"
-    figure = _draw_lines(results, rows, {"": columns}, (title, "", ticks))
-    if figure is None:
-        return None
     says = f"Test {results.measure.title} by generation; dashed: the first teacher."
-    return figure, f"{says} Bars: {how_sure(results)}.{_beside(results, rows, columns)}"
+    return _draw_lines(results, rows, {"": columns}, title, "", ticks, says)
 
 
 def draw_ensembles(results: Results, rows: Sequence[str]) -> Picture | None:
     """The metric by the size of an ensemble, born-again and label-trained."""
-    figures = results.figures.ensembles
-    lines = {k: [c for c in columns if _has(results, c)] for k, columns in figures.items()}
+    lines = {name: asked_for(results, line) for name, line in results.figures.ensembles.items()}
     sizes = [str(1 + k) for k in range(max(map(len, lines.values()), default=0))]
     title = f"{results.measure.title.capitalize()} by size of the ensemble"
-    figure = _draw_lines(results, rows, lines, (title, "Networks in the ensemble", sizes))
-    if figure is None:
-        return None
     kinds = " and ".join(name.lower() for name in lines)
-    says = f"Test {results.measure.title} by the number of networks whose predictions are averaged"
-    columns = [column for line in lines.values() for column in line]
-    return figure, f"{says}, {kinds}. Bars: {how_sure(results)}.{_beside(results, rows, columns)}"
+    says = (
+        f"Test {results.measure.title} by the number of networks whose predictions are averaged, "
+        f"{kinds}."
+    )
+    return _draw_lines(results, rows, lines, title, "Networks in the ensemble", sizes, says)
 
 
-def _has(results: Results, column: str) -> bool:
-    return any(column == one.name for one in results.columns)
+def _draw_lines(
+    results: Results,
+    rows: Sequence[str],
+    lines: Mapping[str, Sequence[str]],
+    title: str,
+    axis: str,
+    ticks: Sequence[str],
+    says: str,
+) -> Picture | None:
+    """A row of the table below the other, ours on the left; None if no line has two points.
+
+    Lines are columns by their label; the generations are one line without a label.
+    """
+    found = {row: drawn for row in rows if (drawn := _lines_of(results, row, lines))}
+    if not found:
+        return None
+    papers = {row: [_paper_line(results, row, line) for line in lines.values()] for row in found}
+    beside = any(map(any, papers.values()))
+    size = (8.5 if beside else 6.5, 1.3 + 2.6 * len(found))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(found), 2 if beside else 1, squeeze=False)
+    spans = [axis_range(v for line in drawn for _, v in line.points) for drawn in found.values()]
+    half = max(high - low for low, high in spans) / 2  # a difference is as high in every row
+    for (row, drawn), (ours, *right), (low, high) in zip(found.items(), panels, spans, strict=True):
+        for line in drawn:
+            draw_points(ours, line)
+        label, ((place, first), *_) = drawn[0].label, drawn[0].points
+        if not label and place == 0:
+            ours.axhline(first.mean, **LEVEL)
+        ours.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
+        ours.set_ylabel(axis_title(results))
+        ours.set_title("Ours" if len(found) == 1 else results.row(row).heading, loc="left")
+        if label:
+            ours.legend()
+        for paper in right:
+            paper.set_title("The paper", loc="left", color=GREY)
+            for k, theirs in enumerate(papers[row]):
+                if theirs:
+                    style = {"color": GREY, "ls": ":" if k else "-", "marker": "o"}
+                    paper.plot([*theirs], [*theirs.values()], **style)
+            if known := [value for theirs in papers[row] for value in theirs.values()]:
+                paper.set_ylim(paper_range(known, ours.get_ylim()))
+        for axes in (ours, *right):
+            axes.set_xticks(range(len(ticks)), ticks)
+            axes.set_xlim(-0.4, len(ticks) - 0.6)
+            axes.set_xlabel(axis)
+    titled(figure, title, _note(results, [*found]))
+    right_of = " Right: the paper's single runs, on their own axis." if beside else ""
+    return figure, f"{says} Bars: {how_sure(results)}.{right_of}"
 
 
-def _beside(results: Results, rows: Sequence[str], columns: Sequence[str]) -> str:
-    known = any(_paper_line(results, row, columns) for row in rows)
-    return " Right: the paper's single runs, on their own axis." if known else ""
+def _lines_of(results: Results, row: str, lines: Mapping[str, Sequence[str]]) -> list[Points]:
+    """The lines that have at least two points."""
+    drawn = []
+    for k, (label, columns) in enumerate(lines.items()):
+        known = _estimates(results, row, columns)
+        shift = SHIFT / 2 * (2 * k - len(lines) + 1)
+        points = [(columns.index(column) + shift, value) for column, value in known.items()]
+        color = (ORANGE, GREY)[k % 2] if label else BLUE
+        style = {"color": color, "marker": "D" if label else "o", "lw": 2, "ls": ":" if k else "-"}
+        drawn.append(Points(label, points, style))
+    return [line for line in drawn if len(line.points) > 1]
 
 
 def _paper_line(results: Results, row: str, columns: Sequence[str]) -> dict[float, float]:
@@ -398,100 +419,37 @@ def _paper_line(results: Results, row: str, columns: Sequence[str]) -> dict[floa
     return known if len(known) > 1 else {}
 
 
-def _draw_lines(
-    results: Results,
-    rows: Sequence[str],
-    lines: Mapping[str, Sequence[str]],
-    words: tuple[str, str, Sequence[str]],
-) -> Figure | None:
-    """A row of the table below the other, ours on the left; None if no line has two points."""
-    title, axis, ticks = words
-    found = {row: drawn for row in rows if (drawn := _lines_of(results, row, lines))}
-    if not found:
-        return None
-    beside = [row for row in found for c in lines.values() if _paper_line(results, row, c)]
-    size = (8.5 if beside else 6.5, 1.3 + 2.6 * len(found))
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(found), 2 if beside else 1, squeeze=False)
-    spans = [axis_range(v for line in drawn for v in line.values) for drawn in found.values()]
-    half = max(high - low for low, high in spans) / 2  # a difference is as high in every row
-    for (row, drawn), axes, (low, high) in zip(found.items(), panels, spans, strict=True):
-        for line in drawn:
-            draw_points(axes[0], line)
-        if not drawn[0].label and drawn[0].places[0] == 0:
-            axes[0].axhline(drawn[0].values[0].mean, color=INK, lw=1, ls="--", zorder=1)
-        axes[0].set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
-        axes[0].set_ylabel(axis_title(results))
-        axes[0].set_title("Ours" if len(found) == 1 else results.row(row).heading, loc="left")
-        if drawn[0].label:
-            axes[0].legend()
-        paper: list[float] = []
-        for k, columns in enumerate(lines.values()):
-            if theirs := _paper_line(results, row, columns):
-                style = look(color=GREY, ls=":" if k else "-", marker="o")
-                axes[1].plot([*theirs], [*theirs.values()], **style)
-                paper += theirs.values()
-        if paper:
-            axes[1].set_ylim(paper_range(paper, axes[0].get_ylim()))
-        for own, heading in zip(axes[1:], ("The paper",), strict=False):
-            own.set_title(heading, loc="left", color=GREY)
-        for own in axes:
-            own.set_xticks(range(len(ticks)), ticks)
-            own.set_xlim(-0.4, len(ticks) - 0.6)
-            own.set_xlabel(axis)
-    _note(figure, results, [*found], title)
-    return figure
-
-
-def _lines_of(results: Results, row: str, lines: Mapping[str, Sequence[str]]) -> list[Points]:
-    """The lines that have at least two points; one without a name is the generations'."""
-    drawn = []
-    for k, (name, columns) in enumerate(lines.items()):
-        known = _estimates(results, row, columns)
-        shift = SHIFT / 2 * (2 * k - len(lines) + 1)
-        places = [columns.index(column) + shift for column in known]
-        color = BLUE if not name else (ORANGE, GREY)[k % 2]
-        style = look(color=color, marker="D" if name else "o", lw=2, ls=":" if k else "-")
-        drawn.append(Points(name, places, [*known.values()], style))
-    return [line for line in drawn if len(line.places) > 1]
-
-
 def draw_ablation(results: Results, rows: Sequence[str]) -> Picture | None:
     """What each way to train a student changes, compared with the teacher of its seed."""
     (row,) = rows
     teacher, *students = results.figures.ablation or ("",)
-    found = {c: paired_difference(results, row, c, teacher) for c in students if _has(results, c)}
+    found = {c: paired_difference(results, row, c, teacher) for c in asked_for(results, students)}
     ours = {column: value for column, value in found.items() if value is not None}
     if not ours:
         return None
     figure = Figure(figsize=(7.5, 1.6 + 0.34 * len(ours)), layout="constrained")
     axes = figure.add_subplot()
-    axes.axvline(0, color=INK, lw=1, ls="--", zorder=1)
-    style = look(color=BLUE, marker="o", ls="none")
-    line = Points("ours", range(len(ours)), [*ours.values()], style)
-    draw_points(axes, line, horizontal=True)
-    papers = results.row(row).paper
-    level = papers.get(teacher)
-    theirs = {
-        k: value - level
-        for k, column in enumerate(ours)
-        if level is not None and (value := papers.get(column)) is not None
-    }
+    axes.axvline(0, **LEVEL)
+    style: Any = {"color": BLUE, "marker": "o", "ls": "none"}
+    draw_points(axes, Points("ours", [*enumerate(ours.values())], style), horizontal=True)
+    papers, theirs = results.row(row).paper, {}
+    if (level := papers.get(teacher)) is not None:
+        known = ((k, papers.get(column)) for k, column in enumerate(ours))
+        theirs = {k: value - level for k, value in known if value is not None}
     if theirs:
-        style = look(color=GREY, marker="o", ls="none", markerfacecolor="white")
-        axes.plot([*theirs.values()], [*theirs], label="the paper", **style)
+        dots = {**style, "color": GREY, "markerfacecolor": "white"}
+        axes.plot([*theirs.values()], [*theirs], label="the paper", **dots)
         axes.legend()
     axes.set_xlim(axis_range(ours.values(), [0.0, *theirs.values()], signed=True))
     axes.set_yticks(range(len(ours)), [results.column(column).heading for column in ours])
     axes.set_ylim(len(ours) - 0.4, -0.6)
-    heading = results.column(teacher).heading
-    unit = results.measure.leading.unit
-    axes.set_xlabel(f"Test {results.measure.title} minus that of {heading} ({unit})")
-    _note(figure, results, rows, f"Difference to {heading}", of_differences=True)
+    heading, measure = results.column(teacher).heading, results.measure
+    axes.set_xlabel(f"Test {measure.title} minus that of {heading} ({measure.leading.unit})")
+    titled(figure, f"Difference to {heading}", _note(results, rows, of_differences=True))
     hollow = "; hollow: the paper's differences" if theirs else ""
     return (
         figure,
-        f"Test {results.measure.title} of each student minus that of {heading} in its seed"
+        f"Test {measure.title} of each student minus that of {heading} in its seed"
         f"{hollow}. Bars: {how_sure(results, of_differences=True)}.",
     )
 
@@ -510,9 +468,8 @@ TABLE_PICTURES: dict[str, tuple[Draw, float]] = {
 }
 FAMILY_PICTURES: dict[str, tuple[Draw, float]] = {
     "results": (draw_overview, 1),
-    "results-ensembles": (draw_ensembles, 1),
-    "results-ablation": (draw_ablation, 1),
-    "results-reliability": (draw_reliability, 1),
-    "results-agreement": (draw_agreement, 1),
-    "results-gradient": (draw_gradient, 1),
+    **{
+        f"results-{name}": TABLE_PICTURES[name]
+        for name in ("ensembles", "ablation", "reliability", "agreement", "gradient")
+    },
 }

@@ -8,30 +8,27 @@ import ast
 import functools
 import math
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.names import Measure, Metric, counted, data_name, method_of, source_of
-from ban_hf.lineage.results import Column, Entry, Results, finite, results_of_records
-from ban_hf.reports.tables import MISSING, cell
+from ban_hf.lineage.names import CATALOG, Metric, counted, data_name, method_of, source_of
+from ban_hf.lineage.results import Column, Results, finite, results_of_records
+from ban_hf.reports.tables import MISSING, cell, escaped
 
 if TYPE_CHECKING:
     import jinja2
 
 Fields = Mapping[str, Any]  # a record, or a part of one
+Named = TypeVar("Named", Fields, str)
 
-AUTO_CLASSES = {
-    "image-classification": "AutoModelForImageClassification",
-    "text-classification": "AutoModelForSequenceClassification",
-    "text-generation": "AutoModelForCausalLM",
-}
+NETWORKS = ("labels", "student")  # kinds of columns
 METRIC_LABELS = {  # a metric that is not here goes by its own name
     "error": "Error (%)",
     "nll": "Negative log-likelihood",
@@ -48,79 +45,6 @@ TRAINING_ARGUMENTS = (
     "label_smoothing_factor max_grad_norm bf16 fp16 load_best_model_at_end".split()
 )
 HUB = "https://huggingface.co"
-
-
-@dataclass(frozen=True)
-class FamilyTable:
-    """The family's results in a card.
-
-    Attributes:
-        text: the table, in Markdown.
-        metrics: names of the metrics in it.
-        agreement: whether it has the agreement with the teachers.
-        measure: what the family is measured by.
-        n: items of the test set, if known.
-        controls: whether controls were measured.
-    """
-
-    text: str
-    metrics: tuple[str, ...]
-    agreement: bool
-    measure: Measure
-    n: int | None
-    controls: bool
-
-
-@dataclass(frozen=True)
-class CardFacts:
-    """What the templates read; see `render_card` for what is not explained here.
-
-    Attributes:
-        lineage: the record.
-        load_from: what `from_pretrained` takes.
-        task: the pipeline tag.
-        auto_class: of transformers.
-        code: names of the Python files in the repository.
-        reads: whether it has a processor or a tokenizer.
-        table: the family's results.
-        chain: the networks before it, newest first.
-        method: how it learned: labels, BAN, BAN+L, ...
-        objective: the objective with its formula; None of labels alone.
-        arguments: of the training, those that a reader wants.
-        data: where the data came from.
-        data_name: how the data is called, if known.
-        train: facts of the training set.
-        teachers: references to its teachers.
-        teacher: the record of its only teacher, if it is at hand.
-        same_network: whether that is the same network with other weights.
-        error: the test error, if it has a standard error.
-        same_test: whether all of the table were measured on the same test data.
-    """
-
-    lineage: Fields
-    repo_id: str | None
-    load_from: str
-    license: str | None
-    task: str
-    auto_class: str
-    picture: str | None
-    remote_code: bool
-    own_class: bool
-    code: tuple[str, ...]
-    reads: bool
-    table: FamilyTable
-    chain: tuple[Fields, ...]
-    method: str
-    objective: Fields | None
-    arguments: Fields
-    data: Fields
-    data_name: str | None
-    train: Fields
-    teachers: tuple[Fields, ...]
-    teacher: Fields | None
-    same_network: bool
-    error: Fields | None
-    same_test: bool
 
 
 def render_card(
@@ -143,17 +67,12 @@ def render_card(
             generations. Each may also have a `place`: its `repo_id`, and the `revision` that it is
             published in.
         repo_id: where it is, or will be, published; without one the card shows a local path.
-        license: identifier of the license of the weights, as the Hub writes it; the card says so
-            if there is none.
-        pipeline_tag: the task, one of `AUTO_CLASSES`.
+        license: of the weights, as the Hub writes it; the card says so if there is none.
+        pipeline_tag: the task, a key of `CATALOG`.
         picture: name of the plot's file in the repository, if it is there.
-        results: the run's `results.json`, for its ensembles and controls; by default the table is
-            made from the records.
+        results: of the run, for its ensembles and controls; by default those of the records.
         remote_code: whether the repository holds its modelling code (`auto_map` in its config).
         own_class: whether the class is one of ban_hf's, and not transformers' or timm's.
-
-    Returns:
-        The card; its `data` is the metadata, `save(path)` writes it.
 
     Raises:
         ValueError: for a kind that has no template, a task that has no Auto class, a family that
@@ -161,36 +80,35 @@ def render_card(
             what a card tells.
     """
     _check(lineage, family, pipeline_tag, results)
-    data = _metadata(lineage, repo_id, license, pipeline_tag)
     files = [file["path"] for file in lineage.get("files", [])]
-    teachers = _teachers(lineage)
     teacher = _only_teacher(lineage, family)
-    facts = CardFacts(
-        lineage=lineage,
-        repo_id=repo_id,
-        load_from=repo_id or f"path/to/{_name(lineage)}",
-        license=license,
-        task=pipeline_tag,
-        auto_class=AUTO_CLASSES[pipeline_tag],
-        picture=picture,
-        remote_code=remote_code,
-        own_class=own_class,
-        code=tuple(name for name in files if name.endswith(".py")),
-        reads=bool({"preprocessor_config.json", "tokenizer_config.json"} & set(files)),
-        table=_table(lineage, family, _results(lineage, family, results)),
-        chain=tuple(_chain(lineage, family)),
-        method=method_of(lineage.get("objective")),
-        objective=_objective(lineage),
-        arguments=_training_arguments(lineage),
-        data=source_of(lineage),
-        data_name=data_name(lineage),
-        train=lineage["data"].get("train", {}),
-        teachers=tuple(teachers),
-        teacher=teacher,
-        same_network=teacher is not None and teacher["architecture"] == lineage["architecture"],
-        error=next((m for m in _metrics(lineage) if _has_standard_error(m)), None),
-        same_test=len({str(r["data"].get("test")) for r in (*family, lineage)}) == 1,
-    )
+    facts = {
+        "lineage": lineage,
+        "repo_id": repo_id,
+        "load_from": repo_id or f"path/to/{_name(lineage)}",
+        "license": license,
+        "task": pipeline_tag,
+        "auto_class": CATALOG[pipeline_tag].auto_class,
+        "picture": picture,
+        "remote_code": remote_code,
+        "own_class": own_class,
+        "code": [name for name in files if name.endswith(".py")],
+        "reads": bool({"preprocessor_config.json", "tokenizer_config.json"} & set(files)),
+        "table": _table(lineage, family, _results(lineage, family, results)),
+        "chain": _chain(lineage, family),
+        "method": method_of(lineage.get("objective")),
+        "objective": _objective(lineage),
+        "arguments": _training_arguments(lineage),
+        "data": source_of(lineage),
+        "data_name": data_name(lineage),
+        "train": lineage["data"].get("train", {}),
+        "teachers": _teachers(lineage),
+        "teacher": teacher,
+        "same_network": teacher is not None and teacher["architecture"] == lineage["architecture"],
+        "error": next((m for m in _metrics(lineage) if _is_error_of_test(m)), None),
+        "same_test": len({str(r["data"].get("test")) for r in (*family, lineage)}) == 1,
+    }
+    data = _metadata(lineage, repo_id, license, pipeline_tag)
     body = _rendered(f"{lineage['kind']}.md", facts)
     body = re.sub(r"\n{3,}", "\n\n", body)  # the gaps that parts leave which say nothing
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
@@ -202,8 +120,8 @@ def _check(
     kind = lineage["kind"]
     if kind not in ("generation", "ensemble"):
         raise BANError(f"kind={kind!r} has no card; a lineage is a generation or an ensemble.")
-    if pipeline_tag not in AUTO_CLASSES:
-        raise BANError(f"pipeline_tag={pipeline_tag!r} must be one of {', '.join(AUTO_CLASSES)}.")
+    if pipeline_tag not in CATALOG:
+        raise BANError(f"pipeline_tag={pipeline_tag!r} must be one of {', '.join(CATALOG)}.")
     numbers = [record["generation"] for record in family]
     if kind == "generation" and numbers and numbers[-1] != lineage["generation"]:
         raise BANError(
@@ -269,7 +187,7 @@ def _metrics(lineage: Fields) -> list[Fields]:
 
 def _name(lineage: Fields) -> str:
     if lineage["kind"] == "ensemble":
-        return f"{lineage['family']}"
+        return str(lineage["family"])
     return f"{lineage['family']}-gen{lineage['generation']}"
 
 
@@ -277,80 +195,68 @@ def _results(lineage: Fields, family: Sequence[Fields], results: Results | None)
     """What the table shows; it has a row of this very one in any case."""
     if lineage["kind"] == "generation":
         return results or results_of_records(family or [lineage])
-    own = results_of_records(family, lineage) if family else None
-    if results is None or any(_is_of(c, _numbers(lineage)) for c in results.columns):
-        return results or results_of_records(family, lineage)
-    if own is None:
+    own = results_of_records(family, lineage)
+    if results is None:
+        return own
+    if not family or any(_is_this(column, lineage) for column in results.columns):
         return results
-    column = own.columns[-1]
-    first = next((k for k, c in enumerate(results.columns) if c.kind == "control"), None)
-    first = len(results.columns) if first is None else first
-    columns = (*results.columns[:first], column, *results.columns[first:])
-    entries = (*results.entries, *own.measured(own.rows[0].name, column.name).values())
-    return replace(results, columns=columns, entries=entries)
+    column, entry = own.columns[-1], own.entries[-1]
+    columns = sorted([*results.columns, column], key=lambda column: column.kind == "control")
+    return replace(results, columns=tuple(columns), entries=(*results.entries, entry))
 
 
-def _is_of(column: Column, members: Sequence[int]) -> bool:
-    """Whether a column is the ensemble of these generations."""
-    name = f"ensemble-{'-'.join(map(str, members))}"
-    return column.kind == "ensemble" and column.name == name
+def _is_this(column: Column, lineage: Fields) -> bool:
+    """Whether a column is of the network or the ensemble of a record."""
+    if lineage["kind"] == "generation":
+        return column.kind in NETWORKS and column.generation == lineage["generation"]
+    numbers = [str(member["generation"]) for member in lineage["members"]]
+    return column.kind == "ensemble" and column.name == f"ensemble-{'-'.join(numbers)}"
 
 
-def _table(lineage: Fields, family: Sequence[Fields], results: Results) -> FamilyTable:
-    """The family's results in Markdown, a row each, this one's in bold."""
+def _table(lineage: Fields, family: Sequence[Fields], results: Results) -> dict[str, Any]:
+    """The family's results in Markdown, a row each, this one's in bold, and what they are."""
     entries = {entry.column: entry for entry in results.entries}
-    metrics = _columns(lineage, results)
-    agreement = any(finite(e.teacher_agreement) is not None for e in results.entries)
-    places, methods = _places(lineage, family), _methods(lineage, family)
-    headings = ["network", "learned from", *(_heading(metric, lineage) for metric in metrics)]
-    headings += ["agreement with its teacher %"] * agreement
-    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
-    generations = [c for c in results.columns if c.kind in ("labels", "student")]
-    for column in results.columns:
-        entry = entries.get(column.name)
-        is_this = _is_of(column, _numbers(lineage)) or (
-            column in generations and column.generation == lineage["generation"]
-        )
-        at = [c for c in generations if c.generation == column.generation]
-        own: Sequence[Fields | None] = places.get(column.generation) or [None]
-        place = own[min(at.index(column), len(own) - 1)] if column in at else None
-        known = methods.get(column.generation) if column in generations else None
-        learned_from = (
-            known[min(at.index(column), len(known) - 1)]
-            if known
-            else "labels"
-            if column.kind == "control"
-            else MISSING
-        )
-        name = _row_name(column, None if is_this else place)
-        cells = [f"{name} (this one)" if is_this else name, learned_from]
-        cells += [_value(entry, metric) for metric in metrics]
-        cells += [cell(finite(entry.teacher_agreement) if entry else None, 2)] * agreement
-        lines.append([f"**{text}**" if is_this and text != MISSING else text for text in cells])
-    sizes = (entry.test.get("n") for entry in results.entries)
-    return FamilyTable(
-        text="\n".join(f"| {' | '.join(line)} |" for line in lines),
-        metrics=tuple(metric.name for metric in metrics),
-        agreement=agreement,
-        measure=results.measure,
-        n=next((int(n) for n in sizes if n), None),
-        controls=any(column.kind == "control" for column in results.columns),
-    )
-
-
-def _value(entry: Entry | None, metric: Metric) -> str:
-    return cell(entry.value(metric.name) if entry else None, metric.digits)
-
-
-def _columns(lineage: Fields, results: Results) -> list[Metric]:
-    """The metrics that a row has a value of, then those of this one that are not ours."""
     others = [m["name"] for m in _metrics(lineage) if m["split"] == "test"]
     metrics = [
         *results.measure.metrics,
         *(Metric(name, f"test {name}", "", 4) for name in others if name not in METRIC_LABELS),
     ]
-    entries = results.entries
-    return [m for m in metrics if any(entry.value(m.name) is not None for entry in entries)]
+    known = results.entries
+    metrics = [m for m in metrics if any(entry.value(m.name) is not None for entry in known)]
+    agreement = any(finite(entry.teacher_agreement) is not None for entry in known)
+    places, methods = _places(lineage, family), _methods(lineage, family)
+    headings = ["network", "learned from", *(_heading(metric, lineage) for metric in metrics)]
+    headings += ["agreement with its teacher %"] * agreement
+    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
+    seen: Counter[int | None] = Counter()
+    for column in results.columns:
+        entry, is_this = entries.get(column.name), _is_this(column, lineage)
+        place, learned_from = None, "labels" if column.kind == "control" else MISSING
+        if column.kind in NETWORKS:  # teachers of one student may be of one generation
+            place = _nth(places.get(column.generation, []), seen[column.generation])
+            method = _nth(methods.get(column.generation, []), seen[column.generation])
+            learned_from = method or MISSING
+            seen[column.generation] += 1
+        name = _row_name(column, None if is_this else place)
+        cells = [f"{name} (this one)" if is_this else name, learned_from]
+        values = [entry.value(metric.name) if entry else None for metric in metrics]
+        cells += [cell(value, m.digits) for value, m in zip(values, metrics, strict=True)]
+        cells += [cell(finite(entry.teacher_agreement) if entry else None, 2)] * agreement
+        lines.append([f"**{text}**" if is_this and text != MISSING else text for text in cells])
+    sizes = (entry.test.get("n") for entry in known)
+    return {
+        "text": "\n".join(f"| {' | '.join(line)} |" for line in lines),
+        "metrics": [metric.name for metric in metrics],
+        "agreement": agreement,
+        "measure": results.measure,
+        "n": next((int(n) for n in sizes if n), None),
+        "controls": any(column.kind == "control" for column in results.columns),
+    }
+
+
+def _nth(alike: Sequence[Named], at: int) -> Named | None:
+    """That of a network by its number among those of its generation; of further ones the last."""
+    return alike[min(at, len(alike) - 1)] if alike else None
 
 
 def _heading(metric: Metric, lineage: Fields) -> str:
@@ -362,20 +268,15 @@ def _heading(metric: Metric, lineage: Fields) -> str:
 def _row_name(column: Column, place: Fields | None) -> str:
     """A generation linked where it is published, an ensemble by its members, a control by name."""
     if column.kind == "ensemble":
-        members = [int(number) for number in column.name.rpartition("ensemble-")[2].split("-")]
-        return f"ensemble of {_in_words(members)}"
+        members = column.name.rpartition("ensemble-")[2].split("-")
+        return f"ensemble of {_in_words([*map(int, members)])}"
     if column.kind == "control":
-        return "control: " + column.heading.replace("*", r"\*")
+        return f"control: {escaped(column.heading)}"
     return _link(f"generation {column.generation}", place)
 
 
 def _in_words(numbers: Sequence[int]) -> str:
     return f"generation{'s' if len(numbers) > 1 else ''} {counted(numbers)}"
-
-
-def _numbers(lineage: Fields) -> list[int]:
-    """The generations that an ensemble is made of; of a generation, none."""
-    return [member["generation"] for member in lineage["members"]]
 
 
 def _teachers(lineage: Fields) -> list[Fields]:
@@ -388,33 +289,29 @@ def _teachers(lineage: Fields) -> list[Fields]:
 
 def _only_teacher(lineage: Fields, family: Sequence[Fields]) -> Fields | None:
     """The record of the only teacher, if it is at hand."""
-    teachers = _teachers(lineage)
-    if len(teachers) != 1:
-        return None
-    number = teachers[0]["generation"]
-    return next((record for record in family if record["generation"] == number), None)
+    numbers = [teacher["generation"] for teacher in _teachers(lineage)]
+    return next((record for record in family if [record["generation"]] == numbers), None)
 
 
 def _places(lineage: Fields, family: Sequence[Fields]) -> dict[int | None, list[Fields]]:
     """Where the networks of each generation are that a record names, or that have a place."""
-    named: dict[int | None, list[Fields]] = {}
+    named: dict[int | None, list[Fields]] = defaultdict(list)
+    placed: dict[int | None, list[Fields]] = defaultdict(list)
     for record in [lineage, *family]:
         for source in (*record["members"], *_teachers(record)):
-            alike = named.setdefault(source["generation"], [])
-            if source not in alike:
-                alike.append(source)
-    placed: dict[int | None, list[Fields]] = {}
+            if source not in named[source["generation"]]:
+                named[source["generation"]].append(source)
     for record in family:
         if record.get("place"):
-            placed.setdefault(record["generation"], []).append(record["place"])
-    return named | placed
+            placed[record["generation"]].append(record["place"])
+    return {**named, **placed}
 
 
 def _methods(lineage: Fields, family: Sequence[Fields]) -> dict[int | None, list[str]]:
     """How the networks of each generation learned."""
-    methods: dict[int | None, list[str]] = {}
+    methods: dict[int | None, list[str]] = defaultdict(list)
     for record in family or ([lineage] if lineage["kind"] == "generation" else []):
-        methods.setdefault(record["generation"], []).append(method_of(record.get("objective")))
+        methods[record["generation"]].append(method_of(record.get("objective")))
     return methods
 
 
@@ -424,10 +321,9 @@ def _chain(lineage: Fields, family: Sequence[Fields]) -> list[Fields]:
     numbers = {number for number in (*places, *methods) if number is not None}
     links: list[Fields] = []
     for number in sorted(numbers - {lineage["generation"]}, reverse=True):
-        alike = methods.get(number, [])
-        found: Sequence[Fields | None] = places.get(number) or [None]
-        for place in found:
-            method = alike[0] if len(set(alike)) == 1 else None
+        alike = {*methods.get(number, [])}
+        method = alike.pop() if len(alike) == 1 else None
+        for place in places.get(number, [None]):
             reference = _reference(number, place)
             links.append({"generation": number, "method": method, "reference": reference})
     return links
@@ -451,7 +347,8 @@ def _reference(generation: int, place: Fields | None) -> str:
     return _link(place["repo_id"] + (f"@{revision[:7]}" if revision else ""), place)
 
 
-def _has_standard_error(metric: Fields) -> bool:
+def _is_error_of_test(metric: Fields) -> bool:
+    """Whether it is an error that has a standard error, since its number of items is known."""
     return (metric["name"], metric["split"]) == ("error", "test") and bool(metric.get("n"))
 
 
@@ -491,7 +388,7 @@ def _docstrings() -> dict[str, str]:
     return {function.name: ast.get_docstring(function) or "" for function in functions}
 
 
-def _rendered(name: str, facts: CardFacts) -> str:
+def _rendered(name: str, facts: Fields) -> str:
     """A template with the facts filled in.
 
     Raises:
@@ -499,9 +396,8 @@ def _rendered(name: str, facts: CardFacts) -> str:
     """
     import jinja2  # where a card is rendered, and nowhere else
 
-    known = {field.name: getattr(facts, field.name) for field in fields(facts)}
     try:
-        return _environment().get_template(name).render(known)
+        return _environment().get_template(name).render(facts)
     except jinja2.UndefinedError as error:
         raise BANError(f"the record lacks what a card tells: {error}.") from error
 
@@ -511,7 +407,7 @@ def _environment() -> "jinja2.Environment":
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
+        loader=jinja2.PackageLoader("ban_hf.model_cards", "."),
         undefined=jinja2.StrictUndefined,  # a missing fact is an error, not a gap in the card
         trim_blocks=True,
         lstrip_blocks=True,
@@ -526,7 +422,3 @@ def _environment() -> "jinja2.Environment":
 def _standard_error(error: Fields) -> float:
     """Of a share of the test set, in percent: what its size alone implies."""
     return math.sqrt(error["value"] * (100 - error["value"]) / error["n"])
-
-
-def _template(name: str) -> str:
-    return resources.files("ban_hf.model_cards").joinpath(name).read_text(encoding="utf-8")

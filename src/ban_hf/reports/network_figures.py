@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
@@ -11,10 +11,7 @@ from matplotlib.figure import Figure
 
 from ban_hf.lineage.results import Array, Entry, Results, unpack_classes
 from ban_hf.reports.statistics import spread
-from ban_hf.reports.style import BLUE, COLORS, GREY, INK, Picture, titled
-
-Bins = list[tuple[float, float, float]]  # items, mean confidence, accuracy
-Curve = dict[float, float]  # a logged value by epoch
+from ban_hf.reports.style import BLUE, COLORS, GREY, INK, LEVEL, Picture, asked_for, facts, titled
 
 NORMAL = 1.96  # standard deviations in half a 95 % interval
 FEW = 0.005  # of all items; the accuracy of fewer in a bin says little
@@ -29,40 +26,38 @@ TERMS = {  # of a log, see `ban_hf.training`; what they are, and their formulas
 def draw_reliability(results: Results, rows: Sequence[str]) -> Picture | None:
     """Accuracy by confidence of each generation of one row."""
     (row,) = rows
-    columns = _sequence(results)
-    pooled = {c: pool_bins(results.cell(row, c).values()) for c in columns}
-    pooled = {column: bins for column, bins in pooled.items() if bins}
+    networks = {c: [*results.cell(row, c).values()] for c in _generations(results)}
+    pooled = {c: bins for c, own in networks.items() if (bins := pool_bins(own)).size}
     if not pooled:
         return None
     figure = Figure(figsize=(6.5, 5), layout="constrained")
     axes = figure.add_subplot()
     for (column, bins), color in zip(pooled.items(), itertools.cycle((INK, *COLORS))):
-        networks = sum(1 for e in results.cell(row, column).values() if e.reliability)
-        total = sum(n for n, _, _ in bins)
-        many = [one for one in bins if one[0] >= FEW * total]
-        few = [(100 * x, 100 * y) for n, x, y in bins if n < FEW * total]
-        reach = [wilson(accuracy, n / networks) for n, _, accuracy in many]
+        n, confidence, accuracy = bins.T  # (bins,) each
+        many = n >= FEW * n.sum()  # (bins,)
+        count = sum(1 for entry in networks[column] if entry.reliability)
         axes.errorbar(
-            [100 * x for _, x, _ in many],
-            [100 * y for _, _, y in many],
-            yerr=[[100 * low for low, _ in reach], [100 * high for _, high in reach]],
+            100 * confidence[many],
+            100 * accuracy[many],
+            yerr=100 * wilson(accuracy[many], n[many] / count),
             color=color,
             lw=1.8,
             marker="o",
             ms=4,
             capsize=2,
             elinewidth=1,
-            label=results.column(column).heading + _calibration(results, row, column),
+            label=results.column(column).heading + _calibration(networks[column]),
         )
-        if few:
-            axes.plot(*zip(*few, strict=True), "o", color=color, alpha=0.3, ms=4, mew=0)
-    limit = 10 * math.ceil(10 * max(max(x, y) for bins in pooled.values() for _, x, y in bins))
-    axes.plot([0, limit], [0, limit], color=GREY, lw=1, ls="--", zorder=1)
+        if not many.all():
+            few = 100 * confidence[~many], 100 * accuracy[~many]
+            axes.plot(*few, "o", color=color, alpha=0.3, ms=4, mew=0)
+    limit = 10 * math.ceil(10 * max(bins[:, 1:].max() for bins in pooled.values()))
+    axes.plot([0, limit], [0, limit], **LEVEL | {"color": GREY})
     axes.set(xlim=(0, limit), ylim=(0, limit))
     axes.set_xlabel("Confidence in the predicted class (%)")
     axes.set_ylabel("Accuracy (%)")
     axes.legend()
-    titled(figure, "Confidence and accuracy", _note(results, row))
+    titled(figure, "Confidence and accuracy", facts(results, rows, _seeds(results)))
     return (
         figure,
         "Accuracy of the test items by the confidence of their prediction, all seeds together; on "
@@ -72,45 +67,43 @@ def draw_reliability(results: Results, rows: Sequence[str]) -> Picture | None:
     )
 
 
-def _sequence(results: Results) -> list[str]:
-    """The columns of the picture of generations, those alone that were asked for."""
-    known = {column.name for column in results.columns}
-    return [name for name in results.figures.generations if name in known]
+def _generations(results: Results) -> list[str]:
+    return asked_for(results, results.figures.generations)
 
 
-def _note(results: Results, row: str) -> str:
-    """Table, row and seeds of a picture."""
-    heading = [] if results.is_family else [results.row(row).heading]
-    n = len(results.seeds)
-    seeds = f"{n} seeds" if n > 1 else "one seed"
-    return " · ".join([results.title, *heading, seeds])
+def _seeds(results: Results) -> str:
+    return f"{len(results.seeds)} seeds" if len(results.seeds) > 1 else "one seed"
 
 
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """How far the 95 % interval of a share of n items reaches below and above it (Wilson 1927)."""
+def wilson(share: Array, n: Array) -> Array:
+    """How far 95 % intervals of shares `(N,)` of n items reach below and above, `(2, N)`.
+
+    Source: Wilson 1927.
+    """
     z2 = NORMAL**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = NORMAL / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, share - middle + half), max(0.0, middle + half - share)
+    half = NORMAL / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return np.maximum(0, [share - middle + half, middle + half - share])
 
 
-def pool_bins(entries: Iterable[Entry]) -> Bins:
+def pool_bins(entries: Iterable[Entry]) -> Array:
     """Bins of several networks as those of one that saw all their items; empty bins left out.
 
-    Their confidence and accuracy are means over items, so that networks count by their items.
+    Items, mean confidence and accuracy of each, `(bins, 3)`; networks count by their items.
     """
     networks = [entry.reliability for entry in entries if entry.reliability]
-    pooled = []
-    for alike in zip(*networks, strict=True):
-        known = [(n, x, y) for n, x, y in alike if n and x is not None and y is not None]
-        if n := sum(one[0] for one in known):
-            x, y = (sum(one[0] * one[k] for one in known) / n for k in (1, 2))
-            pooled.append((float(n), x, y))
-    return pooled
+    if not networks:
+        return np.empty((0, 3))
+    each = np.nan_to_num(np.array(networks, dtype=float))  # (networks, bins, 3), an empty bin is 0
+    n = each[:, :, :1].sum(axis=0)  # (bins, 1)
+    sums = (each[:, :, :1] * each[:, :, 1:]).sum(axis=0)  # (bins, 2)
+    filled = n[:, 0] > 0  # (bins,)
+    return np.hstack([n, sums / np.maximum(n, 1)])[filled]
 
 
-def _calibration(results: Results, row: str, column: str) -> str:
-    ece = spread(entry.value("ece") for entry in results.cell(row, column).values())
+def _calibration(entries: Iterable[Entry]) -> str:
+    """The ECE, as it stands in the legend."""
+    ece = spread(entry.value("ece") for entry in entries)
     if ece is None:
         return ""
     return f": ECE {ece.mean:.1f}" + (f" ± {ece.std:.1f} %" if ece.std is not None else " %")
@@ -119,7 +112,7 @@ def _calibration(results: Results, row: str, column: str) -> str:
 def draw_agreement(results: Results, rows: Sequence[str]) -> Picture | None:
     """How many test items two generations of one row put into the same class."""
     (row,) = rows
-    columns = [c for c in _sequence(results) if _predictions(results, row, c)]
+    columns = [c for c in _generations(results) if _predictions(results, row, c)]
     mean, reach = agreement(results, row, columns)
     shown = np.where(np.eye(len(columns), dtype=bool), np.nan, mean)  # one agrees with itself
     known = shown[~np.isnan(shown)]
@@ -151,16 +144,15 @@ def draw_agreement(results: Results, rows: Sequence[str]) -> Picture | None:
     if reference is not None:
         other = f"{headings[0]} networks of different seeds agree on {reference:.1f} %"
         says += f"; for comparison: {other}"
-    titled(figure, "Agreement", _note(results, row))
+    titled(figure, "Agreement", facts(results, rows, _seeds(results)))
     return figure, says + "."
 
 
 def agreement(results: Results, row: str, columns: Sequence[str]) -> tuple[Array, Array]:
-    """Agreement of the columns of a row within a seed, percent, mean over seeds.
+    """Agreement of N columns of a row within a seed, percent, mean over seeds, `(N, N)`.
 
-    Returns:
-        `(N, N)` of N columns, and how sure it is: the standard deviation over seeds, of one seed
-        half a 95 % interval over items. NaN where no seed has both.
+    And how sure it is, `(N, N)`: the standard deviation over seeds, of one seed half a 95 %
+    interval over items. NaN where no seed has both.
     """
     predicted = [_predictions(results, row, column) for column in columns]
     mean, reach = np.full((2, len(columns), len(columns)), np.nan)
@@ -181,47 +173,44 @@ def agreement_of_seeds(results: Results, row: str, column: str) -> float | None:
 
 
 def _share_alike(a: Array, b: Array) -> float:
+    """Of `(N,)` and `(N,)`, percent."""
     return 100 * float(np.mean(a == b))
 
 
 def _predictions(results: Results, row: str, column: str) -> dict[int, Array]:
     """The predicted classes of a cell by seed, `(N,)` each."""
-    found = {}
-    for seed, entry in results.cell(row, column).items():
-        if entry.outcomes is not None and entry.outcomes.predicted is not None:
-            found[seed] = unpack_classes(entry.outcomes.predicted)
-    return found
+    return {
+        seed: unpack_classes(entry.outcomes.predicted)
+        for seed, entry in results.cell(row, column).items()
+        if entry.outcomes is not None and entry.outcomes.predicted is not None
+    }
 
 
 def draw_gradient(results: Results, rows: Sequence[str]) -> Picture | None:
     """The two parts of a student's gradient over its training, of the students of one row."""
     (row,) = rows
-    columns = _sequence(results) or [c.name for c in results.columns if c.in_paper]
-    students = [c for c in columns if all(log_curves(results, row, c, term) for term in TERMS)]
+    columns = _generations(results) or [c.name for c in results.columns if c.in_paper]
+    curves = {c: {term: log_curves(results, row, c, term) for term in TERMS} for c in columns}
+    students = {column: terms for column, terms in curves.items() if all(terms.values())}
     if not students:
         return None
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, (term, (heading, formula)) in zip(panels, TERMS.items(), strict=True):
         axes.set_title(heading, loc="left")
-        for column, color in zip(students, itertools.cycle(COLORS)):
-            curves = log_curves(results, row, column, term)
-            mean = mean_curve(curves)
-            each = [spread(curve[at] for curve in curves.values()) for at in mean]
-            reach = [(one.std or 0.0) if one is not None else 0.0 for one in each]
-            low, high = (
-                [m + sign * d for m, d in zip(mean.values(), reach, strict=True)]
-                for sign in (-1, 1)
-            )
-            axes.fill_between([*mean], low, high, color=color, alpha=0.18, lw=0)
-            heading_of = results.column(column).heading
-            axes.plot([*mean], [*mean.values()], color=color, lw=1.8, label=heading_of)
+        for (column, terms), color in zip(students.items(), itertools.cycle(COLORS)):
+            epochs, values = [*terms[term]], np.array([*terms[term].values()])  # (epochs, S)
+            mean, several = values.mean(axis=1), values.shape[1] > 1
+            std = values.std(axis=1, ddof=1) if several else np.zeros_like(mean)  # (epochs,)
+            axes.fill_between(epochs, mean - std, mean + std, color=color, alpha=0.18, lw=0)
+            label = results.column(column).heading
+            axes.plot(epochs, mean, color=color, lw=1.8, label=label)
         if term == "ground_truth_term":  # signed
-            axes.axhline(0, color=INK, lw=1, ls="--", zorder=1)
+            axes.axhline(0, **LEVEL)
         axes.set_xlabel("Epoch")
         axes.set_ylabel(f"{formula}, mean over {results.measure.items}")
     panels[1].legend()
-    note = f"{_note(results, row)} · q: student, p: its teacher, *: the label"
+    note = facts(results, rows, _seeds(results), "q: student, p: its teacher, *: the label")
     titled(figure, "The gradient of a student, taken apart", note)
     bands = "shaded: standard deviation over seeds" if len(results.seeds) > 1 else "one seed"
     return (
@@ -232,16 +221,12 @@ def draw_gradient(results: Results, rows: Sequence[str]) -> Picture | None:
     )
 
 
-def log_curves(results: Results, row: str, column: str, term: str) -> dict[int, Curve]:
-    """A logged value by epoch, of each seed that logged it."""
-    curves = {}
-    for seed, entry in results.cell(row, column).items():
+def log_curves(results: Results, row: str, column: str, term: str) -> dict[float, list[float]]:
+    """The values of seeds by epoch, at the epochs that all of the seeds with any have logged."""
+    curves = []
+    for entry in results.cell(row, column).values():
         pairs = zip(entry.log.get("epoch", ()), entry.log.get(term, ()), strict=False)
-        curves[seed] = {at: value for at, value in pairs if at is not None and value is not None}
-    return {seed: curve for seed, curve in curves.items() if curve}
-
-
-def mean_curve(curves: Mapping[int, Curve]) -> Curve:
-    """Mean over seeds, at the epochs that all of them logged."""
-    common = set.intersection(*(set(curve) for curve in curves.values()))
-    return {at: statistics.fmean(curve[at] for curve in curves.values()) for at in sorted(common)}
+        curve = {at: value for at, value in pairs if at is not None and value is not None}
+        curves += [curve] if curve else []
+    common = set.intersection(*map(set, curves)) if curves else set()
+    return {at: [curve[at] for curve in curves] for at in sorted(common)}

@@ -1,8 +1,10 @@
 """Read `results.json`, of this version or an earlier one, and merge several into one."""
 
+import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from ban_hf.lineage.results import (
     Entry,
     Figures,
     Results,
+    Row,
     control_column,
     ensemble_column,
     family_results,
@@ -33,21 +36,18 @@ VERSIONED = re.compile(r"ban_hf\.(?:results|table)/\d+")
 COMMON = ("table", "title", "source", "task", "metric", "budget", "dataset", "labels", "order")
 #: The same of the seeds of a family, whose dataset may be in another folder for each.
 COMMON_OF_FAMILY = ("task", "metric", "labels")
+APART = "Report them apart"
+AGAIN = "Run one of them again, or report them apart"
 
-Named = TypeVar("Named", bound=Any)
+Named = TypeVar("Named", Row, Column)
 
 
 def read_results(paths: Iterable[str | os.PathLike[str]]) -> Results:
     """The results of a family or a table, from one or more `results.json`.
 
     Several files of a table may add seeds, rows or columns; several files of a family are its
-    seeds.
-
-    Args:
-        paths: the files. Where they differ in hardware, versions or commands, all are told.
-
-    Returns:
-        The results, entries in the order of rows, columns and seeds.
+    seeds. Where they differ in hardware, versions or commands, all are told. Entries are in the
+    order of rows, columns and seeds.
 
     Raises:
         BANError: naming the files, if one is damaged or of a later version, if they are of
@@ -62,8 +62,15 @@ def read_results(paths: Iterable[str | os.PathLike[str]]) -> Results:
             f"{', '.join(parts)}: some are results of tables and some of families. Give those of "
             "one table, or those of one family."
         )
-    merged = _merge(parts) if len(parts) > 1 else next(iter(parts.values()))
-    return replace(merged, entries=_entries(parts, merged))
+    merged = next(iter(parts.values()))
+    if len(parts) > 1:
+        _check_seeds(parts)
+        _check_alike(parts, _conditions)
+        merged = _merged([*parts.values()])
+    _check_alike(parts, _outcomes)
+    rows, columns = ([one.name for one in part] for part in (merged.rows, merged.columns))
+    at = {(rows.index(e.row), columns.index(e.column), e.seed): e for e in merged.entries}
+    return replace(merged, entries=tuple(at[key] for key in sorted(at)))
 
 
 def _read(path: Path) -> Results:
@@ -95,47 +102,28 @@ def _read(path: Path) -> Results:
 
 def _check(path: Path, results: Results) -> None:
     """Raise unless the parts of a file fit together."""
-    if results.metric not in MEASURES:
-        raise BANError(f"{path}: metric={results.metric!r} must be one of {', '.join(MEASURES)}.")
+    metric = results.metric
+    if metric not in MEASURES:
+        raise BANError(f"{path}: metric={metric!r} must be one of {', '.join(MEASURES)}.")
     rows, columns = ({one.name for one in part} for part in (results.rows, results.columns))
     for entry in results.entries:
+        cell = f"row {entry.row!r}, column {entry.column!r}"
         if entry.row not in rows or entry.column not in columns:
-            cell = f"row {entry.row!r}, column {entry.column!r}"
             raise BANError(f"{path} is damaged: it has an entry of {cell}, which it does not name.")
-        check_entry(path, entry, results.metric, results.labels)
-        if not results.is_family:
-            check_cell(path, entry, results.metric)
-
-
-def check_entry(path: Path, entry: Entry, metric: str, labels: str | None) -> None:
-    """Raise unless the outcomes of an entry can be read.
-
-    Raises:
-        BANError: naming the file, and what in it is damaged.
-    """
-    if metric not in entry.test:
-        raise BANError(f"{path} is damaged: an entry's test has no {metric}.")
-    if entry.value(metric) is not None:
-        try:
-            item_losses(entry, labels)
-        except ValueError as error:
-            raise BANError(f"{path} is damaged: {error}") from error
-
-
-def check_cell(path: Path, entry: Entry, metric: str) -> None:
-    """Raise unless an entry of a table has what its report needs.
-
-    Raises:
-        BANError: naming the file and what is missing.
-    """
-    needed = ["code", "network", "parameters"]
-    needed += ["outcomes"] if entry.value(metric) is not None else []
-    for name in needed:
-        if getattr(entry, name) is None:
-            raise BANError(
-                f"{path} is damaged: {name} is missing in row {entry.row!r}, column "
-                f"{entry.column!r}, seed {entry.seed}."
-            )
+        if metric not in entry.test:
+            raise BANError(f"{path} is damaged: an entry's test has no {metric}.")
+        is_finite = entry.value(metric) is not None
+        if is_finite:
+            try:
+                item_losses(entry, results.labels)
+            except ValueError as error:
+                raise BANError(f"{path} is damaged: {error}") from error
+        needed = ("code", "network", "parameters", "outcomes")  # by the report of a table
+        for name in () if results.is_family else needed[: 3 + is_finite]:
+            if getattr(entry, name) is None:
+                raise BANError(
+                    f"{path} is damaged: {name} is missing in {cell}, seed {entry.seed}."
+                )
 
 
 def table_of_version_1(data: Mapping[str, Any]) -> Results:
@@ -146,14 +134,9 @@ def table_of_version_1(data: Mapping[str, Any]) -> Results:
     for column in data["columns"]:
         name = column["name"]
         kind = "ensemble" if column.get("ensemble") else "student" if name in taught else "labels"
-        size = members.get(name, 1)
-        known = {key: column[key] for key in ("name", "heading", "in_paper") if key in column}
-        columns.append(known | {"kind": kind, "size": size})
+        columns.append({**column, "kind": kind, "size": members.get(name, 1)})
     claims = [msgspec.to_builtins(Claim.from_spec(claim)) for claim in data["claims"]]
-    entries = [
-        {key: value for key, value in entry.items() if value is not None}
-        for entry in data["entries"]
-    ]
+    entries = [{k: v for k, v in entry.items() if v is not None} for entry in data["entries"]]
     parts = {"columns": columns, "claims": claims, "entries": entries, "schema": SCHEMA}
     return msgspec.convert({**data, **parts}, Results)
 
@@ -161,69 +144,47 @@ def table_of_version_1(data: Mapping[str, Any]) -> Results:
 def family_of_version_1(data: Mapping[str, Any]) -> Results:
     """The results of a family, from the form that has no schema, of one seed or of several."""
     seeds = data.get("seeds") or data.get("seed", 0)
-    several = seeds if "differences" in data else None  # pooled, else of one run
-    seeds = several or [seeds[-1] if isinstance(seeds, list) else seeds or 0]
-    columns, entries = [], []
-    for kind in ("generations", "ensembles", "controls"):
-        for number, old in enumerate(data.get(kind) or []):
-            columns.append(_column_of_version_1(kind, old, number, data))
-            entries += _entries_of_version_1(old, columns[-1], seeds, len(seeds) > 1)
+    if "differences" not in data:  # of one run, whose last seed it is
+        seeds = [seeds[-1] if isinstance(seeds, list) else seeds or 0]
+    generations, ensembles, controls = (
+        data.get(kind) or [] for kind in ("generations", "ensembles", "controls")
+    )
+    columns = []
+    for old in generations:  # the first is the teacher of all methods
+        method = None if old == generations[0] else old.get("method")
+        columns.append(generation_column(old["generation"], old["name"], method))
+    for old in ensembles:
+        columns.append(ensemble_column(old["members"], old["name"], old.get("method")))
+    for number, old in enumerate(controls, 2):
+        number = number if old["kind"] == "network" else old["size"]
+        columns.append(control_column(number, old["name"], old["size"]))
+    entries = []
+    for column, old in zip(columns, [*generations, *ensembles, *controls], strict=True):
+        for at, seed in enumerate(seeds):
+            known = {k: _of_seed(v, at, seeds) for k, v in old.items() if v is not None}
+            known |= {"row": ROW, "column": column.name, "seed": seed, "members": ()}
+            entries.append(msgspec.convert(known | {"network_seed": old.get("seed")}, Entry))
     return family_results(
         title=data["title"],
         metric=data.get("metric", "error"),
-        dataset=data["dataset"],
+        dataset=msgspec.convert(data["dataset"], dict[str, Any]),
         columns=columns,
         entries=entries,
         seeds=seeds,
-        labels=data["generations"][0].get("labels"),
+        labels=next((old.get("labels") for old in generations), None),
         command=data["command"],
         hardware=data["hardware"],
-        versions=data["versions"],
+        versions=msgspec.convert(data["versions"], dict[str, Any]),
     )
 
 
-def _column_of_version_1(
-    kind: str, old: Mapping[str, Any], number: int, data: Mapping[str, Any]
-) -> Column:
-    if kind == "generations":
-        method = old.get("method")
-        is_first = data["generations"][0] == old  # the teacher of all methods
-        return generation_column(old["generation"], old["name"], None if is_first else method)
-    if kind == "ensembles":
-        return ensemble_column(old["members"], old["name"], old.get("method"))
-    is_one = old["kind"] == "network"
-    return control_column(number + 2 if is_one else old["size"], old["name"], old["size"])
-
-
-def _entries_of_version_1(
-    old: Mapping[str, Any], column: Column, seeds: Sequence[int], is_pooled: bool
-) -> list[Entry]:
-    """The entries of a column; of pooled results one of each seed."""
-
-    def of(key: str, at: int) -> Any:
-        """A number, or a mapping of numbers, of a seed."""
-        value = old.get(key)
-        if isinstance(value, Mapping) and "values" not in value:
-            return {name: _number(value[name], at, seeds, is_pooled) for name in value}
-        return _number(value, at, seeds, is_pooled)
-
-    parts = (
-        "test validation best_validation teacher_agreement train_loss seconds outcomes reliability "
-        "parameters log"
-    ).split()
-    entries = []
-    for at, seed in enumerate(seeds):
-        known = {key: value for key in parts if (value := of(key, at)) is not None}
-        known |= {"row": ROW, "column": column.name, "seed": seed}
-        known |= {} if old.get("seed") is None else {"network_seed": old["seed"]}
-        entries.append(msgspec.convert(known, Entry))
-    return entries
-
-
-def _number(value: Any, at: int, seeds: Sequence[int], is_pooled: bool) -> Any:
+def _of_seed(value: Any, at: int, seeds: Sequence[int]) -> Any:
+    """A number of one seed; of pooled results it is one of the `values`."""
     if not isinstance(value, Mapping):
         return value
-    if not is_pooled or len(value["values"]) != len(seeds):
+    if "values" not in value:
+        return {name: _of_seed(part, at, seeds) for name, part in value.items()}
+    if len(value["values"]) != len(seeds):
         raise BANError(
             "A pooled number does not say which seed has no value: give the results of single "
             "seeds."
@@ -231,152 +192,123 @@ def _number(value: Any, at: int, seeds: Sequence[int], is_pooled: bool) -> Any:
     return value["values"][at]
 
 
-def _merge(parts: Mapping[str, Results]) -> Results:
-    """All but the entries of several results as one."""
-    _check_alike(parts)
-    each = [*parts.values()]
-    first = each[0]
-    columns = _union("columns", {path: one.columns for path, one in parts.items()}, first)
-    rows = _union("rows", {path: one.rows for path, one in parts.items()}, first)
-    names = _distinct(name for one in each for name in one.versions)
-    return replace(
-        first,
-        columns=tuple(columns),
-        rows=tuple(rows),
-        seeds=tuple(sorted({seed for one in each for seed in one.seeds})),
-        claims=tuple(_distinct(claim for one in each for claim in one.claims)),
-        figures=_joined([one.figures for one in each]),
-        command=first.command if first.is_family else "\n".join(_said(each, lambda r: r.command)),
-        hardware="; ".join(_said(each, lambda r: r.hardware)),
-        versions={
-            name: " and ".join(
-                _distinct(one.versions[name] for one in each if name in one.versions)
-            )
-            for name in names
-        },
-    )
-
-
-def _said(parts: Iterable[Results], what: Callable[[Results], str]) -> list[str]:
-    return _distinct(map(what, parts))
-
-
-def _check_alike(parts: Mapping[str, Results]) -> None:
-    (path, first), *others = parts.items()
-    for other, one in others:
-        for key in COMMON_OF_FAMILY if first.is_family else COMMON:
-            if getattr(first, key) != getattr(one, key):
-                raise BANError(
-                    f"{path} and {other} differ in {key}: only results of one family or table, on "
-                    "one budget and one dataset, are merged. Report them apart."
-                )
-    if first.is_family:
-        _check_seeds_of_a_family(parts)
-    _check_settings(parts)
-    codes = [(path, e.code) for path, one in parts.items() for e in one.entries if e.code]
-    for path, code in codes:
-        if code != codes[0][1]:
-            raise BANError(
-                f"{codes[0][0]} and {path} hold results of different code, which are not mixed: "
-                "run one of them again, or report them apart."
-            )
-
-
-def _check_seeds_of_a_family(parts: Mapping[str, Results]) -> None:
-    (path, first), *others = parts.items()
-    seeds = [seed for one in parts.values() for seed in one.seeds]
+def _check_seeds(parts: Mapping[str, Results]) -> None:
+    """Raise if a seed of a family comes twice."""
+    seeds = [seed for one in parts.values() if one.is_family for seed in one.seeds]
     if len(set(seeds)) < len(seeds):
         raise BANError(
             f"{', '.join(parts)} hold the seeds {', '.join(map(str, seeds))}: one comes twice, "
             "which is no further evidence. Leave one of the files out."
         )
-    for other, one in others:
-        names = [results.dataset["name"] for results in (first, one)]
-        if names[0] != names[1]:
-            raise BANError(
-                f"{path} and {other} are on different data: {names[0]}, {names[1]}. Report them "
-                "apart."
-            )
-        measured = [[column.heading for column in results.columns] for results in (first, one)]
-        if measured[0] != measured[1]:
-            raise BANError(
-                f"{path} and {other} measured different things: {', '.join(measured[0])}, and "
-                f"{', '.join(measured[1])}. Report them apart."
-            )
 
 
-def _check_settings(parts: Mapping[str, Results]) -> None:
-    """Raise unless seeds of a cell differ in nothing but the seed, and so in their teacher."""
-    known: dict[tuple[str, str], tuple[str, Any]] = {}
-    for path, one in parts.items():
-        for entry in one.entries:
-            if entry.configuration is None:  # not recorded, by an earlier version
-                continue
+@dataclass(frozen=True)
+class _Fact:
+    """What two files must not say differently."""
+
+    key: Hashable  # what it is of
+    value: Any
+    refusal: str  # of two files that differ, after their names
+    shown: str = ""  # the value in that sentence
+    advice: str = APART
+
+
+def _check_alike(
+    parts: Mapping[str, Results], facts_of: Callable[[Results], Iterable[_Fact]]
+) -> None:
+    """Raise where one fact is another in another file."""
+    known: dict[Hashable, tuple[str, _Fact]] = {}
+    for path, results in parts.items():
+        for fact in facts_of(results):
+            before, same = known.setdefault(fact.key, (path, fact))
+            if same.value != fact.value:
+                shown = f": {same.shown}, {fact.shown}" if fact.shown else ""
+                raise BANError(f"{before} and {path} {fact.refusal}{shown}. {fact.advice}.")
+
+
+def _conditions(results: Results) -> Iterator[_Fact]:
+    """Of what networks the results are, and how these were trained and measured."""
+    for key in COMMON_OF_FAMILY if results.is_family else COMMON:
+        refusal = (
+            f"differ in {key}: only results of one family or table, on one budget and one dataset, "
+            "are merged"
+        )
+        yield _Fact(key, getattr(results, key), refusal)
+    if results.is_family:
+        name = results.dataset["name"]
+        yield _Fact("data", name, "are on different data", name)
+        headings = f"({', '.join(column.heading for column in results.columns)})"
+        yield _Fact("headings", headings, "measured different things", headings)
+    else:  # version 1 does not say what kind a column is of
+        columns = [replace(column, kind="student", size=1) for column in results.columns]
+        for part, items in (("columns", columns), ("rows", results.rows)):
+            for item in items:
+                refusal = f"differ in {part}: {item.name!r} is not the same in both"
+                yield _Fact((part, item.name), item, refusal, advice=AGAIN)
+    for entry in results.entries:
+        if entry.code:
+            refusal = "hold results of different code, which are not mixed"
+            yield _Fact("code", entry.code, refusal, advice=AGAIN)
+        if entry.configuration is not None:  # else not recorded, by an earlier version
+            # Seeds of a cell differ in nothing but the seed, and so in their teacher.
             settings = {k: v for k, v in entry.configuration.items() if k != "teacher"}
             training = settings.get("training") or {}
             settings["training"] = {k: v for k, v in training.items() if k != "seed"}
-            cell = entry.row, entry.column
-            before, same = known.setdefault(cell, (path, settings))
-            if same != settings:
-                raise BANError(
-                    f"{before} and {path}: row {cell[0]!r}, column {cell[1]!r}, was trained with "
-                    "other arguments in one than in the other: report them apart."
-                )
+            refusal = (
+                f"differ: row {entry.row!r}, column {entry.column!r}, was trained with other "
+                "arguments in one than in the other"
+            )
+            yield _Fact(("settings", entry.row, entry.column), settings, refusal)
 
 
-def _union(key: str, parts: Mapping[str, Sequence[Named]], first: Results) -> list[Named]:
-    """Rows or columns of all, in the order of the table."""
-    merged: dict[str, tuple[str, Named]] = {}
-    for path, items in parts.items():
-        for item in items:
-            before, same = merged.setdefault(item.name, (path, item))
-            if not first.is_family and _told(same) != _told(item):
-                raise BANError(
-                    f"{path} and {before} differ in {key}: {item.name!r} is not the same in "
-                    "both. Run one of them again, or report them apart."
-                )
-    order = first.order.columns if key == "columns" else first.order.rows
-    return [merged[name][1] for name in order if name in merged]
+def _outcomes(results: Results) -> Iterator[_Fact]:
+    """What was measured of each network."""
+    for entry in results.entries:
+        cell = f"row {entry.row!r}, column {entry.column!r}, seed {entry.seed}"
+        refusal = f"hold different results of {cell}"
+        advice = "Leave one of the two files out"
+        yield _Fact((entry.row, entry.column, entry.seed), entry, refusal, advice=advice)
 
 
-def _told(item: Any) -> Any:
-    """What a file says of a row or a column. Version 1 does not say what kind a column is of."""
-    return replace(item, kind="student", size=1) if isinstance(item, Column) else item
-
-
-def _entries(parts: Mapping[str, Results], merged: Results) -> tuple[Entry, ...]:
-    """The entries of all, once each."""
-    found: dict[tuple[int, int, int], tuple[str, Entry]] = {}
-    rows, columns = ([one.name for one in part] for part in (merged.rows, merged.columns))
-    for path, one in parts.items():
-        for entry in one.entries:
-            at = rows.index(entry.row), columns.index(entry.column), entry.seed
-            before, same = found.setdefault(at, (path, entry))
-            if same != entry:
-                raise BANError(
-                    f"{before} and {path} hold different results of row {entry.row!r}, column "
-                    f"{entry.column!r}, seed {entry.seed}. Leave one of the two files out."
-                )
-    return tuple(found[at][1] for at in sorted(found))
-
-
-def _joined(parts: Sequence[Figures]) -> Figures:
-    """The columns that each picture shows in all of them."""
-    lines = _distinct(line for part in parts for line in part.ensembles)
-    return Figures(
-        generations=tuple(_distinct(c for part in parts for c in part.generations)),
-        ensembles={
-            line: tuple(_distinct(c for part in parts for c in part.ensembles.get(line, ())))
-            for line in lines
-        },
-        ablation=tuple(_distinct(c for part in parts for c in part.ablation)),
+def _merged(parts: Sequence[Results]) -> Results:
+    """Results that agree, as one."""
+    first = parts[0]
+    versions = {
+        name: " and ".join(_union([one.versions[name]] for one in parts if name in one.versions))
+        for name in _union(one.versions for one in parts)
+    }
+    figures = [one.figures for one in parts]
+    lines = {
+        name: _union(each.ensembles.get(name, ()) for each in figures)
+        for name in _union(each.ensembles for each in figures)
+    }
+    commands = "\n".join(_union([one.command] for one in parts))
+    return replace(
+        first,
+        columns=_ordered(first.order.columns, (c for one in parts for c in one.columns)),
+        rows=_ordered(first.order.rows, (row for one in parts for row in one.rows)),
+        seeds=tuple(sorted(_union(one.seeds for one in parts))),
+        claims=_union(one.claims for one in parts),
+        figures=Figures(
+            generations=_union(each.generations for each in figures),
+            ensembles=lines,
+            ablation=_union(each.ablation for each in figures),
+        ),
+        entries=tuple(entry for one in parts for entry in one.entries),
+        command=first.command if first.is_family else commands,
+        hardware="; ".join(_union([one.hardware] for one in parts)),
+        versions=versions,
     )
 
 
-def _distinct(items: Iterable[Any]) -> list[Any]:
-    """Each once, in order; they need not be hashable."""
-    kept: list[Any] = []
+def _union(parts: Iterable[Iterable[Any]]) -> tuple[Any, ...]:
+    """What any of them has, each once, in order."""
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(parts)))
+
+
+def _ordered(names: Iterable[str], items: Iterable[Named]) -> tuple[Named, ...]:
+    """Rows or columns in the order of the table; of several of a name the first."""
+    known: dict[str, Named] = {}
     for item in items:
-        if item not in kept:
-            kept.append(item)
-    return kept
+        known.setdefault(item.name, item)
+    return tuple(known[name] for name in names if name in known)

@@ -4,21 +4,20 @@ The report says what was run, shows the results with how sure they are, and says
 follows from them. It is made from the results alone, so that the same results give the same text.
 """
 
+import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
-from msgspec.structs import replace
 
-from ban_hf.lineage.names import Metric
+from ban_hf.lineage.files import write_text
 from ban_hf.lineage.results import Column, Results, Row
 from ban_hf.reports.statistics import (
     best_possible,
     estimate,
-    has_outcomes,
-    mean_over_seeds,
     metric_difference,
     paired_difference,
     spread,
@@ -26,6 +25,7 @@ from ban_hf.reports.statistics import (
 from ban_hf.reports.tables import (
     MISSING,
     cell,
+    escaped,
     network_name,
     network_sizes,
     notes,
@@ -34,6 +34,8 @@ from ban_hf.reports.tables import (
     table,
 )
 from ban_hf.reports.verdicts import interval_of, verdicts
+
+Split = Literal["test", "validation"]
 
 HOW_SURE = (
     "Each verdict follows from the figures by a fixed rule. A difference is shown where its whole "
@@ -58,33 +60,26 @@ def write_report(results: Results, folder: str | os.PathLike[str]) -> str:
 
     A family has `results.json`, `results.md` and `results.png`; a table has `results.json`,
     `report.md` and `table.png`. Further pictures lie beside them, as far as there are numbers.
-
-    Returns:
-        The text of the report, without the pictures.
+    Returns the text of the report, without the pictures.
     """
     from ban_hf.reports.figures import write_figures  # matplotlib takes a second to import
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "results.json", as_text(results))
+    write_text(folder / "results.json", as_text(results))
     figures = write_figures(results, folder)
     text = report_text(results)
-    _write(folder / ("results.md" if results.is_family else "report.md"), text + _shown(figures))
+    write_text(
+        folder / ("results.md" if results.is_family else "report.md"), text + _shown(figures)
+    )
     return text
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def as_text(results: Results) -> str:
     """The content of `results.json`: an entry a line, null for what is not finite."""
-    head = msgspec.json.decode(msgspec.json.encode(replace(results, entries=())))
-    head = {"schema": results.schema} | {k: v for k, v in head.items() if k != "entries"}
-    lines = (msgspec.json.decode(msgspec.json.encode(entry)) for entry in results.entries)
-    entries = ",\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    head = msgspec.json.decode(msgspec.json.encode(results))
+    lines = [json.dumps(entry, ensure_ascii=False) for entry in head.pop("entries")]
+    head, entries = {"schema": results.schema} | head, ",\n".join(lines)
     start = json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}")
     return f'{start},\n  "entries": [\n{entries}\n  ]\n}}\n'
 
@@ -93,6 +88,15 @@ def report_text(results: Results) -> str:
     """The report without its pictures, as Markdown, which is also what a terminal shows."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     details = _details(results)
+    sections = {
+        "Not measured": _not_measured(results),
+        "What follows": _what_follows(results),
+    }
+    if results.is_family:
+        sections |= {"Differences": _differences(results), "Training": _training(results)}
+    else:
+        sections |= {"Beyond the paper": _beyond(results), "Each column": details}
+        sections |= {"Parameters": _parameters(results)}
     parts = [
         f"# {results.title}",
         _what_was_run(results),
@@ -100,29 +104,18 @@ def report_text(results: Results) -> str:
         f"Hardware: {results.hardware}. {versions}.",
         details if results.is_family else _papers_shape(results),
         notes(results.note, results.rows),
-        _section("Not measured", _not_measured(results)),
-        _section("What follows", _what_follows(results)),
-        _section("Beyond the paper", "" if results.is_family else _beyond(results)),
-        _section("Each column", "" if results.is_family else details),
-        _section("Differences", _differences(results) if results.is_family else ""),
-        _section("Training", _training(results) if results.is_family else ""),
-        _section("Parameters", "" if results.is_family else _parameters(results)),
+        *(f"## {heading}\n\n{body}" for heading, body in sections.items() if body),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _section(heading: str, body: str) -> str:
-    return f"## {heading}\n\n{body}" if body else ""
-
-
 def _shown(figures: Sequence[tuple[str, str]]) -> str:
     """The end of the report: its pictures with their captions."""
-    shown = "\n\n".join(f"![{_alt(name)}]({name})\n\n{caption}" for name, caption in figures)
-    return f"\n{_section('Figures', shown)}\n" if shown else ""
-
-
-def _alt(name: str) -> str:
-    return Path(name).stem.replace("-", " ").replace("_", " ").capitalize()
+    shown = []
+    for name, caption in figures:
+        says = Path(name).stem.replace("-", " ").replace("_", " ").capitalize()
+        shown.append(f"\n![{says}]({name})\n\n{caption}\n")
+    return "".join(["\n## Figures\n", *shown]) if shown else ""
 
 
 def _what_was_run(results: Results) -> str:
@@ -143,41 +136,30 @@ def _what_was_run(results: Results) -> str:
 def _papers_shape(results: Results) -> str:
     """The test metric in the columns of the paper, and of texts the validation's."""
     columns = [column for column in results.columns if column.in_paper]
-    paper = {row.name: row.paper for row in results.rows}
-    parts = [_beside_the_papers(results, columns, "test", paper)]
+    parts = [_beside_the_papers(results, columns, "test")]
     if results.task == "text":
-        paper = {row.name: row.paper_validation for row in results.rows}
-        parts.append(_beside_the_papers(results, columns, "validation", paper))
+        parts.append(_beside_the_papers(results, columns, "validation"))
     return "\n\n".join(parts)
 
 
-def _beside_the_papers(
-    results: Results,
-    columns: Sequence[Column],
-    split: str,
-    papers: dict[str, dict[str, float | None]],
-) -> str:
+def _beside_the_papers(results: Results, columns: Sequence[Column], split: Split) -> str:
     """Two lines a row: ours and, where it has any, the paper's."""
     digits, rows = results.measure.leading.digits, []
     for row in results.rows:
         rows.append([row.heading, "ours", *_line(results, row, columns, split)])
-        if figures := papers[row.name]:
+        if figures := row.paper if split == "test" else row.paper_validation:
             theirs = (cell(figures.get(column.name), digits) for column in columns)
             rows.append(["", "paper", *theirs])
     headings = ["network", results.measure.heading(split), *(c.heading for c in columns)]
     return table(headings, rows, words=2)
 
 
-def _line(results: Results, row: Row, columns: Sequence[Column], split: str = "test") -> list[str]:
+def _line(results: Results, row: Row, columns: Sequence[Column], split: Split) -> list[str]:
+    """The leading metric of the columns of a row, a cell each."""
     leading = results.measure.leading
-    cells = []
-    for column in columns:
-        entries = results.measured(row.name, column.name).values()
-        values = (
-            e.value(leading.name, "test" if split == "test" else "validation") for e in entries
-        )
-        cells.append(cell(spread(values), leading.digits))
-    return cells
+    cells = (results.measured(row.name, column.name).values() for column in columns)
+    values = (spread(entry.value(leading.name, split) for entry in entries) for entries in cells)
+    return [cell(value, leading.digits) for value in values]
 
 
 def _beyond(results: Results) -> str:
@@ -185,7 +167,7 @@ def _beyond(results: Results) -> str:
     columns = [c for c in results.columns if not c.in_paper and c.name in tried]
     if not columns:
         return ""
-    rows = [[row.heading, *_line(results, row, columns)] for row in results.rows]
+    rows = [[row.heading, *_line(results, row, columns, "test")] for row in results.rows]
     test = results.measure.leading.heading
     return table([f"network, {test}", *(column.heading for column in columns)], rows)
 
@@ -202,19 +184,16 @@ def _not_measured(results: Results) -> str:
 
 def _gap(results: Results, row: Row, column: Column) -> str:
     there = results.cell(row.name, column.name).keys()
-    diverged = there - results.measured(row.name, column.name).keys()
     absent = set(results.seeds) - there
+    diverged = there - results.measured(row.name, column.name).keys()
     parts = []
     if absent:
         is_all = len(absent) == len(results.seeds)
-        parts.append("in no seed" if is_all else f"not in seed {_listed(absent)}")
+        named = f"not in seed {', '.join(map(str, sorted(absent)))}"
+        parts.append("in no seed" if is_all else named)
     if diverged:
-        parts.append(f"no finite value in seed {_listed(diverged)}")
+        parts.append(f"no finite value in seed {', '.join(map(str, sorted(diverged)))}")
     return f"{column.heading} ({', '.join(parts)})" if parts else ""
-
-
-def _listed(seeds: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(seeds)))
 
 
 def _what_follows(results: Results) -> str:
@@ -224,7 +203,7 @@ def _what_follows(results: Results) -> str:
     parts = []
     if len(results.seeds) < 2:
         parts.append(ONE_SEED)
-    elif not has_outcomes(results):
+    elif any(e.outcomes is None for e in results.entries if e.value(results.metric) is not None):
         parts.append(NO_OUTCOMES)
     for row in results.rows:
         own = [f"- {escaped(v.sentence)}" for v in found if v.row == row.name]
@@ -236,54 +215,41 @@ def _what_follows(results: Results) -> str:
 
 def _details(results: Results) -> str:
     """A network a line: metrics, agreement, parameters, time, difference from the first column."""
-    leading, *others = results.measure.metrics
-    first, *_ = results.columns
-    several = len(results.rows) > 1
-    headings = [
-        *(["network", "column"] if several else ["network" if results.is_family else "column"]),
-        leading.heading,
-        "95 % interval",
-        *(metric.heading for metric in others),
-        "agreement with its teacher %",
-        "parameters",
-        "seconds",
-        f"minus {first.heading}",
-        "95 % interval",
-        "better in",
-    ]
-    lines = []
-    for row in results.rows:
-        for column in results.columns:
-            if (line := _detail(results, row, column, others)) is not None:
-                names = [row.heading, column.heading] if several else [column.heading]
-                lines.append([*map(escaped, names), *line])
-    words = 2 if several else 1
-    kept = [k for k in range(len(headings)) if any(line[k] != MISSING for line in lines)]
-    rows = [[line[k] for k in kept] for line in lines]
-    return table([headings[k] for k in kept], rows, words) if rows else ""
+    cells = itertools.product(results.rows, results.columns)
+    lines = [line for row, column in cells if (line := _detail(results, row, column))]
+    if not lines:
+        return ""
+    headings = [heading for heading, _ in lines[0]]
+    kept = [k for k in range(len(headings)) if any(line[k][1] != MISSING for line in lines)]
+    rows = [[line[k][1] for k in kept] for line in lines]
+    return table([headings[k] for k in kept], rows, 2 if len(results.rows) > 1 else 1)
 
 
-def _detail(
-    results: Results, row: Row, column: Column, others: Sequence[Metric]
-) -> list[str] | None:
-    """The numbers of a cell; None where it is not measured."""
-    first, digits = results.columns[0].name, results.measure.leading.digits
-    names = row.name, column.name
-    own, entries = estimate(results, *names), [*results.measured(*names).values()]
+def _detail(results: Results, row: Row, column: Column) -> list[tuple[str, str]]:
+    """What was measured of a cell, each with its heading; empty where nothing was."""
+    (leading, *others), first = results.measure.metrics, results.columns[0]
+    own = estimate(results, row.name, column.name)
     if own is None:
-        return None
-    minus = paired_difference(results, *names, first) if column.name != first else None
-    parameters = entries[0].parameters
+        return []
+    entries = [*results.measured(row.name, column.name).values()]
+    parameters, minus = entries[0].parameters, None
+    if column != first:
+        minus = paired_difference(results, row.name, column.name, first.name)
+    if len(results.rows) > 1:
+        names = [("network", escaped(row.heading)), ("column", escaped(column.heading))]
+    else:
+        names = [("network" if results.is_family else "column", escaped(column.heading))]
     return [
-        cell(own, digits),
-        interval_of(own.low, own.high, sign=""),
-        *(cell(mean_over_seeds(results, *names, m.name), m.digits) for m in others),
-        cell(spread(entry.teacher_agreement for entry in entries), 2),
-        MISSING if parameters is None else f"{parameters.all:,}",
-        cell(spread(entry.seconds for entry in entries), 0),
-        cell(minus, digits, sign="+"),
-        MISSING if minus is None else interval_of(minus.low, minus.high),
-        MISSING if minus is None else f"{minus.better} of {len(minus.seeds)}",
+        *names,
+        (leading.heading, cell(own, leading.digits)),
+        ("95 % interval", interval_of(own, sign="")),
+        *((m.heading, cell(spread(e.value(m.name) for e in entries), m.digits)) for m in others),
+        ("agreement with its teacher %", cell(spread(e.teacher_agreement for e in entries), 2)),
+        ("parameters", MISSING if parameters is None else f"{parameters.all:,}"),
+        ("seconds", cell(spread(entry.seconds for entry in entries), 0)),
+        (f"minus {first.heading}", cell(minus, leading.digits, sign="+")),
+        ("95 % interval", MISSING if minus is None else interval_of(minus)),
+        ("better in", MISSING if minus is None else f"{minus.better} of {len(minus.seeds)}"),
     ]
 
 
@@ -293,17 +259,15 @@ def _differences(results: Results) -> str:
     for claim in results.claims:
         if claim.kind != "beats":
             continue
-        column, base = (results.column(name) for name in claim.columns)
-        line, known = [escaped(f"{column.heading} minus {base.heading}")], False
+        column, base = claim.columns
+        headings = [results.column(name).heading for name in claim.columns]
+        line = [escaped(" minus ".join(headings))]
         for metric in metrics:
-            found = metric_difference(
-                results, results.rows[0].name, column.name, base.name, metric.name
-            )
+            found = metric_difference(results, results.rows[0].name, column, base, metric.name)
             signs = found.values if found is not None else ()
             lower, higher = sum(v < 0 for v in signs), sum(v > 0 for v in signs)
             line += [cell(found, metric.digits, sign="+"), f"{lower} / {higher}"]
-            known = known or found is not None
-        rows += [line] if known else []
+        rows += [line] if any(text != MISSING for text in line[1::2]) else []
     headings = [part for metric in metrics for part in (metric.heading, "seeds lower / higher")]
     return table(["paired difference", *headings], rows) if rows else ""
 
@@ -344,8 +308,3 @@ def _parameters(results: Results) -> str:
             trained.append((column, (network_name(entry.network or MISSING, args), count)))
         sizes += network_sizes(row, trained)
     return size_table(["network here", "parameters trained"], sizes)
-
-
-def escaped(text: str) -> str:
-    """Two stars in a line, as in Ens*2 and Ens*3, would set what is between them in italics."""
-    return text.replace("*", r"\*")

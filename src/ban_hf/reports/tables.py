@@ -12,13 +12,7 @@ MISSING = "–"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """A Markdown table.
-
-    Args:
-        headings: of its columns.
-        rows: their cells, written as they are.
-        words: the number of columns that hold words, to the left; numbers are to the right.
-    """
+    """A Markdown table: first as many columns of `words`, to the left, then numbers."""
     align = ["left"] * words + ["right"] * (len(headings) - words)
     return tabulate(rows, headings, tablefmt="pipe", colalign=align, disable_numparse=True)
 
@@ -32,32 +26,24 @@ def cell(value: Spread | float | None, digits: int, sign: str = "") -> str:
     return text if std is None else f"{text} ± {std:.{digits}f}"
 
 
+def escaped(text: str) -> str:
+    """Two stars in a line, as in Ens*2 and Ens*3, would set what is between them in italics."""
+    return text.replace("*", r"\*")
+
+
 @dataclass(frozen=True)
 class NetworkSize:
-    """The size of a network here and in the paper.
+    """The size of a network here and in the paper."""
 
-    Attributes:
-        row: heading of its row.
-        columns: headings of the columns that train it.
-        told: what else is known of it, a cell each.
-        parameters: at the paper's size; None where it is not known.
-        paper_millions: the paper's own figure, millions.
-    """
-
-    row: str
-    columns: tuple[str, ...]
-    told: tuple[str, ...]
-    parameters: int | None
-    paper_millions: float | None
+    row: str  # heading
+    columns: tuple[str, ...]  # headings of those that train it
+    told: tuple[str, ...]  # what else is known of it, a cell each
+    parameters: int | None  # at the paper's size
+    paper_millions: float | None  # the paper's own figure
 
 
 def network_sizes(row: Row, columns: Iterable[tuple[Column, tuple[str, ...]]]) -> list[NetworkSize]:
-    """The networks of a row, each with the columns that train it.
-
-    Args:
-        row: its `sizes` and `paper_parameters` are read.
-        columns: each with what is told of its network.
-    """
+    """The networks of a row, given each column with what is told of its network."""
     groups: dict[tuple[tuple[str, ...], int | None], list[Column]] = {}
     for column, told in columns:
         groups.setdefault((told, row.sizes.get(column.name)), []).append(column)

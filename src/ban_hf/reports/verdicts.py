@@ -8,34 +8,33 @@ intervals; a verdict on them goes by the printed numbers.
 """
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from ban_hf.lineage.names import MEASURES, Metric
 from ban_hf.lineage.results import ClaimKind, Results, Row
-from ban_hf.reports.statistics import Difference, paired_difference, share_of_gain
-from ban_hf.reports.tables import cell
+from ban_hf.reports.statistics import (
+    Difference,
+    Estimate,
+    paired_difference,
+    share_of_gain,
+    shared_seeds,
+)
+from ban_hf.reports.tables import MISSING, cell
 
 NO_GAIN = "no gain shown"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim in a row, and whether the results support it.
+    """A claim in a row, and whether the results support it."""
 
-    Attributes:
-        row: name of the row.
-        says: the claim.
-        verdict: `yes`, `no`, `not shown` or `no gain shown`.
-        sentence: claim, verdict, the figures it follows from, and the paper's.
-        paper: the verdict on the paper's own figures; None where it has none. Besides the words
-            above `in part` (a share of the gain), `no gain` and `no difference`.
-    """
-
-    row: str
+    row: str  # name
     says: str
-    verdict: str
-    sentence: str
+    verdict: str  # `yes`, `no`, `not shown` or `no gain shown`
+    sentence: str  # claim, verdict, the figures it follows from, and the paper's
+    #: The verdict on the paper's own figures; None where it has none. Besides the words above
+    #: `in part` (a share of the gain), `no gain` and `no difference`.
     paper: str | None
 
 
@@ -50,20 +49,23 @@ class _Case:
     def difference(
         self, column: str, base: str, seeds: Collection[int] | None = None
     ) -> Difference | None:
-        return paired_difference(self.results, self.row.name, column, base, seeds=seeds)
+        return paired_difference(self.results, self.row.name, column, base, seeds)
 
-    def heading(self, column: str) -> str:
-        found = (c.heading for c in self.results.columns if c.name == column)
-        return next(found, column)
+    def minus(self, column: str, base: str, difference: Difference) -> str:
+        """A difference in words: `BAN minus Teacher is -9.00 ± 1.00 points (95 % interval ...)`."""
+        names = (self.results.column(name).heading for name in (column, base))
+        return f"{' minus '.join(names)} is {self.amount(difference)}"
+
+    def amount(self, difference: Difference) -> str:
+        figure = f"{cell(difference, 2, sign='+')} {self.metric.unit}"
+        if difference.low is None:
+            return f"{figure} (no interval)"
+        over = ", over test items alone" if difference.items_only else ""
+        return f"{figure} (95 % interval {interval_of(difference)}{over})"
 
     @property
     def metric(self) -> Metric:
         return MEASURES[self.results.metric].leading
-
-    @property
-    def better(self) -> str:
-        """The direction in which the metric is better, in words."""
-        return "higher" if self.metric.greater_is_better else "lower"
 
     @property
     def paper(self) -> list[float | None]:
@@ -95,22 +97,11 @@ def verdicts(results: Results) -> list[Verdict]:
     return found
 
 
-def interval_of(low: float | None, high: float | None, sign: str = "+") -> str:
+def interval_of(found: Estimate, sign: str = "+") -> str:
     """A 95 % interval in words; a dash where there is none."""
-    return "–" if low is None or high is None else f"{low:{sign}.2f} to {high:{sign}.2f}"
-
-
-def _amount(case: _Case, difference: Difference) -> str:
-    figure = f"{cell(difference, 2, sign='+')} {case.metric.unit}"
-    if difference.low is None:
-        return f"{figure} (no interval)"
-    over = ", over test items alone" if difference.items_only else ""
-    return f"{figure} (95 % interval {interval_of(difference.low, difference.high)}{over})"
-
-
-def _minus(case: _Case, column: str, base: str, difference: Difference) -> str:
-    names = f"{case.heading(column)} minus {case.heading(base)}"
-    return f"{names} is {_amount(case, difference)}"
+    if found.low is None or found.high is None:
+        return MISSING
+    return f"{found.low:{sign}.2f} to {found.high:{sign}.2f}"
 
 
 def _beats(case: _Case) -> Ours | None:
@@ -122,13 +113,13 @@ def _beats(case: _Case) -> Ours | None:
     difference = case.difference(column, base)
     if difference is None:
         return None
-    n = len(difference.seeds)
-    of = f"{difference.better} of {n} seed{'s' if n > 1 else ''}, {_amount(case, difference)}"
+    n, direction = len(difference.seeds), "higher" if case.metric.greater_is_better else "lower"
+    of = f"{difference.better} of {n} seed{'s' if n > 1 else ''}, {case.amount(difference)}"
     if difference.is_better:
         return "yes", f", in {of}"
     if difference.is_worse:
-        return "no", f", it is worse: {case.better} in {of}"
-    return "not shown", f": {case.better} in {of}"
+        return "no", f", it is worse: {direction} in {of}"
+    return "not shown", f": {direction} in {of}"
 
 
 def _beats_in_the_paper(case: _Case) -> Theirs | None:
@@ -150,22 +141,22 @@ def _explains(case: _Case) -> Ours | None:
     is less than being equal: the share of the gain and its interval say how much. Else `not shown`.
     """
     column, full, base = case.columns
-    cells = [case.results.measured(case.row.name, name) for name in case.columns]
-    seeds = cells[0].keys() & cells[1].keys() & cells[2].keys()
+    seeds = shared_seeds(case.results, case.row.name, case.columns)
     gain, own, shortfall = (
         case.difference(*pair, seeds) for pair in ((full, base), (column, base), (column, full))
     )
     if gain is None or own is None or shortfall is None:
         return None
     if not gain.is_better:
-        return NO_GAIN, f" to explain: {_minus(case, full, base, gain)}"
+        return NO_GAIN, f" to explain: {case.minus(full, base, gain)}"
     share = share_of_gain(case.results, case.row.name, column, base, full)
     part = ""
     if share is not None:
         ends = f"{100 * share.low:.0f} to {100 * share.high:.0f} %"
         part = f" ({100 * share.value:.0f} %, interval {ends})"
-    gained = f"{own.gain:.2f} of {case.heading(full)}'s {gain.gain:.2f} {case.metric.unit}"
-    why = f", it gains {gained}{part}; {_minus(case, column, full, shortfall)}"
+    heading = case.results.column(full).heading
+    gained = f"{own.gain:.2f} of {heading}'s {gain.gain:.2f} {case.metric.unit}"
+    why = f", it gains {gained}{part}; {case.minus(column, full, shortfall)}"
     if shortfall.is_worse:
         return "no", why
     return ("yes" if own.is_better else "not shown"), why
@@ -196,16 +187,12 @@ def _saturates(case: _Case) -> Ours | None:
     for before, after in itertools.pairwise(case.columns):
         if (step := case.difference(after, before)) is None:
             break
-        steps.append(step)
-        why.append(_minus(case, after, before, step))
+        steps.append(step.is_better)
+        why.append(case.minus(after, before, step))
     if len(steps) < 2:
         return None
-    shown, listed = [k for k, step in enumerate(steps, 1) if step.is_better], "; ".join(why)
-    if not shown:
-        return NO_GAIN, f" from any generation to the next: {listed}"
-    if shown[-1] == len(steps):
-        return "no", f", not within {len(steps)} generations: {listed}"
-    return "yes", f", after generation {shown[-1]}: {listed}"
+    verdict, since = _since(steps) or (NO_GAIN, " from any generation to the next")
+    return verdict, f"{since}: {'; '.join(why)}"
 
 
 def _saturates_in_the_paper(case: _Case) -> Theirs | None:
@@ -213,14 +200,19 @@ def _saturates_in_the_paper(case: _Case) -> Theirs | None:
     figures = [x for x in itertools.takewhile(lambda x: x is not None, case.paper) if x is not None]
     if len(figures) < 3:
         return None
-    steps = itertools.pairwise(figures)
-    better = [k for k, (a, b) in enumerate(steps, 1) if case.gain(a, b) > 0]
-    listed = ", ".join(f"{figure:.2f}" for figure in figures)
-    if not better:
-        return "no gain", listed, ""
-    if better[-1] == len(figures) - 1:
-        return "no", listed, f", not within {len(figures) - 1} generations"
-    return "yes", listed, f", after generation {better[-1]}"
+    steps = [case.gain(*step) > 0 for step in itertools.pairwise(figures)]
+    verdict, since = _since(steps) or ("no gain", "")
+    return verdict, ", ".join(f"{figure:.2f}" for figure in figures), since
+
+
+def _since(steps: Sequence[bool]) -> tuple[str, str] | None:
+    """Whether gains saturate, and since when; None if no step is a gain."""
+    gains = [k for k, is_gain in enumerate(steps, 1) if is_gain]
+    if not gains:
+        return None
+    if gains[-1] == len(steps):
+        return "no", f", not within {len(steps)} generations"
+    return "yes", f", after generation {gains[-1]}"
 
 
 Rule = tuple[Callable[[_Case], Ours | None], Callable[[_Case], Theirs | None]]
