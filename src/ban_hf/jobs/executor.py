@@ -1,243 +1,103 @@
-"""Where jobs run: in this process, or in processes that each have a GPU or a share of the cores.
+"""A graph of jobs run: in this process, or in others that each have a GPU or a share of the cores.
 
-`run_jobs` hands a graph to an executor, each job with the jobs that it needs. It keeps nothing in
-memory that it needs later: jobs are known by their folders. It may be killed at any moment and
-started again with the same command, or with another that shares some of the jobs.
+Nothing is kept in memory that is needed later: jobs are known by their folders. A run may be killed
+at any moment and started again with the same command, or with another that shares some of the jobs.
 """
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any
 
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ban_hf.errors import BANError
-from ban_hf.jobs.job import Job
+from ban_hf.jobs.job import Job, in_order
 
 Run = Callable[[Job], None]  # does a job, whose needed jobs are finished
-POLL = 0.1  # seconds between two looks at the running jobs
 
 
 class JobsFailed(BANError):
     """Some jobs failed; all that do not need them are done."""
 
 
-@dataclass(frozen=True)
-class State:
-    """What became of a job; `error` of one that failed."""
+class InProcess(Executor):
+    """Does each job at once, in this process."""
 
-    status: Literal["waiting", "running", "done", "failed"]
-    error: BaseException | None = None
-
-
-LOST = State("failed", BANError("a job that it needs failed"))
-
-
-class Executor(Protocol):
-    """Runs jobs. An existing engine (a scheduler of a cluster) fits behind these three methods."""
-
-    def submit(self, job: Job, after: Sequence[Job]) -> None:
-        """Take a job, to be run when the jobs in `after`, submitted earlier, are done."""
-
-    def state(self, job: Job) -> State:
-        """What became of a job that was submitted."""
-
-    def cancel(self, job: Job) -> None:
-        """Drop a job that waits, stop one that runs."""
-
-
-class InProcess:
-    """Runs each job at once, in this process.
-
-    On several processes (torchrun, accelerate) each of them runs the same jobs in step.
-
-    Args:
-        run: does a job.
-        logs: folder for what each job prints, and why it failed; a job that fails then leaves the
-            others to be done. Without it the first error ends the graph.
-    """
-
-    def __init__(self, run: Run, logs: Path | None = None) -> None:
-        self.run, self.logs = run, logs
-        self.states: dict[str, State] = {}
-
-    def submit(self, job: Job, after: Sequence[Job]) -> None:
-        if any(self.state(each).status == "failed" for each in after):
-            self.states[job.folder] = LOST
-            return
-        if self.logs is None:
-            self.run(job)
-        else:
-            try:
-                _work(self.run, job, self.logs)
-            except Exception as error:
-                _log_error(self.logs, job.folder, error)
-                self.states[job.folder] = State("failed", error)
-                return
-        self.states[job.folder] = State("done")
-
-    def state(self, job: Job) -> State:
-        return self.states.get(job.folder, State("waiting"))
-
-    def cancel(self, job: Job) -> None:
-        """Nothing: no job waits or runs between two calls."""
-
-
-class Workers:
-    """Runs jobs in processes of their own, each with one GPU, or with its share of the cores.
-
-    What a job prints, and why it failed, goes to `LOGS/FOLDER.txt`. The processes end with this.
-
-    Args:
-        run: must be picklable: a function of a module, or a `functools.partial` of one.
-        count: of processes; jobs take the GPUs in turn.
-        logs: folder of the jobs' output.
-    """
-
-    def __init__(self, run: Run, count: int, logs: Path) -> None:
-        self.run, self.count, self.logs = run, count, logs
-        self.waiting: dict[str, tuple[Job, set[str]]] = {}
-        self.futures: dict[str, Future[None]] = {}
-        self.lost: set[str] = set()  # jobs that need one that failed
-        self.pool = _pool(count)
-
-    def submit(self, job: Job, after: Sequence[Job]) -> None:
-        self.waiting[job.folder] = job, {each.folder for each in after}
-        self._start()
-
-    def state(self, job: Job) -> State:
-        self._start()
-        if job.folder in self.lost:
-            return LOST
-        future = self.futures.get(job.folder)
-        if future is None:
-            return State("waiting")
-        if not future.done():
-            return State("running" if future.running() else "waiting")
-        error = self._error(job.folder)
-        return State("done") if error is None else State("failed", error)
-
-    def cancel(self, job: Job) -> None:
-        self.waiting.pop(job.folder, None)
-        future = self.futures.get(job.folder)
-        if future is not None and not future.cancel():
-            for process in multiprocessing.active_children():
-                process.terminate()  # a pool cannot stop one job: all end, and go on when run again
-
-    def close(self) -> None:
-        """End the processes."""
-        self.pool.shutdown(cancel_futures=True)
-
-    def _error(self, folder: str) -> BaseException | None:
-        future = self.futures[folder]
-        return future.exception() if future.done() else None
-
-    def _start(self) -> None:
-        """Hand over what can be done now: no more than there are free processes."""
-        busy = sum(not future.done() for future in self.futures.values())
-        finished = {f for f, future in self.futures.items() if future.done() and not self._error(f)}
-        failed = self.lost | {f for f in self.futures if self._error(f)}
-        for folder, (job, after) in list(self.waiting.items()):
-            if after & failed:
-                del self.waiting[folder]
-                self.lost.add(folder)
-                failed.add(folder)
-            elif busy < self.count and after <= finished:
-                del self.waiting[folder]
-                try:
-                    future = self.pool.submit(_work, self.run, job, self.logs)
-                except BrokenProcessPool as error:  # another job's process died
-                    future = Future()
-                    future.set_exception(error)
-                future.add_done_callback(functools.partial(self._log, folder))
-                self.futures[folder] = future
-                busy += 1
-
-    def _log(self, folder: str, future: "Future[None]") -> None:
-        if not future.cancelled() and (error := future.exception()) is not None:
-            _log_error(self.logs, folder, error)
+    def submit(self, run: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(run(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 def run_jobs(
-    jobs: Sequence[Job],
-    executor: Executor,
-    is_done: Callable[[Job], bool],
-    on_finished: Callable[[Job], None] = lambda job: None,
-    *,
-    progress: bool = False,
+    jobs: Iterable[Job], run: Run, is_done: Callable[[Job], bool], *, logs: Path, workers: int = 1
 ) -> None:
     """Run the jobs that are not done, each after those that it needs.
 
     Args:
-        jobs: in order, see `in_order`.
-        executor: where they run.
+        jobs: of the graph; what they need comes with them.
+        run: does one. For several workers it must be picklable: a function of a module, or a
+            `functools.partial` of one.
         is_done: whether a job was finished earlier.
-        on_finished: called for each job in order, also for one that was finished earlier.
-        progress: whether to show a bar.
+        logs: folder of `FOLDER.txt`: what each job prints, and why it failed.
+        workers: processes; jobs take the GPUs in turn. One is this process.
 
     Raises:
-        BANError: if a job needs one that is neither done nor before it.
         JobsFailed: naming the jobs that failed, when all that do not need them are done.
     """
+    jobs = in_order(jobs)
     done = {job.folder for job in jobs if is_done(job)}
-    missing = [job for job in jobs if job.folder not in done]
-    reported, known = 0, set(done)
-    for job in missing:
-        for each in job.needs:
-            if each.folder not in known and not is_done(each):
-                raise BANError(
-                    f"job {job.folder} needs {each.folder}, which is neither done nor before it."
-                )
-        known.add(job.folder)
-    bar = tqdm(total=len(jobs), initial=len(done), unit="job", disable=not progress)
-    with bar:
-        pending: list[Job] = []
-        try:
-            for job in jobs:
-                if job.folder not in done:
-                    bar.set_postfix_str(job.folder)
-                    executor.submit(job, [each for each in job.needs if each.folder not in done])
-                    pending.append(job)
-                    if executor.state(job).status == "done":
-                        pending.remove(job)
-                        bar.update()
-                if not pending:
-                    on_finished(job)
-                    reported += 1
-            failed: dict[str, BaseException | None] = {}
-            while pending:
-                for job in list(pending):
-                    state = executor.state(job)
-                    if state.status in ("done", "failed"):
-                        pending.remove(job)
-                        bar.update()
-                    if state.status == "failed":
-                        failed[job.folder] = state.error
-                bar.set_postfix_str(", ".join(job.folder for job in pending[:3]))
-                time.sleep(POLL if pending else 0)
-        except BaseException:
-            for job in pending:
-                executor.cancel(job)
-            raise
+    waiting = [job for job in jobs if job.folder not in done]
+    count, failed = len(waiting), dict[str, BaseException]()
+    running: dict[Future[None], Job] = {}
+    with (
+        tqdm(total=len(jobs), initial=len(done), unit="job") as bar,
+        _executor(workers) as executor,
+    ):
+        while waiting or running:
+            for job in list(waiting):
+                needed = {each.folder for each in job.needs}
+                if needed & failed.keys():
+                    waiting.remove(job)
+                    failed[job.folder] = BANError("a job that it needs failed")
+                    bar.update()
+                elif needed <= done and len(running) < workers:
+                    waiting.remove(job)
+                    bar.set_postfix_str(", ".join(j.folder for j in (*running.values(), job)))
+                    running[_submit(executor, run, job, logs)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                if (error := future.exception()) is None:
+                    done.add(job.folder)
+                else:
+                    failed[job.folder] = error
+                bar.update()
     if failed:
-        raise JobsFailed(_failure(failed, len(missing)))
-    for job in jobs[reported:]:
-        on_finished(job)
+        raise JobsFailed(_failure(failed, count))
 
 
-def _failure(failed: dict[str, BaseException | None], count: int) -> str:
+def _submit(executor: Executor, run: Run, job: Job, logs: Path) -> "Future[None]":
+    try:
+        return executor.submit(_work, run, job, logs)
+    except BrokenProcessPool as error:  # another job's process died
+        future: Future[None] = Future()
+        future.set_exception(error)
+        return future
+
+
+def _failure(failed: dict[str, BaseException], count: int) -> str:
     """What failed and why, in one sentence."""
     if any(isinstance(error, BrokenProcessPool) for error in failed.values()):
         return (
@@ -249,6 +109,65 @@ def _failure(failed: dict[str, BaseException | None], count: int) -> str:
         f"{len(failed)} of {count} jobs failed, or need one that did (their logs say why); all "
         f"others are done and are not run again: {reasons}"
     )
+
+
+def _work(run: Run, job: Job, logs: Path) -> None:
+    """Run a job; its output goes to its log."""
+    log = logs / f"{job.folder}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("a", buffering=1, encoding="utf-8") as file,  # line by line, for `tail -f`
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        try:
+            run(job)
+        except Exception:
+            traceback.print_exc()
+            raise
+
+
+@contextlib.contextmanager
+def _executor(workers: int) -> Iterator[Executor]:
+    """This process, or several that each see one GPU, or have their share of the cores."""
+    if workers == 1:
+        yield InProcess()
+        return
+    import torch
+
+    context = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU
+    gpus: SimpleQueue[str] = context.SimpleQueue()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    available = torch.cuda.device_count()
+    for worker in range(workers):
+        known = visible if len(visible) == available else [str(i) for i in range(available)]
+        gpus.put(known[worker % available] if available else "")
+    threads = max(1, torch.get_num_threads() // workers)
+    with ProcessPoolExecutor(workers, context, _begin, (gpus, threads)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()  # a pool cannot stop one job: all end, and go on when run again
+            raise
+
+
+def _begin(gpus: "SimpleQueue[str]", threads: int) -> None:
+    """Prepare a fresh worker; it ends with the process that started it, however that ends."""
+    import torch
+
+    if gpu := gpus.get():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    else:
+        torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # without finishing its job, which a new run may begin again
 
 
 @contextlib.contextmanager
@@ -272,55 +191,3 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         lock.release()
         (folder / ".lock").unlink(missing_ok=True)
-
-
-def _log_error(logs: Path, folder: str, error: BaseException) -> None:
-    """Write why a job failed into its log."""
-    logs.mkdir(parents=True, exist_ok=True)
-    with (logs / f"{folder}.txt").open("a", encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
-
-
-def _work(run: Run, job: Job, logs: Path) -> None:
-    """Run a job; its output goes to its log."""
-    log = logs / f"{job.folder}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        log.open("a", buffering=1, encoding="utf-8") as file,  # line by line, for `tail -f`
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-    ):
-        run(job)
-
-
-def _pool(count: int) -> ProcessPoolExecutor:
-    """Processes that each see one GPU, or have their share of the cores."""
-    import torch
-
-    context = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU
-    gpus: SimpleQueue[str] = context.SimpleQueue()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    available = torch.cuda.device_count()
-    for worker in range(count):
-        known = visible if len(visible) == available else [str(i) for i in range(available)]
-        gpus.put(known[worker % available] if available else "")
-    threads = max(1, torch.get_num_threads() // count)
-    return ProcessPoolExecutor(count, context, _begin, (gpus, threads))
-
-
-def _begin(gpus: "SimpleQueue[str]", threads: int) -> None:
-    """Prepare a fresh worker; it ends with the process that started it, however that ends."""
-    import torch
-
-    if gpu := gpus.get():
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    else:
-        torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)  # without finishing its job, which a new run may begin again

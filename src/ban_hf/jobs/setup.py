@@ -10,8 +10,7 @@ from ban_hf.data.text import TextSplits
 from ban_hf.errors import BANError, did_you_mean
 from ban_hf.jobs.job import Setup
 from ban_hf.objectives import OBJECTIVES
-from ban_hf.tasks.data import network_builder, prepare_arguments
-from ban_hf.tasks.data import prepare as data_of
+from ban_hf.tasks import data as task_data
 from ban_hf.training.arguments import BANTrainingArguments
 
 Splits = ImageSplits | TextSplits
@@ -25,36 +24,25 @@ def prepare(
     model_args: Mapping[str, Any] | None = None,
     window: int = 35,
 ) -> tuple[BANTrainingArguments, Setup]:
-    """The arguments and the setup of trainings of a network on a dataset.
+    """The setup of trainings of a network on a dataset, and their arguments.
 
-    Args:
-        splits: from `load_images` or `load_text`.
-        args: of the trainings.
-        model_name: see `create_classifier` and `create_language_model`.
-        model_args: of the network.
-        window: words that back-propagation through time goes back.
-
-    Returns:
-        A copy of the arguments, for data that come in whole batches, and the setup.
+    These are a copy, for data that come in whole batches. `window` is the number of words that
+    back-propagation through time goes back.
     """
-    args = prepare_arguments(splits, args, window)
-    found = data_of(splits, args, window)
-    parts = {name: found.pop(f"{name}_dataset") for name in ("train", "eval", "test")}
-    described = {"train": parts["train"], "validation": parts["eval"], "test": parts["test"]}
-    data = found.pop("data") | {
-        name: describe_data(dataset) for name, dataset in described.items() if dataset is not None
-    }
+    args = task_data.prepare_arguments(splits, args, window)
+    found = task_data.prepare(splits, args, window)
+    train, validation, test = (found.pop(f"{name}_dataset") for name in ("train", "eval", "test"))
+    named = {"train": train, "validation": validation, "test": test}
+    data = found.pop("data")
+    data |= {name: describe_data(split) for name, split in named.items() if split is not None}
     entropy = splits.test_entropy if isinstance(splits, TextSplits) else None
-    model_init = network_builder(splits, model_name, dict(model_args or {}))
-    return args, Setup(
-        model_init, parts["train"], parts["eval"], parts["test"], found, data, entropy
-    )
+    model_init = task_data.network_builder(splits, model_name, dict(model_args or {}))
+    return args, Setup(model_init, train, validation, test, found, data, entropy)
 
 
 def describe_dataset(splits: Splits, window: int = 35) -> dict[str, Any]:
     """What a report says of a dataset."""
-    name = Path(str(splits.source["id"])).name
-    known = dict(splits.source) | {"name": name}
+    known = dict(splits.source) | {"name": Path(str(splits.source["id"])).name}
     if isinstance(splits, ImageSplits):
         return known | {"train_samples": len(splits.train)}
     entropies = {"entropy": splits.entropy, "test_entropy": splits.test_entropy}
@@ -65,10 +53,8 @@ def describe_dataset(splits: Splits, window: int = 35) -> dict[str, Any]:
 def read_objectives(given: str, label_weight: float | None) -> dict[str, tuple[str, float | None]]:
     """Objectives as a recipe or a table names them: `kd`, `kd+label`, `kd,kd+label,cwtm,dkpp`.
 
-    Args:
-        given: one name, or several with commas in between.
-        label_weight: of the objectives without `+label`. Where it is None and one has `+label`, it
-            is 0: `kd,kd+label` is BAN and BAN+L, of a language model, too.
+    `label_weight` is of those without `+label`. Where it is None and one has `+label`, it is 0:
+    `kd,kd+label` is BAN and BAN+L, of a language model, too.
 
     Returns:
         By the given name, the objective and its `label_weight`, None where the task decides it.
@@ -96,12 +82,10 @@ def read_objectives(given: str, label_weight: float | None) -> dict[str, tuple[s
         label_weight = 0.0
     found: dict[str, tuple[str, float | None]] = {}
     for name in names:
-        is_marked = name in marked
-        meaning = name.removesuffix(WITH_LABELS), 1.0 if is_marked else label_weight
+        meaning = name.removesuffix(WITH_LABELS), 1.0 if name in marked else label_weight
         if name in found:
             raise BANError(f"objective={given!r} names {name!r} twice: leave one out.")
-        if meaning in found.values():
-            same = next(other for other in found if found[other] == meaning)
+        for same in (other for other in found if found[other] == meaning):
             raise BANError(
                 f"objective={given!r}: {same!r} and {name!r} are the same with label_weight=1: "
                 "leave one of them out, or give label_weight=0."

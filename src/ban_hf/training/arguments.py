@@ -44,7 +44,7 @@ class BANTrainingArguments(DistillationArguments, TrainingArguments):
             raise BANError(
                 f"temperature={self.temperature} must be above 0 and finite; the paper uses 1."
             )
-        label_weight = self.label_weight or 0.0
+        label_weight = self.known_label_weight
         if not (0 <= self.teacher_weight < math.inf and 0 <= label_weight < math.inf):
             raise BANError(
                 f"teacher_weight={self.teacher_weight} and label_weight={label_weight} "
@@ -59,6 +59,11 @@ class BANTrainingArguments(DistillationArguments, TrainingArguments):
             )
         self._check_milestones()
         self._check_teacher_arguments()
+
+    @property
+    def known_label_weight(self) -> float:
+        """`label_weight`, which is 0 until the task is known."""
+        return self.label_weight or 0.0
 
     def _check_teacher_arguments(self) -> None:
         if self.teacher_batch_size is not None and self.teacher_batch_size < 1:
