@@ -248,6 +248,9 @@ def test_ensembles_are_those_of_the_first_two_students_and_more(measured):
     assert_measures(found["ensemble-1-2"].test, sum(each[1:3]) / 2)
     assert_measures(found["ensemble-1-2-3"].test, sum(each[1:]) / 3)
     assert_measures(found["ensemble-1-2-3"].test, probabilities(folder / "ensemble"))
+    # That of all is the saved one, which is not measured again.
+    measured_apart = {path.stem for path in (folder / "evaluations").glob("ensemble*")}
+    assert measured_apart == {"ensemble", "ensemble-of-2"}
     columns = {column.name: column.heading for column in results.columns}
     assert columns["ensemble-1-2-3"] == "Ens*3 of generations 1-3"
 
@@ -284,9 +287,10 @@ def test_a_family_is_measured_the_same_without_its_log_and_its_measurements(meas
 def test_what_was_measured_of_other_members_is_not_taken_for_an_ensemble(measured, tmp_path):
     """With more students, and with another control, ensembles of two have other members."""
     folder = tmp_path / "family"
-    assert [entry.column for entry in trained(folder, 0).entries] == ["generation-0"]
+    results = trained(folder, 1, dataset=None)
+    assert results.dataset["name"] == "data of unknown name"
     each = [folder / f"generation-{k}" for k in range(3)]
-    found = entries(trained(folder, 1))["ensemble-0-1"]
+    found = entries(results)["ensemble-0-1"]
     assert_measures(found.test, sum(map(probabilities, each[:2])) / 2)
     assert_measures(found.test, probabilities(folder / "ensemble"))
     for seed in (10, 11):

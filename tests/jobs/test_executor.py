@@ -309,7 +309,10 @@ def test_a_job_that_fails_leaves_the_others_done(tmp_path, monkeypatch, capsys):
     wrong = {"paper": {"name": "cifar_wrn_10_1", "args": {"droput": 0.1}}}
     rows = {"broken": {"network": "wrong"}, "small": {"network": "small"}}
     networks_of = SPEC["networks"] | {"wrong": wrong}
-    folder = write(tmp_path, columns=columns, rows=rows, networks=networks_of)
+    short = {"num_train_epochs": 1, "per_device_train_batch_size": 48}
+    budgets = {"tiny": SPEC["budgets"]["tiny"] | {"training": short}}
+    given = {"columns": columns, "rows": rows, "budgets": budgets}
+    folder = write(tmp_path, networks=networks_of, **given)
     monkeypatch.chdir(folder)
     requested = Reproduction("own.yaml", "tiny", output_dir="out")
     failing, behind = (requested.cells["broken", column, 1] for column in columns)
@@ -332,7 +335,7 @@ def test_a_job_that_fails_leaves_the_others_done(tmp_path, monkeypatch, capsys):
     assert "- broken: teacher (in no seed); ban (in no seed)" in report
 
     right = {"paper": {"name": "cifar_wrn_10_1", "args": {"stem_stride": 2}}}
-    write(tmp_path, columns=columns, rows=rows, networks=networks_of | {"wrong": right})
+    write(tmp_path, networks=networks_of | {"wrong": right}, **given)
     assert main(COMMAND) == 0
     assert {name: networks(folder)[name] for name in done} == before
     entries = read_json(folder / "out" / "own-tiny" / "results.json")["entries"]

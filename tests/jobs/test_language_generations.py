@@ -131,15 +131,6 @@ def members():
     return [lstm(1).eval(), lstm(2, hidden_size=6).eval()]
 
 
-def test_an_ensemble_carries_the_states_of_its_members():
-    ensemble, tokens = BornAgainEnsemble.from_members(members()), text(24).view(2, 12)
-    with torch.no_grad():
-        first = ensemble(input_ids=tokens[:, :5])
-        second = ensemble(input_ids=tokens[:, 5:], state=first.state)
-        whole = ensemble(input_ids=tokens).logits
-    assert (torch.cat([first.logits, second.logits], 1) - whole).abs().max() < 1e-6
-
-
 def test_the_loss_of_an_ensemble_shifts_once():
     ensemble, tokens = BornAgainEnsemble.from_members(members()), text(24).view(2, 12)
     with torch.no_grad():

@@ -144,19 +144,14 @@ class GenerationProgress(ProgressCallback):
             result = f"validation perplexity {metrics['eval_perplexity']:.2f}"
         else:
             result = f"validation loss {metrics['eval_loss']:.4f}"
+        left = ""
+        if done := state.global_step - self.first_step:  # by the steps of this call so far
+            step = (time.monotonic() - self.started) / done
+            here, all_of_them = map(format_duration, self._times(step, state))
+            left = f" · {here} left ({all_of_them} for all generations)"
         tqdm.write(
             f"generation {self.generation}/{self.generations} · "
-            f"epoch {state.epoch:g}/{state.num_train_epochs:g} · {result}{self._time_left(state)}"
-        )
-
-    def _time_left(self, state: Any) -> str:
-        """Of this generation and of the sequence, by the steps of this call so far."""
-        done = state.global_step - self.first_step
-        if not done:
-            return ""
-        here, all_of_them = self._times((time.monotonic() - self.started) / done, state)
-        return (
-            f" · {format_duration(here)} left ({format_duration(all_of_them)} for all generations)"
+            f"epoch {state.epoch:g}/{state.num_train_epochs:g} · {result}{left}"
         )
 
     def _times(self, step: float, state: Any) -> tuple[float, float]:
