@@ -84,20 +84,11 @@ def in_order(jobs: Iterable[Job]) -> list[Job]:
     """The jobs and all that they need, each once, each after what it needs.
 
     Raises:
-        BANError: if a job needs itself, or two that differ have one folder.
+        BANError: if two that differ have one folder.
     """
     found: dict[str, Job] = {}
-
-    def add(job: Job, above: tuple[Job, ...]) -> None:
-        if job in above:
-            chain = " -> ".join(each.folder for each in (*above, job))
-            raise BANError(f"job {job.folder} needs itself: {chain}.")
-        for earlier in job.needs:
-            add(earlier, (*above, job))
-        same = found.setdefault(job.folder, job)
-        if same.digest != job.digest:
-            raise BANError(f"two different jobs have the folder {job.folder}.")
-
     for job in jobs:
-        add(job, ())
+        for each in (*in_order(job.needs), job):
+            if found.setdefault(each.folder, each).digest != each.digest:
+                raise BANError(f"two different jobs have the folder {each.folder}.")
     return list(found.values())
