@@ -10,8 +10,7 @@ import argparse
 import statistics
 from pathlib import Path
 
-from ban_hf.lineage.family_results import ROW
-from ban_hf.lineage.results import Results
+from ban_hf.lineage.results import ROW, Results
 from ban_hf.reports.reading import read_results
 from benchmarks import report
 

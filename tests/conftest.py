@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Read when the libraries are imported, so set before any of them is.
@@ -68,12 +68,27 @@ def run(never_killed, tmp_path) -> Path:
 
 
 @pytest.fixture
-def hub(monkeypatch, tmp_path) -> Iterator[LoopbackHub]:
+def draw() -> Callable:
+    """How a card's picture is drawn: the real one takes a second."""
+    return lambda results, path: path.write_bytes(b"PNG")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path, draw) -> Iterator[LoopbackHub]:
     """An empty Hub, the only one that this process can reach; a fault passes without a wait."""
+    monkeypatch.setattr("ban_hf.reports.figures.save_overview", draw)
     with LoopbackHub() as hub:
         connect(hub, monkeypatch, tmp_path / "cache")
         monkeypatch.setattr(client, "FIRST_WAIT", 0.0)
         yield hub
+
+
+@pytest.fixture(scope="session")
+def another(tmp_path_factory) -> Path:
+    """Generations 0 and 1 of another seed, and their ensemble. Not to be changed."""
+    folder = tmp_path_factory.mktemp("another")
+    family.train(folder, generations=1, seed=5)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -54,22 +54,12 @@ class UnverifiableError(LineageError):
 
 
 def did_you_mean(name: str, options: Iterable[str], n: int = 1) -> str:
-    """` Did you mean 'x'?`, or `` where no option is close to the name.
-
-    Args:
-        name: what was given.
-        options: the names that exist.
-        n: the most that are named.
-    """
+    """` Did you mean 'x'?`, of at most `n` options; `` where none is close to the name."""
     known = {option.lower(): option for option in options}
     near = [known[match] for match in difflib.get_close_matches(name.lower(), known, n=n)]
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def is_debugging(words: Sequence[str] = ()) -> bool:
-    """Whether errors keep their traceback: by `--debug`, or by BAN_HF_DEBUG=1.
-
-    Args:
-        words: of the command line.
-    """
+    """Whether errors keep their traceback: by `--debug` among the words, or BAN_HF_DEBUG=1."""
     return "--debug" in words or os.environ.get("BAN_HF_DEBUG") == "1"

@@ -29,17 +29,17 @@ from ban_hf.lineage.family import (
     finished_generations,
     generation_folders,
 )
-from ban_hf.lineage.family_results import (
+from ban_hf.lineage.names import as_name
+from ban_hf.lineage.record import RECORD, Record, architecture
+from ban_hf.lineage.results import (
     ROW,
+    Results,
     control_column,
     ensemble_column,
     family_results,
     generation_column,
     side_by_side,
 )
-from ban_hf.lineage.names import as_name
-from ban_hf.lineage.record import RECORD, Record, architecture
-from ban_hf.lineage.results import Results
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import Sequence as Chain
 from ban_hf.sequence import family_jobs

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from msgspec.structs import replace
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel, set_seed
 from ban_hf.data.description import describe_data
 from ban_hf.errors import BANError
 from ban_hf.hub.client import clean_token
-from ban_hf.hub.initial_teacher import (
+from ban_hf.hub.download import (
     InitialTeacher,
     check_no_other_teacher,
     find_teacher,
@@ -267,7 +268,7 @@ class Sequence:
             return None
         repo_id, _, revision = self.teacher.name.partition("@")
         (copied,) = references(job, self.output_dir, job.teachers)
-        return copied.on_hub(repo_id, revision)
+        return replace(copied, path=None, repo_id=repo_id, revision=revision)
 
     def _is_finished(self, generation: int) -> bool:
         return (self.output_dir / f"generation-{generation}" / RECORD).is_file()

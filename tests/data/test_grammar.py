@@ -4,20 +4,15 @@ import hashlib
 import math
 import statistics
 from collections import Counter, defaultdict
-from itertools import islice, product
+from itertools import islice
 
 import pytest
 
 from ban_hf.data import ENGLISH, Grammar, load_text
-from ban_hf.data.grammar import STEMS, WORDS
 
 
 def drawn(count, seed="test"):
     return list(islice(ENGLISH.sentences(seed), count))
-
-
-def logp(sentence):
-    return sum(ENGLISH.log_probabilities(sentence.split()))
 
 
 def enumerate_all(grammar, row, probability=1.0):
@@ -78,7 +73,7 @@ def test_recursive_grammar_has_the_entropy_of_a_geometric_law():
 
 
 def test_closed_forms_agree_with_a_large_sample():
-    sentences = drawn(20_000)
+    sentences = drawn(10_000)
     lengths, losses = [len(words) for words, _ in sentences], [-logp for _, logp in sentences]
     for sample, expected in (
         (lengths, ENGLISH.expected_length),
@@ -90,7 +85,6 @@ def test_closed_forms_agree_with_a_large_sample():
     assert ENGLISH.entropy == ENGLISH.sentence_entropy / ENGLISH.expected_length
     uses = Counter(word for words, _ in sentences for word in words)
     assert set(uses) == set(ENGLISH.words)
-    assert uses["<eos>"] == 20_000
     assert uses["mary"] / uses["john"] == pytest.approx(2, rel=0.1)  # Zipf's law in a class
 
 
@@ -98,8 +92,8 @@ def test_closed_forms_agree_with_a_large_sample():
 
 
 def test_next_words_have_probabilities_that_sum_to_one():
-    text = [word for words, _ in drawn(12, "prefix") for word in words]
-    for i in (*range(20), len(text) - 1):
+    text = [word for words, _ in drawn(5, "prefix") for word in words]
+    for i in (*range(0, 20, 3), len(text) - 1):
         total = 0.0
         for word in ENGLISH.words:
             try:
@@ -110,7 +104,7 @@ def test_next_words_have_probabilities_that_sum_to_one():
 
 
 def test_each_sentence_has_the_probability_of_its_only_derivation():
-    sentences = drawn(1_000, "parse")
+    sentences = drawn(300, "parse")
     for words, derivation in sentences:
         assert sum(ENGLISH.log_probabilities(words)) == pytest.approx(derivation, abs=1e-9)
     text = [word for words, _ in sentences for word in words]
@@ -169,13 +163,10 @@ def test_every_sentence_has_one_derivation():
     ("frame", "right", "wrong"),
     [
         ("the dog {} <eos>", "sleeps", "sleep"),
-        ("these dogs {} <eos>", "sleep", "sleeps"),
         ("the dogs near the cat behind mary {} happy <eos>", "are", "is"),
         ("the dog that the cats that a bird fears chase {} <eos>", "sleeps", "sleep"),
         ("the dog that the cats that a bird {} chase sleeps <eos>", "fears", "fear"),
-        ("the dog that the cats that a bird fears {} sleeps <eos>", "chase", "chases"),
         ("the girls with a dog that sees some birds {} each other <eos>", "like", "likes"),
-        ("mary says that these dogs near the king {} today <eos>", "wait", "waits"),
         ("the dog sleeps and some cats with the bird {} <eos>", "run", "runs"),
         ("the small dogs that {} the big cat near them", "see", "sees"),
     ],
@@ -185,33 +176,7 @@ def test_verbs_agree_with_their_subjects(frame, right, wrong):
     until = words.index("them") if "them" in words else len(words)
     assert all(math.isfinite(p) for p in ENGLISH.log_probabilities(words[:until]))
     with pytest.raises(ValueError, match=rf"words\[\d+\]='{wrong}' cannot follow"):
-        logp(frame.format(wrong))
-
-
-def test_no_drawn_verb_could_have_the_other_number():
-    other = {"is": "are", "was": "were"}
-    for name in ("INTRANSITIVE", "TRANSITIVE", "THINK"):
-        other |= {f"{stem}s": stem for stem in STEMS[name].split()}
-    other |= {plural: singular for singular, plural in other.items()}
-    verbs = 0
-    for words, _ in drawn(400, "agreement"):
-        for i, word in enumerate(words):
-            if word in other:
-                verbs += 1
-                with pytest.raises(ValueError, match="cannot follow"):
-                    ENGLISH.log_probabilities([*words[:i], other[word], *words[i + 1 :]])
-    assert verbs > 600
-
-
-def test_words_belong_to_one_class_and_follow_a():
-    classes = {symbol: options for symbol, options in ENGLISH.rules.items() if symbol[:2].isupper()}
-    assert len(classes) == len(WORDS) + 2 * len(STEMS)
-    uses = Counter(word for options in classes.values() for (word,) in options)
-    assert {word for word, count in uses.items() if count > 1} == {"the"}
-    for name in ("ADJECTIVE", "NOUN_s"):
-        assert not [word for (word,) in classes[name] if word[0] in "aeiou"], "not after 'a'"
-    for one, many in product(["NOUN_s"], ["NOUN_p"]):
-        assert [f"{word}s" for (word,) in classes[one]] == [word for (word,) in classes[many]]
+        ENGLISH.log_probabilities(frame.format(wrong).split())
 
 
 # The text
@@ -231,12 +196,10 @@ def test_text_is_the_same_on_every_machine():
 
 def test_load_text_grammar():
     splits = load_text("grammar")
-    sizes = [len(part) for part in (splits.train, splits.validation, splits.test)]
-    assert sizes == [8_000, 5_000, 20_000]
+    parts = splits.train, splits.validation, splits.test
+    assert [len(part) for part in parts] == [8_000, 5_000, 20_000]
     assert splits.words == sorted({*ENGLISH.words, "<unk>"})
-    texts = [
-        [splits.words[i] for i in part] for part in (splits.train, splits.validation, splits.test)
-    ]
+    texts = [[splits.words[i] for i in part] for part in parts]
     assert "<unk>" not in texts[0] + texts[1] + texts[2]
     assert texts[0][:5_000] != texts[1] != texts[2][:5_000] != texts[0][:5_000]
     assert splits.entropy == ENGLISH.entropy
@@ -248,5 +211,4 @@ def test_load_text_grammar():
     assert few.train.tolist() == splits.train[:100].tolist()
     assert (few.words, few.test.tolist()) == (splits.words, splits.test.tolist())
     assert few.source["tokens"]["train"] == 100
-    assert few.source["id"] == "grammar"
-    assert few.source["revision"] == "ban_hf.grammar/1"
+    assert (few.source["id"], few.source["revision"]) == ("grammar", "ban_hf.grammar/1")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from ban_hf import BANError
 from ban_hf.data import IGNORED, TokenWindows
 
 
@@ -45,22 +46,19 @@ def test_layout_is_the_one_that_is_drawn():
 
 def test_last_window_is_short():
     windows = TokenWindows(text(17), 2, window=3)  # columns of 8 words: 7 inputs; word 16 left out
-    assert len(windows) == 6
     assert [len(item["input_ids"]) for item in windows] == [3, 3, 3, 3, 1, 1]
-    assert windows[4]["input_ids"].tolist() == [106]
-    assert windows[5]["shift_labels"].tolist() == [115]
+    assert (windows[4]["input_ids"].tolist(), windows[5]["shift_labels"].tolist()) == ([106], [115])
     assert sorted(targets_of(windows)) == [*range(1, 8), *range(9, 16)]
 
 
-@pytest.mark.parametrize("columns", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("columns", [1, 2, 5])
 @pytest.mark.parametrize("window", [1, 4, 7])
 @pytest.mark.parametrize("warmup", [1, 3, 10])
 def test_with_warmup_every_word_is_a_target_once(columns, window, warmup):
-    for n in range(60, 78):
+    for n in range(60, 60 + columns + 1):  # every remainder
         windows = TokenWindows(text(n), columns, window=window, warmup=warmup)
         assert sorted(targets_of(windows)) == list(range(1, n)), n
         assert windows.num_targets == n - 1
-        assert len(list(windows)) == len(windows)
 
 
 def test_warmup_words_come_right_before_the_column():
@@ -78,21 +76,21 @@ def test_warmup_words_come_right_before_the_column():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match=r"word ids, not \(2, 3\)"):
-        TokenWindows(torch.zeros(2, 3, dtype=torch.long), 1)
-    with pytest.raises(ValueError, match="word ids"):
-        TokenWindows(torch.zeros(20), 1, window=5)
-    for arguments in ({"columns": 0}, {"window": 0}, {"warmup": -1}):
-        with pytest.raises(ValueError, match=next(iter(arguments))):
-            TokenWindows(text(20), **{"columns": 1, "window": 5} | arguments)
-    with pytest.raises(ValueError, match=r"20 words: too few for 4 columns of a window of 5"):
-        TokenWindows(text(20), 4, window=5)
-    with pytest.raises(ValueError, match="too few for 4 columns"):  # all of it is warm-up
-        TokenWindows(text(10), 4, window=5, warmup=20)
+    for tokens, arguments, message in (
+        (torch.zeros(2, 3).long(), {}, r"word ids, not \(2, 3\)"),
+        (torch.zeros(20), {}, "word ids"),
+        (text(20), {"columns": 0}, "columns=0"),
+        (text(20), {"window": 0}, "window=0"),
+        (text(20), {"warmup": -1}, "warmup=-1"),
+        (text(20), {"columns": 4}, r"20 words: too few for 4 columns of a window of 5"),
+        (text(10), {"columns": 4, "warmup": 20}, "too few for 4 columns"),  # all of it is warm-up
+    ):
+        with pytest.raises(BANError, match=message):
+            TokenWindows(tokens, **{"columns": 1, "window": 5} | arguments)
     windows = TokenWindows(text(24), 4, window=5)
-    for index in (-1, 4):
-        with pytest.raises(IndexError):
-            windows[index]
+    assert len(list(windows)) == len(windows) == 4
+    with pytest.raises(IndexError):
+        windows[-1]
 
 
 def test_fingerprint_is_of_the_words_in_order():

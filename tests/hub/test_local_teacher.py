@@ -15,50 +15,40 @@ WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory) -> Path:
-    """A generation 0 of another seed. Not to be changed."""
-    folder = tmp_path_factory.mktemp("other")
-    train(folder, 0, seed=5)
-    return folder / "generation-0"
+def trained(never_killed, tmp_path_factory) -> Path:
+    """A generation 0, in a folder of any name, and a family of one student of it."""
+    folder = tmp_path_factory.mktemp("trained")
+    teacher = shutil.copytree(never_killed / "generation-0", folder / "home" / "my teacher")
+    train(folder / "student", 1, teacher=str(teacher))
+    return folder
 
 
 @pytest.fixture
-def moved(never_killed, tmp_path) -> Path:
-    """A generation 0 that may be moved, in a folder of any name."""
-    return Path(shutil.copytree(never_killed / "generation-0", tmp_path / "home" / "my teacher"))
+def moved(trained, tmp_path) -> Path:
+    """That generation 0, which may be moved."""
+    return Path(shutil.copytree(trained / "home", tmp_path / "home")) / "my teacher"
 
 
 @pytest.fixture
-def student(moved, tmp_path) -> Path:
-    """A family of one student of it."""
-    train(tmp_path / "student", 1, teacher=str(moved))
-    return tmp_path / "student"
+def student(trained, tmp_path) -> Path:
+    """That family, to be changed."""
+    return Path(shutil.copytree(trained / "student", tmp_path / "student"))
 
 
-def texts(folder: Path) -> str:
-    """All that records, notes and logs say."""
-    return "\n".join(path.read_text("utf-8") for path in folder.rglob("*.json"))
-
-
-def test_the_students_are_those_that_its_own_family_would_have_had(never_killed, moved, tmp_path):
-    lineage = train(tmp_path / "b", 2, teacher=str(moved))
-    assert final_weights(tmp_path / "b") == final_weights(never_killed)
-    assert [record.generation for record in lineage.generations] == [0, 1, 2]
-    assert listing(tmp_path / "b" / "generation-0") == listing(moved)
-
-
-def test_the_student_names_the_copy_beside_it_and_nothing_names_a_path(student, moved, tmp_path):
-    (teacher,) = Record.read(student / "generation-1").teachers
-    assert (teacher.path, teacher.generation, teacher.repo_id) == ("../generation-0", 0, None)
-    assert teacher.lineage_sha256 == listing(moved)[RECORD]
+def test_the_student_names_the_copy_beside_it_and_nothing_names_a_path(trained, never_killed):
+    student, teacher = trained / "student", listing(trained / "home" / "my teacher")
+    assert listing(student / "generation-0") == teacher
+    (named,) = Record.read(student / "generation-1").teachers
+    assert (named.path, named.generation, named.repo_id) == ("../generation-0", 0, None)
+    assert named.lineage_sha256 == teacher[RECORD]
     note = read_json(student / RECORD)["run"]["teacher"]
-    assert note["teacher"] == f"generation-0@{listing(moved)[RECORD]}"
-    for path in (str(tmp_path), "my teacher", "home"):
-        assert path not in texts(student)
+    assert note["teacher"] == f"generation-0@{teacher[RECORD]}"
+    texts = [path.read_text("utf-8") for path in student.rglob("*.json")]
+    for path in (str(trained), "my teacher", "home"):
+        assert not [text for text in texts if path in text]
 
 
-def test_its_lineage_is_verified_without_the_original(student, moved):
-    shutil.rmtree(moved)
+def test_its_lineage_is_verified_without_the_original(student):
     for where in (student, student / "generation-1"):
         for lineage in (load_lineage(where), verify_lineage(where)):
             assert [record.generation for record in lineage.generations] == [0, 1]
@@ -67,13 +57,20 @@ def test_its_lineage_is_verified_without_the_original(student, moved):
         verify_lineage(student)
 
 
-def test_a_killed_run_goes_on_though_the_original_moved_away(never_killed, moved, tmp_path):
+def test_a_killed_run_goes_on_though_the_original_moved_away(
+    never_killed, another, moved, tmp_path
+):
     with pytest.raises(Killed):
         train(tmp_path / "b", 2, teacher=str(moved), callbacks=[KillAt(2, 3)])
     moved.rename(tmp_path / "elsewhere")
     lineage = train(tmp_path / "b", 2, teacher=str(moved))
-    assert final_weights(tmp_path / "b") == final_weights(never_killed)
+    assert [record.generation for record in lineage.generations] == [0, 1, 2]
     assert lineage.generations[2].training.resumed_from == "checkpoint-2"
+    # The students are those that its own family would have had.
+    assert final_weights(tmp_path / "b") == final_weights(never_killed)
+    shutil.copytree(another / "generation-0", moved)  # by the same words
+    with pytest.raises(ValueError, match=r"teacher: 'generation-0@\w+' there, 'generation-0@\w+'"):
+        train(tmp_path / "b", 2, teacher=str(moved))
 
 
 @pytest.mark.parametrize("where", ["home/my teacher", "elsewhere", "student/generation-0"])
@@ -83,45 +80,34 @@ def test_it_is_the_same_teacher_wherever_it_stands(student, moved, tmp_path, whe
     assert [record.generation for record in lineage.generations] == [0, 1, 2]
 
 
-def test_other_words_for_what_is_gone_are_not_taken_for_it(student, moved, tmp_path):
-    shutil.rmtree(moved)
-    with pytest.raises(ValueError, match="neither an existing folder"):
-        train(student, 2, teacher=str(tmp_path / "home" / "mistyped"))
-
-
-def test_another_teacher_or_none_is_another_run(student, moved, other):
+def test_another_teacher_or_none_is_another_run(student, another, tmp_path):
     before = listing(student)
+    with pytest.raises(ValueError, match="neither an existing folder"):
+        train(student, 2, teacher=str(tmp_path / "home" / "mistyped"))  # other words
     with pytest.raises(ValueError, match=r"teacher: 'generation-0@\w+' there, 'generation-0@\w+'"):
-        train(student, 1, teacher=str(other))
+        train(student, 1, teacher=str(another / "generation-0"))
     with pytest.raises(ValueError, match=r"teacher: 'generation-0@\w+' there, None here"):
         train(student, 1)
-    shutil.rmtree(moved)
-    shutil.copytree(other, moved)  # by the same words
-    with pytest.raises(ValueError, match=r"teacher: 'generation-0@\w+' there, 'generation-0@\w+'"):
-        train(student, 1, teacher=str(moved))
     assert listing(student) == before
 
 
-def test_a_teacher_of_an_earlier_attempt_is_not_taken_for_this_ones(moved, other, tmp_path):
+def test_a_teacher_of_an_earlier_attempt_is_not_taken_for_this_ones(moved, another, tmp_path):
     with pytest.raises(Killed):
         train(tmp_path / "b", 1, teacher=str(moved), callbacks=[KillAt(1, 0)])
-    for teacher in (str(other), None):
+    for teacher in (str(another / "generation-0"), None):
         with pytest.raises(ValueError, match="was copied for another teacher"):
             train(tmp_path / "b", 1, teacher=teacher)
     train(tmp_path / "b", 1, teacher=str(moved))
 
 
-def test_a_teacher_that_is_not_what_its_record_says_is_not_copied(moved, tmp_path):
+def test_a_teacher_that_is_not_what_its_record_says_is_not_learnt_from(student, moved, tmp_path):
+    (student / "generation-0" / WEIGHTS).write_bytes(b"others")
+    with pytest.raises(TamperedFileError, match=WEIGHTS):
+        train(student, 2, teacher=str(moved))  # the copy was changed
     (moved / WEIGHTS).write_bytes(b"others")
     with pytest.raises(TamperedFileError, match=WEIGHTS):
         train(tmp_path / "b", 1, teacher=str(moved))
     assert not (tmp_path / "b" / "generation-0").exists()
-
-
-def test_a_copy_that_was_changed_is_not_learnt_from(student, moved):
-    (student / "generation-0" / WEIGHTS).write_bytes(b"others")
-    with pytest.raises(TamperedFileError, match=WEIGHTS):
-        train(student, 2, teacher=str(moved))
 
 
 # A student that teaches: those before it are where its record takes them to be
@@ -154,23 +140,18 @@ def test_killed_while_it_is_copied(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="neither an existing folder"):
         train(tmp_path / "b", 1, teacher=teacher)  # generation 0 is not the teacher
     (tmp_path / "elsewhere").rename(run)
-    lineage = train(tmp_path / "b", 1, teacher=teacher)
-    assert [member.generation for member in lineage.ensemble.members] == [2, 3]
-
-
-def test_what_was_copied_is_nothing_to_lose(never_killed, tmp_path):
-    teacher = str(never_killed / "generation-2")
     with pytest.raises(Killed):
         train(tmp_path / "b", 1, teacher=teacher, callbacks=[KillAt(3, 0)])
-    lineage = train(tmp_path / "b", 1, teacher=teacher, learning_rate=0.05)
+    lineage = train(tmp_path / "b", 1, teacher=teacher, learning_rate=0.05)  # nothing to lose yet
+    assert [member.generation for member in lineage.ensemble.members] == [2, 3]
     assert lineage.generations[3].training.arguments["learning_rate"] == 0.05
 
 
 # Publishing what came of it
 
 
-def test_its_generations_are_published_as_ones_own(hub, student):
-    commits = push_family(student, "ns/mine")
+def test_its_generations_are_published_as_ones_own(hub, trained):
+    commits = push_family(trained / "student", "ns/mine")
     assert [commit.repo_id for commit in commits] == ["ns/mine-gen0", "ns/mine-gen1", "ns/mine"]
     assert len(verify_lineage("ns/mine").generations) == 2
 

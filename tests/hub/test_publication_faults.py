@@ -8,30 +8,13 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-import family
 import pytest
 from loopback_hub import LoopbackHub
 
 from ban_hf import HubError, LineageError, PublishError, push_family, verify_lineage
 from ban_hf.hub import client as network
-from ban_hf.reports import figures
 
 FAMILY = ["ns/fam-gen0", "ns/fam-gen1", "ns/fam"]
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> Path:
-    """A teacher, a student, and the ensemble of both."""
-    folder = tmp_path_factory.mktemp("pair")
-    family.train(folder, generations=1)
-    return folder
-
-
-@pytest.fixture
-def hub(hub, monkeypatch) -> LoopbackHub:
-    """Pictures take the time here, and none of the network's: they are a few bytes."""
-    monkeypatch.setattr(figures, "save_overview", lambda _, path: path.write_bytes(b"PNG"))
-    return hub
 
 
 def faults(hub: LoopbackHub, kind: str, **options) -> Iterator[int]:
@@ -64,29 +47,29 @@ def is_complete(hub: LoopbackHub) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["error", "error_after", "drop", "drop_after", "cut", "stale"])
-def test_a_fault_that_passes_is_survived(hub, pair, kind):
+def test_a_fault_that_passes_is_survived(hub, another, kind):
     for _ in faults(hub, kind):
-        push(pair)
+        push(another)
         hub.heal()
         is_complete(hub)
 
 
 @pytest.mark.slow
-def test_a_server_that_is_slow_once_is_asked_again(hub, pair, monkeypatch):
+def test_a_server_that_is_slow_once_is_asked_again(hub, another, monkeypatch):
     monkeypatch.setattr(network, "TIMEOUT", 0.15)
     for _ in faults(hub, "slow", seconds=0.3):
-        push(pair)
+        push(another)
         hub.heal()
         is_complete(hub)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["error", "drop_after"])
-def test_a_hub_that_goes_away_leaves_nothing_that_looks_complete(hub, pair, kind, monkeypatch):
+def test_a_hub_that_goes_away_leaves_nothing_that_looks_complete(hub, another, kind, monkeypatch):
     monkeypatch.setattr(network, "ATTEMPTS", 1)
     for _ in faults(hub, kind, times=1_000_000):
         try:
-            push(pair)
+            push(another)
         except HubError:
             hub.heal()
             published = {name for name in FAMILY if is_published(hub, name)}
@@ -95,7 +78,7 @@ def test_a_hub_that_goes_away_leaves_nothing_that_looks_complete(hub, pair, kind
             else:
                 with pytest.raises(LineageError):
                     verify_lineage("ns/fam")
-            push(pair)
+            push(another)
         hub.heal()
         is_complete(hub)
 
@@ -105,7 +88,7 @@ def is_published(hub: LoopbackHub, name: str) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["error", "error_after", "drop", "drop_after", "cut", "stale"])
-def test_a_server_that_ignores_private_gets_no_weights_with_any_fault(hub, pair, kind):
+def test_a_server_that_ignores_private_gets_no_weights_with_any_fault(hub, another, kind):
     hub.ignores_private = True
     empty = hub.snapshot()
     for n in range(1, 8):
@@ -113,6 +96,6 @@ def test_a_server_that_ignores_private_gets_no_weights_with_any_fault(hub, pair,
         hub.restore(empty)
         hub.fail(n, kind)
         with pytest.raises(PublishError, match="should be private"):
-            push(pair)
+            push(another)
         assert set(hub.repositories) <= {"ns/fam-gen0"}
         assert not [r for r in hub.requests if "/lfs/" in r.path or "/commit/" in r.path]

@@ -1,7 +1,6 @@
 """Sequences that publish while they train, and those that continue a published generation."""
 
 import shutil
-from pathlib import Path
 
 import family
 import pytest
@@ -13,12 +12,11 @@ from transformers import TrainerCallback
 from ban_hf import HubError, PublishError, load_lineage, push_family, verify_lineage
 from ban_hf.errors import UnverifiableError
 from ban_hf.lineage.record import Record
+from ban_hf.reports.figures import save_overview
 
 GENERATIONS = ["ns/fam-gen0", "ns/fam-gen1", "ns/fam-gen2"]
 FAMILY = [*GENERATIONS, "ns/fam"]
 PUBLISHED = {"push_to_hub": True, "hub_model_id": "ns/fam"}
-
-
 OTHER = tiny.vit(num_labels=3)
 
 
@@ -41,21 +39,11 @@ class TestTraining:
             family.train(tmp_path, callbacks=[family.KillAt(2, 1)], **PUBLISHED)
         assert list(hub.repositories) == GENERATIONS[:2]
         verify_lineage("ns/fam-gen1")
-        family.train(tmp_path, **PUBLISHED)
-        assert list(hub.repositories) == FAMILY
-        verify_lineage("ns/fam")
-
-    def test_the_report_is_made_before_the_family_is_published(self, hub, tmp_path):
         seen = []
         family.train(tmp_path, report=lambda: seen.append(list(hub.repositories)), **PUBLISHED)
-        assert seen == [GENERATIONS]
-
-    def test_a_family_that_grows_asks_for_its_next_name_before_it_is_trained(self, hub, tmp_path):
-        family.train(tmp_path, generations=1, **PUBLISHED)
-        hub.commit("ns/fam-gen2", {"model.bin": b"theirs"}, "A model")
-        with pytest.raises(PublishError, match=r"ns/fam-gen2 holds model"):
-            family.train(tmp_path, generations=2, **PUBLISHED)
-        assert not (tmp_path / "generation-2").exists()
+        assert seen == [GENERATIONS]  # a report is made before the family is published
+        assert list(hub.repositories) == FAMILY
+        verify_lineage("ns/fam")
 
     def test_what_could_not_be_published_is_refused_before_it_is_trained(self, tmp_path):
         with pytest.raises(ValueError, match=r"data\.source"):
@@ -85,19 +73,22 @@ class TestTraining:
         assert family.final_weights(tmp_path) == before
         verify_lineage("ns/fam")
 
-    def test_a_name_that_is_taken_is_refused_before_anything_is_trained(self, published, tmp_path):
-        with pytest.raises(PublishError, match="ns/fam is published already"):
+    @pytest.mark.parametrize("name", ["ns/fam-gen1", "ns/fam"])
+    @pytest.mark.parametrize("name_of_file", ["model.bin", "lineage.json"])
+    def test_a_name_that_is_taken_is_refused_before_anything_is_trained(
+        self, hub, tmp_path, name, name_of_file
+    ):
+        hub.commit(name, {name_of_file: b"theirs"}, "A model")
+        what = "is published already" if name_of_file == "lineage.json" else "holds model"
+        with pytest.raises(PublishError, match=f"{name} {what}"):
             family.train(tmp_path, **PUBLISHED)
         assert not (tmp_path / "generation-0").exists()
 
-    @pytest.mark.parametrize("name", ["ns/fam-gen1", "ns/fam"])
-    def test_a_later_name_that_is_taken_is_refused_before_anything_is_trained(
-        self, hub, tmp_path, name
-    ):
-        hub.commit(name, {"model.bin": b"theirs"}, "A model")
-        with pytest.raises(PublishError, match=f"{name} holds model"):
-            family.train(tmp_path, **PUBLISHED)
-        assert not (tmp_path / "generation-0").exists()
+    def test_a_family_that_grows_asks_for_its_next_name_before_it_is_trained(self, hub, run):
+        hub.commit("ns/fam-gen3", {"model.bin": b"theirs"}, "A model")
+        with pytest.raises(PublishError, match=r"ns/fam-gen3 holds model"):
+            family.train(run, generations=3, **PUBLISHED)
+        assert not (run / "generation-3").exists()
 
     def test_a_server_that_ignores_private_is_found_out_before_anything_is_trained(
         self, hub, tmp_path
@@ -116,7 +107,7 @@ class TestGoingOn:
         return load_lineage("ns/fam-gen2").places[2]
 
     def test_the_students_go_on_counting_and_name_their_teacher(self, published, teacher, tmp_path):
-        out = tmp_path / "second"
+        out, again = tmp_path / "second", tmp_path / "again"
         lineage = family.train(out, generations=2, teacher=teacher, seed=5)
         assert [record.generation for record in lineage.generations] == [2, 3, 4]
         assert lineage.family == "second"
@@ -133,21 +124,21 @@ class TestGoingOn:
             "ns/second-gen4",
             "ns/second",
         ]
-
-    def test_one_student_is_joined_by_its_teacher(self, published, teacher, tmp_path):
-        lineage = family.train(tmp_path, generations=1, teacher=teacher)
-        assert [m.generation for m in lineage.ensemble.members] == [2, 3]
-        push_family(tmp_path, "ns/second")
-        verify_lineage("ns/second")
-
-    def test_killed_and_resumed_equals_in_one_go(self, published, teacher, tmp_path):
+        options = {"teacher": teacher, "seed": 5, "family": "second"}
         with pytest.raises(family.Killed):
-            family.train(
-                tmp_path / "a", teacher=teacher, callbacks=[family.KillAt(4, 3)], family="x"
-            )
-        family.train(tmp_path / "a", teacher=teacher, family="x")
-        family.train(tmp_path / "b", teacher=teacher, family="x")
-        assert family.final_weights(tmp_path / "a") == family.final_weights(tmp_path / "b")
+            family.train(again, callbacks=[family.KillAt(4, 3)], **options)
+        family.train(again, **options)
+        assert family.final_weights(again) == family.final_weights(out)
+
+    @pytest.mark.parametrize("number", [0, 2])
+    def test_one_student_is_joined_by_its_teacher_which_is_not_published_again(
+        self, published, tmp_path, number
+    ):
+        lineage = family.train(tmp_path, generations=1, teacher=f"ns/fam-gen{number}")
+        assert [m.generation for m in lineage.ensemble.members] == [number, number + 1]
+        commits = push_family(tmp_path, "ns/second")
+        assert [c.repo_id for c in commits] == [f"ns/second-gen{number + 1}", "ns/second"]
+        verify_lineage("ns/second")
 
     def test_a_branch_is_pinned_when_the_run_begins(self, published, tmp_path):
         family.train(tmp_path, generations=1, teacher="ns/fam-gen2")
@@ -155,17 +146,19 @@ class TestGoingOn:
         published.commit("ns/fam-gen2", {"README.md": b"# New words"}, "New words")
         family.train(tmp_path, generations=2, teacher="ns/fam-gen2")
         assert Record.read(tmp_path / "generation-3").teachers[0].revision == commit
+        with pytest.raises(ValueError, match="teacher: 'ns/fam-gen2@"):
+            family.train(tmp_path, generations=2)  # none is another run
+        with pytest.raises(ValueError, match=r"teacher: .* here"):
+            family.train(tmp_path, generations=2, teacher="ns/fam-gen1")
 
     def test_a_teacher_of_an_earlier_attempt_is_not_taken_for_a_student(self, published, tmp_path):
         with pytest.raises(ValueError, match="classes"):
             family.train(tmp_path / "a", teacher="ns/fam-gen2", model_init=lambda generation: OTHER)
         others = published.repositories["ns/fam-gen2"].files()
         published.commit("ns/else-gen2", others, "The same files")
-        for other in ("ns/fam-gen1", "ns/else-gen2"):
+        for other in ("ns/fam-gen1", "ns/else-gen2", None):
             with pytest.raises(ValueError, match="was copied for another teacher"):
                 family.train(tmp_path / "a", teacher=other)
-        with pytest.raises(ValueError, match="was copied for another teacher"):
-            family.train(tmp_path / "a")
 
     def test_images_of_another_normalisation_are_warned_of(self, published, tmp_path, caplog):
         data = family.views()
@@ -186,13 +179,6 @@ class TestGoingOn:
         lineage = family.train(tmp_path / "a", generations=2, teacher=named)
         assert len(lineage.generations) == 3
 
-    def test_a_teacher_that_goes_away_costs_no_training(self, published, teacher, tmp_path, caplog):
-        del published.repositories["ns/fam-gen0"]
-        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-        with pytest.raises(UnverifiableError, match="ns/fam-gen0"):
-            family.train(tmp_path / "a", teacher=teacher)  # before anything is trained
-        assert not (tmp_path / "a" / "generation-3").exists()
-
     def test_a_private_teacher_is_reached_with_the_runs_token(
         self, hub, never_killed, tmp_path, monkeypatch
     ):
@@ -202,30 +188,20 @@ class TestGoingOn:
         family.train(tmp_path / "a", generations=1, teacher="ns/fam-gen2", hub_token="hf_ours")
         assert Record.read(tmp_path / "a" / "generation-3").teachers[0].repo_id == "ns/fam-gen2"
 
-    def test_another_teacher_or_none_is_another_run(self, published, teacher, tmp_path):
-        family.train(tmp_path, generations=1, teacher=teacher)
-        with pytest.raises(ValueError, match="teacher: 'ns/fam-gen2@"):
-            family.train(tmp_path, generations=1)
-        with pytest.raises(ValueError, match=r"teacher: .* here"):
-            family.train(tmp_path, generations=1, teacher="ns/fam-gen1")
-
-    def test_from_generation_0_that_is_not_published_again(self, published, tmp_path):
-        family.train(tmp_path / "a", generations=1, teacher="ns/fam-gen0")
-        commits = push_family(tmp_path / "a", "ns/second")
-        assert [c.repo_id for c in commits] == ["ns/second-gen1", "ns/second"]
-        verify_lineage("ns/second")
-
-    def test_what_cannot_be_a_teacher_is_said(self, published, never_killed, tmp_path):
-        with pytest.raises(ValueError, match="is an ensemble"):
-            family.train(tmp_path / "a", teacher="ns/fam")
-        with pytest.raises(ValueError, match="is an ensemble"):
-            family.train(tmp_path / "b", teacher=str(never_killed / "ensemble"))
-        with pytest.raises(ValueError, match="is a family: name one of its generations"):
-            family.train(tmp_path / "b", teacher=str(never_killed))
-        with pytest.raises(UnverifiableError, match="ns/none"):
-            family.train(tmp_path / "c", teacher="ns/none")
+    def test_what_cannot_be_a_teacher_is_said(self, published, teacher, never_killed, tmp_path):
+        del published.repositories["ns/fam-gen0"]
+        shutil.rmtree(tmp_path / "cache")
+        for named, error, words in (
+            ("ns/fam", UnverifiableError, "ns/fam-gen0"),  # its lineage is gone
+            (teacher, UnverifiableError, "ns/fam-gen0"),
+            ("ns/none", UnverifiableError, "ns/none"),
+            (str(never_killed / "ensemble"), ValueError, "is an ensemble"),
+            (str(never_killed), ValueError, "is a family: name one of its generations"),
+        ):
+            with pytest.raises(error, match=words):
+                family.train(tmp_path / "a", teacher=named)
         with pytest.raises(ValueError, match="generations=0"):
-            family.train(tmp_path / "d", generations=0, teacher="ns/fam-gen2")
+            family.train(tmp_path / "a", generations=0, teacher="ns/fam-gen2")
         assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
@@ -233,29 +209,28 @@ class TestRecipe:
     """The command line from training to going on."""
 
     @pytest.fixture
-    def trained(self, hub, tmp_path) -> Path:
-        """A family that the quickstart has published, private, with a token of its own."""
+    def draw(self):
+        """A card's picture is that of the run."""
+        return save_overview
+
+    def test_from_training_to_going_on(self, hub, tmp_path):
         flags = "--smoke --use_cpu --push_to_hub --hub_model_id ns/digits --hub_private_repo"
         token = ["--hub-token", "hf_ours"]  # as argparse lets one write it
         run_recipe("ban_cifar", *flags.split(), *token, "--output_dir", tmp_path / "a")
-        return tmp_path / "a"
-
-    def test_the_familys_card_shows_what_the_run_measured(self, hub, trained):
         assert [repo.private for repo in hub.repositories.values()] == [True] * 4
-        results = family_rows(trained / "results.json")
+        # The family's card shows what the run measured.
+        results = family_rows(tmp_path / "a" / "results.json")
         card = hub.repositories["ns/digits"].files()["README.md"].decode()
         assert f"{results['ensembles'][0]['test']['error']:.2f}" in card
         picture = hub.repositories["ns/digits"].files()["results.png"]
-        assert picture == (trained / "results.png").read_bytes()
-
-    def test_no_token_is_in_any_file(self, hub, trained):
-        files = [path.read_bytes() for path in trained.rglob("*") if path.is_file()]
+        assert picture == (tmp_path / "a" / "results.png").read_bytes()
+        # No token is in any file.
+        files = [path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()]
         for repo in hub.repositories.values():
             files += repo.files().values()
         assert not [content for content in files if b"hf_ours" in content]
-        assert "--hub-token ..." in (trained / "results.md").read_text("utf-8")
-
-    def test_another_run_goes_on_from_a_commit(self, hub, trained, tmp_path):
+        assert "--hub-token ..." in (tmp_path / "a" / "results.md").read_text("utf-8")
+        # Another run goes on from a commit.
         teacher = load_lineage("ns/digits-gen2").places[2]
         flags = "--smoke --use_cpu --generations 1 --push_to_hub --hub_model_id ns/second"
         options = ["--teacher", teacher, "--output_dir", tmp_path / "b", "--seed", "7"]

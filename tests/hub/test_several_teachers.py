@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from family import train
 from huggingface_hub import ModelCard
 
 from ban_hf import PublishError, load_lineage, push_generation, verify_lineage
@@ -22,20 +21,12 @@ from ban_hf.lineage.record import RECORD, Record, reference
 OTHERS = "model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def other(tmp_path_factory) -> Path:
-    """A generation 0 of another seed. Not to be changed."""
-    folder = tmp_path_factory.mktemp("other")
-    train(folder, 0, seed=5)
-    return folder / "generation-0"
-
-
 @pytest.fixture
-def graph(never_killed, other, tmp_path) -> Path:
+def graph(never_killed, another, tmp_path) -> Path:
     """Generations 0 `a` and `b`, their student `ab` (1), and `abb`, which `ab` and `b` taught."""
     graph = tmp_path / "graph"
     shutil.copytree(never_killed / "generation-0", graph / "a")
-    shutil.copytree(other, graph / "b")
+    shutil.copytree(another / "generation-0", graph / "b")
     shutil.copytree(never_killed / "generation-1", graph / "ab")
     shutil.copytree(never_killed / "generation-2", graph / "abb")
     teach(graph / "ab", "a", "b")
@@ -74,28 +65,23 @@ def test_each_network_of_a_graph_is_visited_once_and_before_its_students(graph):
         assert [record.generation for record in lineage.generations] == [0, 0, 1, 2]
 
 
-def test_a_generation_is_one_more_than_the_highest_of_its_teachers(graph):
-    write_json(graph / "abb" / RECORD, read_json(graph / "abb" / RECORD) | {"generation": 3})
-    with pytest.raises(BrokenChainError, match=r"is generation 3, but .* must be 2"):
-        load_lineage(graph / "abb")
-    write_json(graph / "abb" / RECORD, read_json(graph / "abb" / RECORD) | {"generation": 1})
-    with pytest.raises(BrokenChainError, match="generations must fall"):
-        load_lineage(graph / "abb")
-
-
-def test_a_reference_gives_the_true_generation(graph):
-    data = read_json(graph / "abb" / RECORD)
-    data["teacher"][1]["generation"] = 1
-    write_json(graph / "abb" / RECORD, data)
-    with pytest.raises(BrokenChainError, match="as generation 1, but it is generation 0"):
-        load_lineage(graph / "abb")
-
-
-def test_a_cycle_through_the_second_teacher(graph):
-    data = read_json(graph / "ab" / RECORD)
-    data["teacher"][1] |= {"path": "../abb", "generation": 2}
-    write_json(graph / "ab" / RECORD, data)
-    with pytest.raises(CyclicLineageError, match="its own ancestor"):
+@pytest.mark.parametrize(
+    ("folder", "of_record", "of_second_teacher", "error", "words"),
+    [
+        ("abb", {"generation": 3}, {}, BrokenChainError, r"is generation 3, but .* must be 2"),
+        ("abb", {"generation": 1}, {}, BrokenChainError, "generations must fall"),
+        ("abb", {}, {"generation": 1}, BrokenChainError, "as generation 1, but it is generation 0"),
+        ("ab", {}, {"path": "../abb", "generation": 2}, CyclicLineageError, "its own ancestor"),
+    ],
+    ids="too-high too-low wrong-reference cycle".split(),
+)
+def test_generations_fall_by_one_from_the_highest_teacher(
+    graph, folder, of_record, of_second_teacher, error, words
+):
+    data = read_json(graph / folder / RECORD) | of_record
+    data["teacher"][1] |= of_second_teacher
+    write_json(graph / folder / RECORD, data)
+    with pytest.raises(error, match=words):
         load_lineage(graph / "abb")
 
 

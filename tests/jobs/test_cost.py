@@ -23,7 +23,7 @@ from ban_hf.jobs.progress import (
     count_events,
     format_duration,
 )
-from ban_hf.lineage.disk import format_bytes
+from ban_hf.lineage.files import format_bytes
 from ban_hf.lineage.record import RECORD, Record
 
 # The arithmetic

@@ -12,8 +12,7 @@ from family import Killed
 from tiny import distance
 
 from ban_hf import BANTrainingArguments, train_generations
-from ban_hf.data.arguments import DataArguments
-from ban_hf.data.loading import load_splits
+from ban_hf.data.arguments import DataArguments, load_splits
 from ban_hf.jobs import training
 from ban_hf.jobs.job import Job, in_order
 from ban_hf.jobs.reproduction import TASKS, run_cell

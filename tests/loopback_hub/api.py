@@ -36,7 +36,6 @@ class Call:
     method: str
     target: str
     token: str | None
-    query: dict[str, list[str]]
     headers: Any
     body: bytes
     names: dict[str, str] = field(default_factory=dict)  # what the route's wildcards stand for
@@ -63,9 +62,6 @@ class Call:
     def commit(self) -> Commit:
         return self.repository.find(self.names.get("revision", "main"))
 
-    def asks(self, option: str) -> bool:
-        return self.query.get(option, ["false"])[0].lower() in ("true", "1")
-
     def require_owner(self, namespace: str) -> None:
         if self.user is None:
             raise Refusal(401, "Invalid username or password.")
@@ -79,14 +75,6 @@ class Call:
         self.require_owner(repository.owner)
         with self.hub.store.change():
             yield repository
-
-    def signed(self) -> Repository:
-        """The repository, for whoever was given this URL: no token comes with it."""
-        if self.target != self.hub.sign(self.target.partition("?")[0]):
-            raise Refusal(403, "SignatureDoesNotMatch")
-        if self.names["repo"] not in self.repositories:
-            raise Refusal(404, "NoSuchBucket")
-        return self.repositories[self.names["repo"]]
 
 
 def route(method: str, pattern: str):
@@ -129,17 +117,14 @@ def time(date: datetime) -> str:
     return date.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
-# Who and what there is ------------------------------------------------------------------------
+# Who and what there is
 
 
 @route("GET", "/api/whoami-v2")
 def whoami(call: Call) -> Answer:
     if call.user is None:
         raise Refusal(401, "Invalid username or password.")
-    access = {"displayName": "loopback", "role": "write"}
-    auth = {"type": "access_token", "accessToken": access}
-    user = {"type": "user", "id": call.user, "name": call.user, "fullname": call.user}
-    return answer(user | {"email": None, "orgs": [], "auth": auth})
+    return answer({"type": "user", "id": call.user, "name": call.user, "orgs": []})
 
 
 @route("POST", "/api/validate-yaml")
@@ -147,54 +132,27 @@ def validate_yaml(call: Call) -> Answer:
     return answer({"errors": [], "warnings": []})
 
 
-def sibling(path: str, file: File, blobs: bool) -> dict[str, Any]:
-    entry: dict[str, Any] = {"rfilename": path}
-    if blobs:
-        entry |= {"blobId": file.oid, "size": file.size}
-    if blobs and file.sha256:
+def sibling(path: str, file: File) -> dict[str, Any]:
+    entry: dict[str, Any] = {"rfilename": path, "blobId": file.oid, "size": file.size}
+    if file.sha256:
         entry["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": len(file.blob)}
     return entry
-
-
-def model(repository: Repository, commit: Commit) -> dict[str, Any]:
-    return {
-        "_id": repository.id,
-        "id": repository.id,
-        "modelId": repository.id,
-        "author": repository.owner,
-        "sha": commit.id,
-        "createdAt": time(repository.created),
-        "lastModified": time(commit.date),
-        "private": repository.private,
-        "gated": False,
-        "disabled": False,
-        "downloads": 0,
-        "likes": 0,
-        "tags": [],
-        "spaces": [],
-    }
 
 
 @route("GET", "/api/models/{repo}")
 @route("GET", "/api/models/{repo}/revision/{revision}")
 def model_info(call: Call) -> Answer:
-    commit, blobs = call.commit, call.asks("blobs")
-    siblings = [sibling(path, commit.files[path], blobs) for path in sorted(commit.files)]
-    return answer(model(call.repository, commit) | {"siblings": siblings})
+    repository, commit = call.repository, call.commit
+    facts = {"id": repository.id, "sha": commit.id, "private": repository.private}
+    siblings = [sibling(path, file) for path, file in sorted(commit.files.items())]
+    return answer(facts | {"tags": [], "siblings": siblings})
 
 
 @route("GET", "/api/models/{repo}/tree/{revision}")
-@route("GET", "/api/models/{repo}/tree/{revision}/{path}")
 def tree(call: Call) -> Answer:
-    """All files below a folder, as `recursive` lists them."""
-    commit, folder = call.commit, call.names.get("path", "").strip("/")
-    prefix = f"{folder}/" if folder else ""
-    found = {p: file for p, file in sorted(commit.files.items()) if p.startswith(prefix)}
-    if folder and not found:
-        raise Refusal(404, f"{folder} does not exist on {commit.id!r}", "EntryNotFound")
-    return answer(
-        [{"type": "file", "oid": f.oid, "size": f.size, "path": p} for p, f in found.items()]
-    )
+    """All files, as `recursive` lists them."""
+    files = sorted(call.commit.files.items())
+    return answer([{"type": "file", "oid": f.oid, "size": f.size, "path": p} for p, f in files])
 
 
 @route("GET", "/api/models/{repo}/refs")
@@ -208,21 +166,12 @@ def refs(call: Call) -> Answer:
 
 @route("GET", "/api/models/{repo}/commits/{revision}")
 def list_commits(call: Call) -> Answer:
-    return answer(
-        [
-            {
-                "id": commit.id,
-                "authors": [{"user": commit.author}],
-                "date": time(commit.date),
-                "title": commit.title,
-                "message": commit.message.partition("\n\n")[2],
-            }
-            for commit in call.repository.commits_of(call.names["revision"])
-        ]
-    )
+    commits = call.repository.commits_of(call.names["revision"])
+    rest = {"authors": [], "message": ""}
+    return answer([{"id": c.id, "title": c.title, "date": time(c.date)} | rest for c in commits])
 
 
-# Repositories and tags -------------------------------------------------------------------------
+# Repositories and tags
 
 
 @route("POST", "/api/repos/create")
@@ -236,7 +185,7 @@ def create(call: Call) -> Answer:
         return answer(error | url, 409, **{"X-Error-Message": error["error"]})
     private = call.data.get("visibility") == "private" and not hub.ignores_private
     with hub.store.change():
-        hub.store.create(repo_id, private, call.user)
+        hub.store.create(repo_id, private)
     return answer(url)
 
 
@@ -250,7 +199,7 @@ def create_tag(call: Call) -> Answer:
     return answer({"success": True})
 
 
-# Commits --------------------------------------------------------------------------------------
+# Commits
 
 
 @route("POST", "/api/models/{repo}/preupload/{revision}")
@@ -273,19 +222,20 @@ def lfs_batch(call: Call) -> Answer:
     for item in call.data["objects"]:
         entry = {"oid": item["oid"], "size": item["size"], "authenticated": True}
         if item["oid"] not in repository.objects:
-            upload = hub.sign(f"/lfs/{repository.id}/{item['oid']}/{item['size']}")
-            entry["actions"] = {"upload": {"href": hub.endpoint + upload}}
+            upload = f"{hub.endpoint}/lfs/{repository.id}/{item['oid']}/{item['size']}"
+            entry["actions"] = {"upload": {"href": upload}}
         objects.append(entry)
     return answer({"transfer": "basic", "objects": objects})
 
 
 @route("PUT", "/lfs/{repo}/{oid}/{size}")
 def lfs_upload(call: Call) -> Answer:
-    repository, oid, size = call.signed(), call.names["oid"], int(call.names["size"])
-    if len(call.body) != size or hashlib.sha256(call.body).hexdigest() != oid:
+    """An object; no token comes with it."""
+    oid = call.names["oid"]
+    if hashlib.sha256(call.body).hexdigest() != oid:
         raise Refusal(400, "XAmzContentSHA256Mismatch")
-    repository.objects[oid] = call.body
-    return Answer(headers={"ETag": f'"{hashlib.md5(call.body).hexdigest()}"'})
+    call.repositories[call.names["repo"]].objects[oid] = call.body
+    return Answer(headers={"ETag": f'"{oid}"'})
 
 
 def added(repository: Repository, kind: str, value: dict[str, Any]) -> File:
@@ -313,13 +263,12 @@ def create_commit(call: Call) -> Answer:
                 del files[value["path"]]
             else:
                 files[value["path"]] = added(repository, kind, value)
-        message = "\n\n".join(filter(None, (header["summary"], header.get("description"))))
-        commit = repository.commit(files, message, call.user, hub.store.now)
+        commit = repository.commit(files, header["summary"], hub.store.now)
     url = f"{hub.endpoint}/{repository.id}/commit/{commit.id}"
     return answer({"success": True, "commitOid": commit.id, "commitUrl": url, "hookOutput": ""})
 
 
-# Downloads ------------------------------------------------------------------------------------
+# Downloads
 
 
 def download(call: Call, content: bytes, headers: dict[str, str]) -> Answer:
@@ -345,9 +294,9 @@ def resolve(call: Call) -> Answer:
     file = commit.files[path]
     headers["ETag"] = f'"{file.etag}"'
     if file.sha256:
-        signed = call.hub.sign(f"/cdn/{quote(repository.id)}/{file.sha256}")
+        location = f"{call.hub.cdn}/cdn/{quote(repository.id)}/{file.sha256}"
         headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
-        return Answer(302, b"", headers | {"Location": call.hub.cdn + signed})
+        return Answer(302, b"", headers | {"Location": location})
     if call.method == "HEAD":
         return Answer(200, b"", headers | {"Content-Length": str(file.size)})
     return download(call, repository.served(file), headers)
@@ -355,9 +304,7 @@ def resolve(call: Call) -> Answer:
 
 @route("GET", "/cdn/{repo}/{oid}")
 def cdn(call: Call) -> Answer:
-    """An object behind an LFS pointer."""
-    repository, oid = call.signed(), call.names["oid"]
-    if oid not in repository.objects:
-        raise Refusal(404, "NoSuchKey")
+    """An object behind an LFS pointer; no token comes with the request."""
+    repository, oid = call.repositories[call.names["repo"]], call.names["oid"]
     content = repository.tampered.get(oid, repository.objects[oid])
     return download(call, content, {"ETag": f'"{oid}"'})

@@ -1,17 +1,14 @@
 """The Hub's socket: HTTP/1.1 with keep-alive, one thread per connection."""
 
-import hashlib
-import secrets
 import socket
 import sys
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import responses
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from .api import Answer, Call, dispatch, refused
 from .store import Commit, Refusal, Repository, Store
@@ -36,22 +33,6 @@ class Fault:
     first: int
     last: int
     seconds: float
-
-
-@dataclass
-class Faults:
-    """The faults to come; where several meet at a request, the one that was asked for last."""
-
-    to_come: list[Fault] = field(default_factory=list)
-
-    def add(self, kind: str, first: int, times: int, seconds: float) -> None:
-        if kind not in KINDS:
-            raise ValueError(f"no such fault: {kind!r}; there are {', '.join(KINDS)}")
-        self.to_come.append(Fault(kind, first, first + times - 1, seconds))
-
-    def at(self, number: int) -> Fault | None:
-        hits = [fault for fault in self.to_come if fault.first <= number <= fault.last]
-        return hits[-1] if hits else None
 
 
 @dataclass
@@ -80,8 +61,7 @@ class LoopbackHub:
         self.lock = threading.RLock()
         self.closing = threading.Event()
         self.crashes: list[BaseException] = []
-        self._faults = Faults()
-        self._secret = secrets.token_hex(8)
+        self._faults: list[Fault] = []
         self._server = Server(self)
         self.port = self._server.socket.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{self.port}"
@@ -105,30 +85,31 @@ class LoopbackHub:
 
     def fail(self, n: int, kind: str, times: int = 1, seconds: float = 1.0) -> None:
         """Let the `n`-th request from now, and the `times - 1` after it, go wrong."""
+        assert kind in KINDS
         with self.lock:
-            self._faults.add(kind, len(self.requests) + n, times, seconds)
+            first = len(self.requests) + n
+            self._faults.append(Fault(kind, first, first + times - 1, seconds))
 
     def heal(self) -> None:
         """Forget all faults."""
         with self.lock:
-            self._faults = Faults()
+            self._faults = []
 
     def commit(
         self,
         repo_id: str,
         files: Mapping[str, bytes],
-        message: str = "a commit",
-        author: str = "another",
+        title: str = "a commit",
         delete: Iterable[str] = (),
     ) -> Commit:
         """A commit straight into the store; the repository is created (public) if need be."""
         with self.lock, self.store.change():
-            repository = self.repositories.get(repo_id) or self.store.create(repo_id, False, author)
+            repository = self.repositories.get(repo_id) or self.store.create(repo_id, False)
             tree = dict(repository.find().files)
             tree |= {path: repository.store(path, content) for path, content in files.items()}
             for path in delete:
                 del tree[path]
-            return repository.commit(tree, message, author, self.store.now)
+            return repository.commit(tree, title, self.store.now)
 
     def tamper(self, repo_id: str, path: str, content: bytes, revision: str = "main") -> None:
         """Serve other bytes for what a file holds now; all that is told of it stays the same."""
@@ -144,16 +125,13 @@ class LoopbackHub:
         with self.lock:
             self.store = state.copy()
 
-    def sign(self, path: str) -> str:
-        """A URL's path that stands for the right to use it, as those of S3 do."""
-        return f"{path}?signature={hashlib.sha256((self._secret + path).encode()).hexdigest()[:16]}"
-
     def arrive(self, method: str, path: str, token: str | None) -> tuple[Request, Any]:
         """Number a request, and look up what shall go wrong with it."""
         with self.lock:
             request = Request(len(self.requests) + 1, method, path, token)
             self.requests.append(request)
-            return request, self._faults.at(request.number)
+            hits = [fault for fault in self._faults if fault.first <= request.number <= fault.last]
+            return request, hits[-1] if hits else None
 
     def carry_out(self, request: Request, target: str, headers: Any, body: bytes, stale: bool):
         """Do what a request asks, one at a time."""
@@ -165,7 +143,6 @@ class LoopbackHub:
                 method=request.method,
                 target=target,
                 token=request.token,
-                query=parse_qs(urlsplit(target).query),
                 headers=headers,
                 body=body,
             )

@@ -64,20 +64,15 @@ class Commit:
     """A commit with its whole tree."""
 
     files: Mapping[str, File]
-    message: str
-    author: str
+    title: str
     date: datetime
     parent: str | None
 
     @cached_property
     def id(self) -> str:
         files = {path: file.oid for path, file in sorted(self.files.items())}
-        story = [files, self.message, self.author, self.date.isoformat(), self.parent]
+        story = [files, self.title, self.date.isoformat(), self.parent]
         return git_id("commit", repr(story).encode())
-
-    @property
-    def title(self) -> str:
-        return self.message.partition("\n")[0]
 
 
 @dataclass
@@ -86,7 +81,6 @@ class Repository:
 
     id: str
     private: bool
-    created: datetime
     head: str = ""  # of its branch, main
     tags: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
@@ -129,15 +123,9 @@ class Repository:
         self.objects[sha256] = content
         return File.lfs(sha256, len(content))
 
-    def commit(
-        self,
-        files: Mapping[str, File],
-        message: str,
-        author: str,
-        date: datetime,
-    ) -> Commit:
+    def commit(self, files: Mapping[str, File], title: str, date: datetime) -> Commit:
         """Commit a whole tree on top of the head."""
-        commit = Commit(dict(files), message, author, date, self.head or None)
+        commit = Commit(dict(files), title, date, self.head or None)
         self.commits[commit.id] = commit
         self.head = commit.id
         return commit
@@ -168,11 +156,11 @@ class Store:
         yield
         self.before = before
 
-    def create(self, repo_id: str, private: bool, author: str) -> Repository:
+    def create(self, repo_id: str, private: bool) -> Repository:
         """A repository with the commit that the Hub makes in every new one."""
-        repository = Repository(repo_id, private, self.now)
+        repository = Repository(repo_id, private)
         attributes = {".gitattributes": File.regular(GITATTRIBUTES)}
-        repository.commit(attributes, "initial commit", author, self.now)
+        repository.commit(attributes, "initial commit", self.now)
         self.repositories[repo_id] = repository
         return repository
 

@@ -10,8 +10,7 @@ from PIL import Image
 from test_report import record, small_family
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.family_results import results_of_records
-from ban_hf.lineage.results import Entry, Results, pack_classes
+from ban_hf.lineage.results import Entry, Results, pack_classes, results_of_records
 from ban_hf.reports.figures import (
     LEAST_BARS,
     draw_ablation,

@@ -9,14 +9,15 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.family_results import (
+from ban_hf.lineage.results import (
     ROW,
+    Entry,
+    Results,
     control_column,
     ensemble_column,
     family_results,
     generation_column,
 )
-from ban_hf.lineage.results import Entry, Results
 from ban_hf.objectives import OBJECTIVES
 from ban_hf.reports.model_card import render_card
 

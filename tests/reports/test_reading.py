@@ -10,7 +10,7 @@ import pytest
 from table_results import IMAGES, image_entry, labels, table_data
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.record import write_json
+from ban_hf.lineage.files import write_json
 from ban_hf.lineage.results import (
     Entry,
     Outcomes,

@@ -12,16 +12,20 @@ from msgspec.structs import replace
 from table_results import IMAGES, entry, image_entry, labels, table, text_entry
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.family_results import (
+from ban_hf.lineage.names import method_of
+from ban_hf.lineage.results import (
+    Entry,
+    Outcomes,
+    Parameters,
+    Results,
     control_column,
     ensemble_column,
     family_results,
     generation_column,
+    pack_classes,
     results_of_records,
     side_by_side,
 )
-from ban_hf.lineage.names import method_of
-from ban_hf.lineage.results import Entry, Outcomes, Parameters, Results, pack_classes
 from ban_hf.reports import figures
 from ban_hf.reports.reading import read_results
 from ban_hf.reports.report import report_text, subtitle, write_report

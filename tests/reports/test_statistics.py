@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from table_results import image_entry, labels, table, text_entry
 
-from ban_hf.lineage.family_results import family_results, generation_column
-from ban_hf.lineage.results import Entry, Results, pack_classes
+from ban_hf.lineage.results import Entry, Results, family_results, generation_column, pack_classes
 from ban_hf.reports.statistics import estimate, paired_difference, share_of_gain
 
 NORMAL = 1.96

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def dump(data: Any) -> str:
     """A JSON document."""
-    return as_json(data).decode().rstrip()
+    return as_json(data).rstrip()
 
 
 def _refuse_unknown(

@@ -13,10 +13,9 @@ from typing import Any
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedModel, default_data_collator
 
-from ban_hf.data.arguments import DataArguments
+from ban_hf.data.arguments import DataArguments, load_splits
 from ban_hf.data.augmentation import ImageViews, collate
 from ban_hf.data.images import ImageSplits
-from ban_hf.data.loading import load_splits
 from ban_hf.data.text import WARM_UP, TextSplits, evaluation_columns
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
@@ -25,11 +24,12 @@ from ban_hf.hub.verification import ancestry
 from ban_hf.jobs.evaluation import evaluate
 from ban_hf.lineage.environment import hardware, versions
 from ban_hf.lineage.family import finished_generations
+from ban_hf.lineage.files import read_json
 from ban_hf.lineage.record import Record
 from ban_hf.models.factory import image_processor, vocabulary_digest
 from ban_hf.tasks.auto import load_model, task_of
 from ban_hf.tasks.base import TOKENIZER_FILE, normalized_weights
-from ban_hf.tasks.data import ImageFormat, image_format
+from ban_hf.tasks.data import PROCESSOR_FILE, ImageFormat, image_format
 from ban_hf.training.ensemble import BornAgainEnsemble, check_alike
 
 IMAGES_AT_ONCE, COLUMNS = 500, 20  # what the recipes' configurations measure with
@@ -51,7 +51,9 @@ class NamedModel:
     @property
     def format(self) -> ImageFormat:
         """Which images it reads."""
-        return image_format(self.location, self.model.config)
+        has_one = PROCESSOR_FILE in self.location.names()
+        processor = read_json(self.location.fetch(PROCESSOR_FILE)) if has_one else None
+        return image_format(processor, self.model.config, str(self.location))
 
     def tokenizer(self) -> Any:
         """Its tokenizer; None if there is none beside its weights."""

@@ -240,8 +240,8 @@ def shareable_command(recipe: str, argv: Sequence[str], token: str | None) -> st
 
 def run(recipe: Recipe, argv: Sequence[str], real: str) -> None:
     """Train the families of a recipe, measure and report them; or say what that would take."""
+    from ban_hf.data.arguments import load_splits
     from ban_hf.data.images import ImageSplits
-    from ban_hf.data.loading import load_splits
     from ban_hf.jobs.setup import describe_dataset, prepare
 
     if recipe.family.smoke:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.lineage.family import Lineage
-from ban_hf.lineage.names import counted
+from ban_hf.lineage.names import MEASURES, Measure, counted
 from ban_hf.lineage.record import Record
-from ban_hf.lineage.results import MEASURES, Measure, finite
+from ban_hf.lineage.results import finite
 
 BRANCH, ASCII_BRANCH = "└─ ", "`- "
 MISSING = "-"

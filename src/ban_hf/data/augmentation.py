@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Subset, default_collate
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from ban_hf.data.description import POSITIONS, DescribedDataset
 from ban_hf.errors import BANError
@@ -40,77 +40,13 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def counter_hash(seed: int, epoch: int, sample_ids: Tensor) -> Tensor:
-    """64 random bits for each sample: a pure function of (seed, epoch, sample id).
+    """64 random bits for each sample, ``(B,)`` int64: a pure function of (seed, epoch, sample id).
 
     Element ``id`` of the splitmix64 stream whose state is ``mix(mix(seed + gamma) + epoch)``. Pure
     integer arithmetic with wraparound: bit for bit the same on every device.
-
-    Args:
-        seed: any integer of 64 bits.
-        epoch: any integer of 64 bits.
-        sample_ids: ``(B,)`` int64.
-
-    Returns:
-        ``(B,)`` int64, on the device of ``sample_ids``.
     """
     stream = _mix(_mix(torch.tensor(seed) + _GAMMA) + epoch)  # ()
     return _mix(stream + (sample_ids + 1) * _GAMMA)  # (B,)
-
-
-def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """``(images / 255 - mean) / std``: ``(B, C, H, W)`` uint8 to float32; mean, std ``(C,)``."""
-    scale = (1 / (255 * std)).view(-1, 1, 1)  # (C, 1, 1)
-    shift = (mean / std).view(-1, 1, 1)  # (C, 1, 1)
-    return images.float().mul_(scale).sub_(shift)  # (B, C, H, W)
-
-
-def views(
-    images: Tensor,
-    seed: int,
-    epoch: int,
-    sample_ids: Tensor,
-    *,
-    mean: Tensor,
-    std: Tensor,
-    pad: int = 4,
-    flip: bool = True,
-) -> Tensor:
-    """Normalize, pad with zeros, crop at random to the same size, flip half of the images.
-
-    Padding comes *after* normalization, so a border pixel is the mean color, not black (He et al.
-    2016 and DenseNet do so; the text of Zagoruyko & Komodakis 2016 fills in reflections instead).
-    Each of the ``(2 pad + 1)^2`` crops is equally likely, to within 2^-20.
-
-    Args:
-        images: ``(B, C, H, W)`` uint8.
-        seed: of the run's views.
-        epoch: counted from 0.
-        sample_ids: ``(B,)`` int64, on the device of ``images``: the number of each image in its
-            dataset, independent of its position in the batch.
-        mean: ``(C,)``, in units where white is 1.
-        std: ``(C,)``, likewise.
-        pad: pixels added on each side.
-        flip: mirror an image left to right with probability 1/2.
-
-    Returns:
-        ``(B, C, H, W)`` float32.
-    """
-    batch, channels, height, width = images.shape
-    bits = counter_hash(seed, epoch, sample_ids)  # (B,)
-    offsets = 2 * pad + 1
-    # Three disjoint fields of the 64 bits: 40-63 the row, 16-39 the column, 0 the flip.
-    top = (_shift(bits, 40) * offsets) >> 24  # (B,)
-    left = ((_shift(bits, 16) & 0xFFFFFF) * offsets) >> 24  # (B,)
-    rows = top[:, None] + torch.arange(height, device=images.device)  # (B, H)
-    cols = torch.arange(width, device=images.device)  # (W,)
-    if flip:
-        mirrored = (bits & 1).bool()[:, None]  # (B, 1)
-        cols = torch.where(mirrored, cols.flip(0), cols)  # (B, W)
-    cols = left[:, None] + cols  # (B, W)
-    pixels = rows[:, :, None] * (width + 2 * pad) + cols[:, None, :]  # (B, H, W)
-    padded = F.pad(normalize(images, mean, std), (pad,) * 4)  # (B, C, H + 2 pad, W + 2 pad)
-    index = pixels.view(batch, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
-    return padded.view(batch, channels, -1).gather(2, index).view(images.shape)
 
 
 class ImageViews(DescribedDataset):
@@ -121,7 +57,8 @@ class ImageViews(DescribedDataset):
     ``collate_fn`` or ``data_collator``. ``dataset[i]`` is the same view of one sample.
 
     Subsets made by :meth:`select` share the tensors. A sample's id is its row in these tensors, so
-    a sample keeps its views in every subset.
+    a sample keeps its views in every subset. Each of the ``(2 pad + 1)^2`` crops is equally likely,
+    to within 2^-20.
 
     Args:
         images: ``(N, C, H, W)`` uint8.
@@ -173,26 +110,17 @@ class ImageViews(DescribedDataset):
         self.mean = torch.as_tensor(mean, dtype=torch.float32)  # (C,)
         self.std = torch.as_tensor(std, dtype=torch.float32)  # (C,)
         self.rows = torch.arange(len(images)) if rows is None else rows  # (M,)
-        self.augment, self.pad, self.flip = augment, pad, flip
-        self._counter = _shared_counter(seed)  # (2,) seed, epoch
-
-    @property
-    def seed(self) -> int:
-        """Of the views; together with the epoch and the sample's id it fixes a view."""
-        return int(self._counter[0])
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self._counter[0] = seed
+        self.augment, self.pad, self.flip, self.seed = augment, pad, flip, seed
+        self._epoch = _shared_epoch()
 
     @property
     def epoch(self) -> int:
-        """Counted from 0."""
-        return int(self._counter[1])
+        """Counted from 0; together with the seed and a sample's id it fixes a view."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose views are given; see :class:`SetEpoch`."""
-        self._counter[1] = epoch
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -200,53 +128,59 @@ class ImageViews(DescribedDataset):
     def __getitems__(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         positions = torch.as_tensor(indices, device=self.rows.device)  # (B,)
         rows = self.rows[positions]  # (B,)
-        images = self.images[rows]  # (B, C, H, W)
+        images = self._normalized(self.images[rows])  # (B, C, H, W)
         if self.augment:
-            pixel_values = views(
-                images,
-                self.seed,
-                self.epoch,
-                rows,
-                mean=self.mean,
-                std=self.std,
-                pad=self.pad,
-                flip=self.flip,
-            )
-        else:
-            pixel_values = normalize(images, self.mean, self.std)
-        batch = {"pixel_values": pixel_values, "labels": self.labels[rows]}
+            images = self._cropped_and_flipped(images, rows)
+        batch = {"pixel_values": images, "labels": self.labels[rows]}
         return batch | ({POSITIONS: positions} if self.gives_positions else {})
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        """``(images / 255 - mean) / std``: ``(B, C, H, W)`` uint8 to float32."""
+        scale = (1 / (255 * self.std)).view(-1, 1, 1)  # (C, 1, 1)
+        shift = (self.mean / self.std).view(-1, 1, 1)  # (C, 1, 1)
+        return images.float().mul_(scale).sub_(shift)  # (B, C, H, W)
+
+    def _cropped_and_flipped(self, images: Tensor, sample_ids: Tensor) -> Tensor:
+        """Normalized images padded with zeros, cropped to their size, and half of them flipped.
+
+        Padding comes *after* normalization, so a border pixel is the mean color, not black (He et
+        al. 2016 and DenseNet do so; the text of Zagoruyko & Komodakis 2016 fills in reflections).
+        """
+        batch, channels, height, width = images.shape
+        bits = counter_hash(self.seed, self.epoch, sample_ids)  # (B,)
+        offsets = 2 * self.pad + 1
+        # Three disjoint fields of the 64 bits: 40-63 the row, 16-39 the column, 0 the flip.
+        top = (_shift(bits, 40) * offsets) >> 24  # (B,)
+        left = ((_shift(bits, 16) & 0xFFFFFF) * offsets) >> 24  # (B,)
+        rows = top[:, None] + torch.arange(height, device=images.device)  # (B, H)
+        cols = torch.arange(width, device=images.device)  # (W,)
+        if self.flip:
+            mirrored = (bits & 1).bool()[:, None]  # (B, 1)
+            cols = torch.where(mirrored, cols.flip(0), cols)  # (B, W)
+        cols = left[:, None] + cols  # (B, W)
+        pixels = rows[:, :, None] * (width + 2 * self.pad) + cols[:, None, :]  # (B, H, W)
+        padded = F.pad(images, (self.pad,) * 4)  # (B, C, H + 2 pad, W + 2 pad)
+        index = pixels.view(batch, 1, -1).expand(-1, channels, -1)  # (B, C, H * W)
+        return padded.view(batch, channels, -1).gather(2, index).view(images.shape)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {name: batch[0] for name, batch in self.__getitems__([index]).items()}
 
-    def select(self, indices: Sequence[int] | Tensor, *, augment: bool) -> "ImageViews":
-        """The given items as a dataset of its own, over the same tensors."""
-        return ImageViews(
-            self.images,
-            self.labels,
-            self.label_names,
-            mean=self.mean.tolist(),
-            std=self.std.tolist(),
-            rows=self.rows[torch.as_tensor(indices, device=self.rows.device)],
-            augment=augment,
-            pad=self.pad,
-            flip=self.flip,
-            seed=self.seed,
-        ).to(self.images.device)
+    def select(self, indices: Sequence[int] | Tensor, *, augment: bool) -> Self:
+        """The given items as a dataset of its own, over the same tensors, at epoch 0."""
+        other = self.with_seed(self.seed)
+        other.rows = self.rows[torch.as_tensor(indices, device=self.rows.device)]  # (M,)
+        other.augment = augment
+        vars(other).pop("fingerprint", None)
+        return other
 
     def with_seed(self, seed: int) -> Self:
         """A copy over the same tensors whose views are those of another seed, at epoch 0."""
         other = copy.copy(self)
-        other._counter = _shared_counter(seed)
+        other.seed, other._epoch = seed, _shared_epoch()
         return other
 
-    def with_positions(self) -> Self:
-        other = super().with_positions()
-        other._counter = _shared_counter(self.seed, self.epoch)
-        return other
-
-    def to(self, device: torch.device | str) -> "ImageViews":
+    def to(self, device: torch.device | str) -> Self:
         """Move the tensors, in place, and return this dataset.
 
         On a GPU the batches are made there. A ``DataLoader`` then needs ``num_workers=0`` and
@@ -266,14 +200,10 @@ class ImageViews(DescribedDataset):
                 digest.update(part.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    @property
-    def num_items(self) -> int:
-        return len(self)
-
     def describe(self) -> dict[str, Any]:
         """Size, fingerprint, and how the views are made; their seed is the training's, not ours."""
         views = {name: v for name, v in self.views_definition.items() if name != "seed"}
-        return {"items": self.num_items, "fingerprint": self.fingerprint, "views": views}
+        return {"items": len(self), "fingerprint": self.fingerprint, "views": views}
 
     @property
     def views_definition(self) -> dict[str, Any]:
@@ -289,9 +219,9 @@ class ImageViews(DescribedDataset):
         return definition
 
 
-def _shared_counter(seed: int, epoch: int = 0) -> Tensor:
-    """In shared memory, so that workers that outlive an epoch see the next one."""
-    return torch.tensor([seed, epoch]).share_memory_()  # (2,)
+def _shared_epoch() -> Tensor:
+    """Epoch 0, in shared memory, so that workers that outlive an epoch see the next one."""
+    return torch.tensor(0).share_memory_()  # ()
 
 
 def collate(batch: Any) -> dict[str, Tensor]:
@@ -318,14 +248,7 @@ class SetEpoch(TrainerCallback):
     sampler.
     """
 
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
-        """Called by `Trainer` before it takes the first batch of an epoch."""
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         dataset = kwargs["train_dataloader"].dataset
         if isinstance(dataset, Subset) and isinstance(dataset.dataset, ImageViews):
             raise BANError(

@@ -1,12 +1,11 @@
 """What a record says of a dataset: how many items it has, and a fingerprint of what they hold."""
 
-import copy
 import hashlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
 import datasets
 import numpy as np
@@ -16,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+IGNORED = -100
+"""A label that does not count, as everywhere in torch and transformers."""
 POSITIONS = "positions"
-"""Key of a batch for the positions of its items in their dataset, `(B,)`; see `with_positions`."""
+"""Key of a batch for the positions of its items in their dataset, `(B,)`."""
 MOST_READ = 10_000
 """Items of a dataset of another kind that are read for its fingerprint, evenly spaced."""
 
@@ -28,20 +29,9 @@ class DescribedDataset(Dataset[dict[str, Tensor]], ABC):
     gives_positions = False
     """Whether a batch tells the positions of its items in the dataset, under `POSITIONS`."""
 
-    @property
-    @abstractmethod
-    def num_items(self) -> int:
-        """Predictions in one pass: images, or words."""
-
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """See :func:`describe_data`."""
-
-    def with_positions(self) -> Self:
-        """A copy over the same tensors whose batches tell the positions of their items."""
-        other = copy.copy(self)
-        other.gives_positions = True
-        return other
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
@@ -61,31 +51,20 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     """
     if isinstance(dataset, DescribedDataset):
         return dataset.describe()
-    known: dict[str, Any] = {"items": count_items(dataset)}
     if isinstance(dataset, IterableDataset | datasets.IterableDataset):
-        return known | {"contents": "a stream, not checked"}
-    if isinstance(dataset, datasets.Dataset):
-        return known | {"fingerprint": dataset._fingerprint}
-    return known | _fingerprint_items(dataset)
-
-
-def count_items(dataset: Dataset) -> int | None:
-    """Images, sentences, or words that are predicted; None for a stream."""
-    if isinstance(dataset, DescribedDataset):
-        return dataset.num_items
-    if isinstance(dataset, IterableDataset | datasets.IterableDataset):
-        return None
-    return len(dataset)  # type: ignore[arg-type]
-
-
-def _fingerprint_items(dataset: Dataset) -> dict[str, Any]:
+        return {"items": None, "contents": "a stream, not checked"}
     count = len(dataset)  # type: ignore[arg-type]
+    if isinstance(dataset, datasets.Dataset):
+        return {"items": count, "fingerprint": dataset._fingerprint}
+    return {"items": count} | _fingerprint_items(dataset, count)
+
+
+def _fingerprint_items(dataset: Dataset, count: int) -> dict[str, Any]:
     read = min(count, MOST_READ)
-    positions = [i * count // read for i in range(read)]
     digest = hashlib.sha256(repr(count).encode())
     with _seeded():
-        for position in positions:
-            _update(digest, dataset[position])
+        for i in range(read):
+            _update(digest, dataset[i * count // read])
     first = [hashlib.sha256(), hashlib.sha256()]
     for one in first if count else ():
         with _seeded():

@@ -24,6 +24,7 @@ from ban_hf.errors import BANError
 VERSION = "ban_hf.grammar/1"
 """Raise it with every change of the rules or of how they are drawn: the text changes."""
 
+START = "sentence"
 RULES: dict[str, dict[str, float]] = {
     # A phrase, its expansions, and their weights. "" is nothing; # is s or p throughout a rule.
     "sentence": {"clause more <eos>": 1},
@@ -74,11 +75,10 @@ class Grammar:
         rules: of each symbol its expansions, with weights. An expansion is a row of symbols and
             words, split by spaces; what has no rules is a word. An expansion with `#` stands for
             two, one with `s` and one with `p` in its place; a symbol with `#`, for two symbols.
-        start: the symbol of a sentence, which must end in a word of its own, `<eos>`.
+            A `sentence` must end in a word of its own, `<eos>`.
     """
 
-    def __init__(self, rules: Mapping[str, Mapping[str, float]], start: str = "sentence") -> None:
-        self.start = start
+    def __init__(self, rules: Mapping[str, Mapping[str, float]]) -> None:
         self.rules: dict[str, dict[tuple[str, ...], float]] = {}  # probabilities
         for symbol, expansions in rules.items():
             for one, numbers in _numbers(symbol, "sp"):
@@ -104,7 +104,7 @@ class Grammar:
         options = {symbol: list(weights.items()) for symbol, weights in self.rules.items()}
         bounds = {s: list(accumulate(w.values())) for s, w in self.rules.items()}
         while True:
-            words, logp, stack = [], 0.0, [self.start]
+            words, logp, stack = [], 0.0, [START]
             while stack:
                 part = stack.pop()
                 if part in options:
@@ -137,7 +137,7 @@ class Grammar:
         counts = np.array(
             [[sum(p * e.count(j) for e, p in self.rules[i].items()) for j in rows] for i in rows]
         )  # (symbols, symbols)
-        start = np.array([float(symbol == self.start) for symbol in rows])  # (symbols,)
+        start = np.array([float(symbol == START) for symbol in rows])  # (symbols,)
         uses = np.linalg.solve(np.eye(len(start)) - counts.T, start)  # (symbols,)
         return dict(zip(self.rules, uses.tolist(), strict=True))
 
@@ -176,14 +176,14 @@ class Grammar:
             BANError: a word that cannot follow the words before it.
         """
         logps = []
-        rows: dict[tuple[str, ...], float] = {(self.start,): 1.0}
+        rows: dict[tuple[str, ...], float] = {(START,): 1.0}
         for i, word in enumerate(words):
             rows = self._after(word, rows)
             probability = sum(rows.values())
             if not probability:
                 raise BANError(f"words[{i}]={word!r} cannot follow {' '.join(words[:i][-10:])!r}")
             logps.append(math.log(probability))
-            rows = {row or (self.start,): p / probability for row, p in rows.items()}
+            rows = {row or (START,): p / probability for row, p in rows.items()}
         return logps
 
     def _after(self, word: str, rows: dict[tuple[str, ...], float]) -> dict[tuple[str, ...], float]:

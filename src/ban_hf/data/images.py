@@ -1,10 +1,9 @@
 """From a dataset's name to decoded training, validation and test images."""
 
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import datasets
@@ -14,8 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from ban_hf.data.augmentation import ImageViews, counter_hash
-from ban_hf.data.sources import FILE_BUILDERS, read_splits, source_id
-from ban_hf.errors import BANError, did_you_mean
+from ban_hf.data.sources import (
+    BuiltIn,
+    check_column,
+    locate,
+    only_column,
+    read_splits,
+)
+from ban_hf.errors import BANError
 
 logger = logging.getLogger(__name__)
 
@@ -28,19 +33,14 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, in units where white is 1."""
 
 
-@dataclass(frozen=True)
-class BuiltIn:
-    """The dataset of a built-in name, and what is known of its images."""
-
-    hub_id: str | None  # None: it needs no download
-    statistics: Statistics | None = None  # of the training images; None: computed
-    flip: bool = True
-
-
 BUILT_IN = {
-    "cifar10": BuiltIn("uoft-cs/cifar10", ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
-    "cifar100": BuiltIn("uoft-cs/cifar100", ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))),
-    "digits": BuiltIn(None, flip=False),  # a mirrored digit is not a digit
+    "cifar10": BuiltIn("uoft-cs/cifar10"),
+    "cifar100": BuiltIn("uoft-cs/cifar100"),
+    "digits": BuiltIn("digits"),
+}
+STATISTICS: dict[str, Statistics] = {  # of the training images
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 
 
@@ -102,46 +102,60 @@ def load_images(
     """
     if not 0 <= validation < 1:
         raise BANError(f"validation={validation}: must be a fraction, at least 0 and below 1")
-    spec = BUILT_IN.get(name, BuiltIn(source_id(name)))
-    data = _digits() if name == "digits" else _load(name, config, revision)
-    label_names, decoded = decode(data, image_column, label_column, image_size)
-    rows = _split(decoded, validation, train_samples, seed)
-    mean, std = spec.statistics or channel_statistics(decoded["train"][0][rows["train"]])
+    if image_size is not None and image_size < 1:
+        raise BANError(f"image_size={image_size}: must be a number of pixels, at least 1")
+    path, origin = locate(name, BUILT_IN, config, revision)
+    if name == "digits":
+        data = _digits()
+    else:
+        offline = "digits needs none, and BAN_HF_DATA can name a folder of cifar10/ and cifar100/."
+        data = read_splits(name, path, origin, BUILT_IN, offline)
+    if "train" not in data:
+        raise BANError(f"--dataset_name {name}: no train split; there is {', '.join(data)}")
+    data = {split: data[split] for split in ("train", "validation", "test") if split in data}
+    image_column, label_column = _columns(data["train"].features, image_column, label_column)
+    label_names, labels = _labels(data, label_column)
+    size = (image_size, image_size) if image_size else None
+    images: dict[str, Tensor] = {}
+    for split, part in data.items():
+        images[split] = _pixels(part, image_column, split, size)  # (N, 3, H, W)
+        size = (images[split].shape[3], images[split].shape[2])  # the first, train, settles it
+    rows = _split(labels, validation, train_samples, seed)
+    mean, std = STATISTICS.get(name) or channel_statistics(images["train"][rows["train"]])
 
     def dataset(split: str, *, augment: bool = False) -> ImageViews:
+        whole = split if split in images else "train"
         return ImageViews(
-            *decoded.get(split, decoded["train"]),
+            images[whole],
+            labels[whole],
             label_names,
             mean=mean,
             std=std,
             rows=rows.get(split),
             augment=augment,
-            flip=spec.flip if flip is None else flip,
+            flip=name != "digits" if flip is None else flip,  # a mirrored digit is not a digit
             seed=seed,
         )
 
     return ImageSplits(
         train=dataset("train", augment=True),
-        validation=dataset("validation") if "validation" in decoded | rows else None,
+        validation=dataset("validation") if "validation" in images | rows else None,
         test=dataset("test"),
-        source={"id": spec.hub_id or name, "config": config, "revision": revision},
+        source=origin,
     )
 
 
 def _split(
-    decoded: dict[str, tuple[Tensor, Tensor]],
-    validation: float,
-    train_samples: int | None,
-    seed: int,
+    existing: dict[str, Tensor], validation: float, train_samples: int | None, seed: int
 ) -> dict[str, Tensor]:
-    """Rows of the training split for each part that is cut out of it."""
-    labels = decoded["train"][1]  # (N,)
+    """Rows of the training split for each part that is cut out of it, by the labels of splits."""
+    labels = existing["train"]  # (N,)
     rows = {"train": torch.arange(len(labels))}
-    if "test" not in decoded:
+    if "test" not in existing:
         count = round(TEST_FRACTION * len(labels))
         logger.warning("no test split: %d of %d training images held out", count, len(labels))
         rows["test"], rows["train"] = stratified(rows["train"], labels, count, seed=0)
-    if "validation" not in decoded and validation > 0:
+    if "validation" not in existing and validation > 0:
         count = round(validation * len(rows["train"]))
         rows["validation"], rows["train"] = stratified(rows["train"], labels, count, seed)
     if train_samples is not None:
@@ -164,15 +178,7 @@ def stratified(rows: Tensor, labels: Tensor, count: int, seed: int) -> tuple[Ten
 
     Within a class those with the least hash of (seed, row) are chosen: no generator whose stream
     may differ between versions, and a smaller choice lies, class by class, within a larger one.
-
-    Args:
-        rows: ``(M,)`` int64, ascending.
-        labels: ``(N,)`` int64, of all rows.
-        count: how many to choose.
-        seed: of the choice.
-
-    Returns:
-        Chosen and remaining rows, each ascending.
+    Rows ``(M,)`` are ascending, and so are both parts; labels ``(N,)`` are those of all rows.
     """
     classes, sizes = labels[rows].unique(return_counts=True)  # (C,), (C,)
     quotas = sizes * count  # (C,), in units of 1 / M rows
@@ -199,110 +205,53 @@ def channel_statistics(images: Tensor) -> Statistics:
     return tuple(means), tuple(stds)
 
 
+@cache
 def _digits() -> dict[str, datasets.Dataset]:
     """scikit-learn's 8x8 grey digits, each pixel shown as 4x4, with a fixed split."""
     from sklearn.datasets import load_digits  # takes a second to import
 
     bunch = load_digits()
     grey = (bunch.images * (255 / 16)).round().astype(np.uint8)  # (N, 8, 8)
-    columns = {"image": grey.repeat(4, 1).repeat(4, 2), "label": bunch.target}  # (N, 32, 32), (N,)
-    names = [str(digit) for digit in range(10)]
-    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    shown = list(grey.repeat(4, 1).repeat(4, 2))  # N times (32, 32)
+    classes = datasets.ClassLabel(names=[str(digit) for digit in range(10)])
+    features = datasets.Features(image=datasets.Image(), label=classes)
+    data = datasets.Dataset.from_dict({"image": shown, "label": bunch.target}, features)
     labels = torch.from_numpy(bunch.target)  # (N,)
-    rows = torch.arange(len(labels))  # (N,)
-    test, train = stratified(rows, labels, round(TEST_FRACTION * len(labels)), seed=0)
-    return {
-        split: datasets.Dataset.from_dict(
-            {name: list(column[part]) for name, column in columns.items()},
-            features=datasets.Features(features),
-        )
-        for split, part in (("train", train.numpy()), ("test", test.numpy()))
-    }
+    count, rows = round(TEST_FRACTION * len(labels)), torch.arange(len(labels))  # (N,)
+    test, train = stratified(rows, labels, count, seed=0)
+    return {"train": data.select(train.tolist()), "test": data.select(test.tolist())}
 
 
-def _load(name: str, config: str | None, revision: str | None) -> dict[str, datasets.Dataset]:
-    """The existing splits, by the names train, validation and test."""
-    path, hub_id = Path(name), name
-    if name in BUILT_IN:  # not a folder of that name in the working directory
-        hub_id = str(BUILT_IN[name].hub_id)
-        path = Path(os.environ.get("BAN_HF_DATA") or os.devnull, name)
-    try:
-        splits = read_splits(path, hub_id, config, revision)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise BANError(
-            f"--dataset_name {name} cannot be loaded ({error}).{did_you_mean(name, BUILT_IN)} "
-            f"It takes a built-in name ({', '.join(BUILT_IN)}), a local folder, a file "
-            f"({', '.join(FILE_BUILDERS)}) or a Hub id. Without a network, digits needs none, and "
-            "BAN_HF_DATA can name a folder that holds cifar10/ and cifar100/."
-        ) from error
-    if "train" not in splits:
-        raise BANError(f"--dataset_name {name}: no train split; there is {', '.join(splits)}")
-    return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
+def _columns(
+    features: datasets.Features, image_column: str | None, label_column: str | None
+) -> tuple[str, str]:
+    """The columns of images and labels that are named, or those of the fitting types."""
+    if image_column is None:
+        found = [column for column, f in features.items() if isinstance(f, datasets.Image)]
+        image_column = only_column(found, "images", "image_column", features)
+    check_column("image_column", image_column, features, "images", _holds_images)
+    if label_column is None:
+        found = [column for column, f in features.items() if isinstance(f, datasets.ClassLabel)]
+        if not found:
+            raise BANError(
+                "no ClassLabel column: name the labels' column with label_column; "
+                f"the columns are {', '.join(features)}"
+            )
+        label_column = max(found, key=lambda column: features[column].num_classes)  # or the first
+    check_column("label_column", label_column, features, "integers or strings", _holds_labels)
+    return image_column, label_column
 
 
-def decode(
-    data: dict[str, datasets.Dataset],
-    image_column: str | None,
-    label_column: str | None,
-    image_size: int | None,
-) -> tuple[list[str], dict[str, tuple[Tensor, Tensor]]]:
-    """Names of the classes, and for each split its images and their labels.
-
-    Args:
-        data: the splits, `train` among them.
-        image_column: see :func:`ban_hf.data.load_images`, as for the other two.
-        label_column: of the labels.
-        image_size: side in pixels.
-
-    Returns:
-        Label names; by split ``(N, 3, H, W)`` uint8 and ``(N,)`` int64.
-    """
-    if image_size is not None and image_size < 1:
-        raise BANError(f"image_size={image_size}: must be a number of pixels, at least 1")
-    features = data["train"].features
-    image_column = _image_column(features, image_column)
-    label_column = _label_column(features, label_column)
-    names, labels = _labels(data, label_column)
-    size = (image_size, image_size) if image_size else None
-    decoded = {}
-    for split, part in data.items():
-        images = _pixels(part, image_column, split, size)  # (N, 3, H, W)
-        size = (images.shape[3], images.shape[2])  # the first split, train, settles it
-        decoded[split] = images, labels[split]
-    return names, decoded
+def _holds_images(feature: Any) -> bool:
+    files = ("string", "large_string", "binary", "large_binary")
+    is_file = isinstance(feature, datasets.Value) and feature.dtype in files
+    return is_file or isinstance(feature, datasets.Image | dict)
 
 
-def _image_column(features: datasets.Features, named: str | None) -> str:
-    if named is not None:
-        feature = _named("image_column", named, features)
-        kind = feature.dtype if isinstance(feature, datasets.Value) else ""
-        files = kind in ("string", "large_string", "binary", "large_binary")
-        if not files and not isinstance(feature, datasets.Image | dict):
-            raise BANError(f"image_column={named!r} holds no images but {feature}")
-        return named
-    found = [column for column, f in features.items() if isinstance(f, datasets.Image)]
-    if len(found) != 1:
-        raise BANError(
-            f"{len(found) or 'no'} columns of images {found}: name one with image_column; "
-            f"the columns are {', '.join(features)}"
-        )
-    return found[0]
-
-
-def _label_column(features: datasets.Features, named: str | None) -> str:
-    if named is not None:
-        feature = _named("label_column", named, features)
-        kind = feature.dtype if isinstance(feature, datasets.Value | datasets.ClassLabel) else ""
-        if not kind.startswith(("int", "uint", "bool", "string", "large_string")):
-            raise BANError(f"label_column={named!r} holds no integers or strings but {feature}")
-        return named
-    found = {c: f.num_classes for c, f in features.items() if isinstance(f, datasets.ClassLabel)}
-    if not found:
-        raise BANError(
-            "no ClassLabel column: name the labels' column with label_column; "
-            f"the columns are {', '.join(features)}"
-        )
-    return max(found, key=lambda column: found[column])  # the first one, on a tie
+def _holds_labels(feature: Any) -> bool:
+    kinds = ("int", "uint", "bool", "string", "large_string")
+    is_value = isinstance(feature, datasets.Value | datasets.ClassLabel)
+    return is_value and feature.dtype.startswith(kinds)
 
 
 def _labels(data: dict[str, datasets.Dataset], column: str) -> tuple[list[str], dict[str, Tensor]]:
@@ -332,7 +281,13 @@ def _pixels(
 ) -> Tensor:
     """All images of a split as ``(N, 3, H, W)`` uint8; ``size`` is (width, height)."""
     raw = data.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    size = size or _default_size(_read(raw[0][column], split, 0).size)
+    if size is None:
+        size = _read(raw[0][column], split, 0).size
+        if max(size) > LARGEST_KEPT:
+            given, size = size, (LARGEST_KEPT, LARGEST_KEPT)
+            logger.warning(
+                "images of %dx%d are resized to %d; image_size sets another", *given, LARGEST_KEPT
+            )
     images = np.empty((len(raw), 3, size[1], size[0]), dtype=np.uint8)  # (N, 3, H, W)
 
     def store(row: int, value: Any) -> None:
@@ -357,21 +312,3 @@ def _read(value: Any, split: str, row: int) -> Image.Image:
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken file
         where = (value or {}).get("path") or "no path"
         raise BANError(f"{split} row {row} ({where}): unreadable image: {error}") from error
-
-
-def _default_size(first: tuple[int, int]) -> tuple[int, int]:
-    if max(first) <= LARGEST_KEPT:
-        return first
-    logger.warning(
-        "images of %dx%d are resized to %d; image_size sets another", *first, LARGEST_KEPT
-    )
-    return LARGEST_KEPT, LARGEST_KEPT
-
-
-def _named(argument: str, name: str, features: datasets.Features) -> Any:
-    if name not in features:
-        raise BANError(
-            f"{argument}={name!r}: no such column.{did_you_mean(name, features)} "
-            f"The columns are {', '.join(features)}"
-        )
-    return features[name]

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 
 import datasets
 import torch
-from datasets.exceptions import DatasetGenerationError
 from tokenizers import Regex, Tokenizer, decoders
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Replace, Sequence
@@ -21,8 +19,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ban_hf.data.grammar import ENGLISH, VERSION
-from ban_hf.data.sources import FILE_BUILDERS, read_splits, source_id
-from ban_hf.errors import BANError, did_you_mean
+from ban_hf.data.sources import (
+    FILE_BUILDERS,
+    BuiltIn,
+    Origin,
+    check_column,
+    locate,
+    only_column,
+    read_splits,
+)
+from ban_hf.errors import BANError
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +41,11 @@ WARM_UP = 2
 GRAMMAR_WORDS = {"train": 8_000, "validation": 5_000, "test": 20_000}
 HELD_OUT = 0.05
 """Share of the lines that validation and test each get, where there is one split only."""
-BUILT_IN_TEXTS: dict[str, tuple[str, str | None, str | None]] = {  # id, config, revision
-    "grammar": ("grammar", None, None),
+BUILT_IN_TEXTS = {
+    "grammar": BuiltIn("grammar"),
     # The main revision of this one is a script, which `datasets` does not run.
-    "ptb": ("ptb-text-only/ptb_text_only", None, "refs/convert/parquet"),
-    "wikitext2": ("Salesforce/wikitext", "wikitext-2-v1", None),
+    "ptb": BuiltIn("ptb-text-only/ptb_text_only", revision="refs/convert/parquet"),
+    "wikitext2": BuiltIn("Salesforce/wikitext", config="wikitext-2-v1"),
 }
 _SPLITS = {"train": ("train",), "validation": ("valid", "dev"), "test": ("test",)}
 _TEXT_FILES = (".txt", ".tokens", ".raw")
@@ -126,7 +132,7 @@ def load_text(
         )
     if name == "grammar":
         return _grammar(GRAMMAR_WORDS | ({"train": train_words} if train_words else {}))
-    raw, source = read_corpus(name, config, revision, text_column)
+    raw, source = _read_corpus(name, config, revision, text_column)
     texts = {split: read_words(text) for split, text in raw.items()}
     for split, text in raw.items():
         if texts[split].count(EOS) > text.count("\n"):
@@ -178,28 +184,22 @@ def _splits(texts: dict[str, list[str]], words: list[str], source: Mapping[str, 
 # The text of each split
 
 
-def read_corpus(
+def _read_corpus(
     name: str, config: str | None, revision: str | None, text_column: str | None
-) -> tuple[dict[str, str], dict[str, str | None]]:
-    """Text of the splits train, validation and test, each line ended; and its origin.
-
-    See :func:`ban_hf.data.load_text` for arguments and errors.
-    """
-    path, hub_id, known = Path(name), name, source_id(name)
-    if name in BUILT_IN_TEXTS:  # not a folder of that name in the working directory
-        path = Path(os.environ.get("BAN_HF_DATA") or os.devnull, name)
-        hub_id, known_config, known_revision = BUILT_IN_TEXTS[name]
-        known = hub_id
-        if not path.is_dir():
-            config, revision = config or known_config, revision or known_revision
-    source = {"id": known, "config": config, "revision": revision}
+) -> tuple[dict[str, str], Origin]:
+    """Text of the splits train, validation and test, each line ended; and its origin."""
+    path, origin = locate(name, BUILT_IN_TEXTS, config, revision)
     files = _text_files(path)
+    if files and text_column is not None:
+        raise BANError(f"text_column={text_column!r}: a text file has no columns: leave it out")
     if files:
-        if text_column is not None:
-            raise BANError(f"text_column={text_column!r}: a text file has no columns: leave it out")
         texts = {split: _read(file) for split, file in files.items()}
     else:
-        data = _load(name, hub_id, path, config, revision)
+        offline = (
+            "grammar needs none, and a folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt "
+            "can be given, or as BAN_HF_DATA the folder above ptb/."
+        )
+        data = read_splits(name, path, origin, BUILT_IN_TEXTS, offline)
         texts = {split: _join(part, split, text_column) for split, part in data.items()}
     if list(texts) == ["train"]:
         texts = _hold_out(texts["train"], name)
@@ -213,7 +213,7 @@ def read_corpus(
     for split, text in texts.items():
         if not text.strip():
             raise BANError(f"--dataset_name {name}: no words in the {split} split")
-    return {split: texts[split] for split in _SPLITS}, source
+    return {split: texts[split] for split in _SPLITS}, origin
 
 
 def _text_files(path: Path) -> dict[str, Path]:
@@ -253,39 +253,16 @@ def _read(path: Path) -> str:
     return text if text.endswith("\n") else text + "\n"
 
 
-def _load(
-    name: str, hub_id: str, path: Path, config: str | None, revision: str | None
-) -> dict[str, datasets.Dataset]:
-    try:
-        return read_splits(path, hub_id, config, revision)
-    except (ConnectionError, FileNotFoundError, ValueError, DatasetGenerationError) as error:
-        hint = "" if name in BUILT_IN_TEXTS else did_you_mean(name, BUILT_IN_TEXTS)
-        raise BANError(
-            f"--dataset_name {name} cannot be loaded ({error}).{hint} It "
-            f"takes a built-in name ({', '.join(BUILT_IN_TEXTS)}), a local folder or file, or a "
-            "Hub id. Without a network, grammar needs none, and a folder with ptb.train.txt, "
-            "ptb.valid.txt and ptb.test.txt can be given, or as BAN_HF_DATA the folder above ptb/."
-        ) from error
-
-
 def _join(data: datasets.Dataset, split: str, column: str | None) -> str:
     """The rows as lines; a row's own line break at its end is not doubled."""
-    strings = [
-        name
+    strings = {
+        name: feature
         for name, feature in data.features.items()
         if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
-    ]
-    if column is None and len(strings) != 1:
-        raise BANError(
-            f"{len(strings) or 'no'} columns of strings {strings}: name one with text_column; the "
-            f"columns are {', '.join(data.features)}"
-        )
-    column = strings[0] if column is None else column
-    if column not in strings:
-        raise BANError(
-            f"text_column={column!r}: no such column of strings.{did_you_mean(column, strings)} "
-            f"The columns are {', '.join(data.features)}"
-        )
+    }
+    if column is None:
+        column = only_column([*strings], "strings", "text_column", data.features)
+    check_column("text_column", column, strings, "strings")
     rows = list(data[column])
     if None in rows:
         raise BANError(f"{split} row {rows.index(None)}: {column} is empty (null)")
@@ -304,7 +281,7 @@ def _hold_out(text: str, name: str) -> dict[str, str]:
         "validation": lines[-2 * count : -count],
         "test": lines[-count:],
     }
-    return {split: "".join(f"{line}\n" for line in part) for split, part in parts.items()}
+    return {split: "\n".join([*part, ""]) for split, part in parts.items()}
 
 
 # The tokenizer

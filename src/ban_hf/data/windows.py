@@ -19,11 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ban_hf.data.description import POSITIONS, DescribedDataset
+from ban_hf.data.description import IGNORED, POSITIONS, DescribedDataset
 from ban_hf.errors import BANError
-
-IGNORED = -100
-"""A target that does not count, as everywhere in transformers."""
 
 
 class TokenWindows(DescribedDataset):
@@ -58,8 +55,7 @@ class TokenWindows(DescribedDataset):
                 f"warmup={warmup} must not be negative."
             )
         self.tokens, self.columns, self.window, self.warmup = tokens.long(), columns, window, warmup
-        inputs = self._lay_out_all() if warmup else self._lay_out_whole_rows()
-        self.input_ids, self.targets = inputs  # (columns, L), (columns, L)
+        self.input_ids, self.targets = self._columns()  # (columns, L), (columns, L)
         self.length = self.input_ids.shape[1]
         if self.length < window or len(self.input_ids) < columns:  # too few to begin each column
             raise BANError(
@@ -68,31 +64,26 @@ class TokenWindows(DescribedDataset):
                 "window."
             )
 
-    def _lay_out_whole_rows(self) -> tuple[Tensor, Tensor]:
-        length = len(self.tokens) // self.columns
-        rows = self.tokens[: length * self.columns].view(self.columns, length)  # (B, length)
-        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
-
-    def _lay_out_all(self) -> tuple[Tensor, Tensor]:
-        """Columns that overlap by the warm-up; the first has real targets in place of one."""
-        n = len(self.tokens) - 1  # targets
-        new = max(0, math.ceil((n - self.warmup) / self.columns))  # of each column
-        length = new + self.warmup
-        short = self.columns * new + self.warmup - n  # filled up after the end of the text
-        inputs = F.pad(self.tokens[:-1], (0, short)).unfold(0, length, max(1, new))
-        targets = F.pad(self.tokens[1:], (0, short), value=IGNORED).unfold(0, length, max(1, new))
-        targets = targets.clone()
-        targets[1:, : self.warmup] = IGNORED
-        return inputs.contiguous(), targets
+    def _columns(self) -> tuple[Tensor, Tensor]:
+        """Words and next words of columns of L words, which begin `step` words apart."""
+        n = len(self.tokens) - 1  # words that have a next one
+        if self.warmup:
+            step = max(0, math.ceil((n - self.warmup) / self.columns))
+            length = step + self.warmup
+        else:
+            step = len(self.tokens) // self.columns
+            length = max(0, step - 1)
+        short = max(0, (self.columns - 1) * step + length - n)  # filled up after the text's end
+        inputs = F.pad(self.tokens[:-1], (0, short)).unfold(0, length, max(1, step))
+        targets = F.pad(self.tokens[1:], (0, short), value=IGNORED).unfold(0, length, max(1, step))
+        targets = targets[: self.columns].clone()  # (columns, L)
+        targets[1:, : self.warmup] = IGNORED  # the first column has no words before it
+        return inputs[: self.columns].contiguous(), targets
 
     @property
     def num_targets(self) -> int:
         """Words that are predicted and counted in one pass."""
         return int((self.targets != IGNORED).sum())
-
-    @property
-    def num_items(self) -> int:
-        return self.num_targets
 
     def describe(self) -> dict[str, Any]:
         """Targets, fingerprint and window.
@@ -100,7 +91,7 @@ class TokenWindows(DescribedDataset):
         The columns are left out: of a training they are the batch size, which is an argument, and
         an evaluation does not depend on them.
         """
-        return {"items": self.num_items, "fingerprint": self.fingerprint, "window": self.window}
+        return {"items": self.num_targets, "fingerprint": self.fingerprint, "window": self.window}
 
     def __len__(self) -> int:
         return math.ceil(self.length / self.window) * self.columns

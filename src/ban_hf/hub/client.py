@@ -6,8 +6,7 @@ looks, writes, and reads back. `with_retries` repeats it as a whole, on tenacity
 
 import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 from huggingface_hub import get_session
@@ -61,9 +60,10 @@ def with_retries(what: str, call: Callable[[], T]) -> T:
         before_sleep=warn,
         reraise=True,
     )
+    session = get_session()
+    before, session.timeout = session.timeout, TIMEOUT
     try:
-        with _timeouts():
-            return retrying(call)
+        return retrying(call)
     except (HTTPError, OSError, RuntimeError, NotYetVisibleError, HFValidationError) as error:
         reason = _reason(error)
         if _may_pass(error):
@@ -72,28 +72,16 @@ def with_retries(what: str, call: Callable[[], T]) -> T:
                 "again."
             )
         raise HubError(f"{what}: {reason}") from error
+    finally:
+        session.timeout = before
 
 
 def clean_token(token: str | None) -> str | None:
-    """A token without the line break of the file that it was read from.
-
-    Raises:
-        HubError: if it cannot be a token; the message does not show it.
-    """
+    """A token without the line break of the file that it was read from."""
     token = token.strip() if token is not None else None
     if token and not re.fullmatch(r"[!-~]+", token):
         raise HubError("the token has characters that none has: give it as the Hub showed it.")
     return token or None
-
-
-@contextmanager
-def _timeouts() -> Iterator[None]:
-    session = get_session()
-    before, session.timeout = session.timeout, TIMEOUT
-    try:
-        yield
-    finally:
-        session.timeout = before
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -2,13 +2,15 @@
 
 A commit, never a branch: its content cannot change. Both kinds of location have `fetch` (the local
 path of a file), `names` (of all files) and `resolve_reference` (the location of a teacher or
-member).
+member). What cannot be reached is an `UnverifiableError`.
 """
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub import HfApi, ModelInfo
 
@@ -16,6 +18,8 @@ from ban_hf.errors import BANError, HubError, RecordError, UnpinnedTeacherError,
 from ban_hf.hub.client import with_retries
 from ban_hf.lineage.files import sha256_of_file
 from ban_hf.lineage.record import RECORD, Reference
+
+T = TypeVar("T")
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 #: A generation in a folder, by the sha256 of its record: a name that shows no path.
@@ -42,11 +46,7 @@ class LocalPath:
         return LocalPath(Path(os.path.abspath(self.path)))
 
     def fetch(self, name: str) -> Path:
-        """The path of a file.
-
-        Raises:
-            UnverifiableError: if it does not exist.
-        """
+        """The path of a file."""
         if not (self.path / name).is_file():
             raise UnverifiableError(f"{self.path} has no {name}.")
         return self.path / name
@@ -91,20 +91,13 @@ class HubRevision:
         return {"pretrained_model_name_or_path": self.repo_id, "revision": self.revision}
 
     def fetch(self, name: str) -> Path:
-        """The path of a file, downloaded unless it is in the cache.
-
-        Raises:
-            UnverifiableError: if it cannot be downloaded.
-        """
+        """The path of a file, downloaded unless it is in the cache."""
         api = HfApi(token=self.token)
-
-        def download() -> str:
-            return api.hf_hub_download(self.repo_id, name, revision=self.revision)
-
-        try:
-            return Path(with_retries(f"{name} of {self}", download))
-        except HubError as error:
-            raise UnverifiableError(str(error)) from error
+        file = _reach(
+            f"{name} of {self}",
+            lambda: api.hf_hub_download(self.repo_id, name, revision=self.revision),
+        )
+        return Path(file)
 
     def names(self) -> list[str]:
         """The paths of all files."""
@@ -114,11 +107,7 @@ class HubRevision:
         return sorted(sibling.rfilename for sibling in info.siblings or [])
 
     def resolve_reference(self, reference: Reference) -> "HubRevision":
-        """Where a teacher or member is.
-
-        Raises:
-            RecordError: if it is in a folder: a published record names no path.
-        """
+        """Where a teacher or member is: a published record names no folder."""
         if reference.path is not None or reference.repo_id is None or reference.revision is None:
             raise RecordError(f"{self} names a folder for a teacher or member, not a repository.")
         return HubRevision(reference.repo_id, reference.revision, self.token)
@@ -128,27 +117,23 @@ Location = LocalPath | HubRevision
 
 
 def repo_info(repo_id: str, revision: str | None = None, token: str | None = None) -> ModelInfo:
-    """The Hub's facts of a repository at a revision (by default `main`), with all its files.
+    """The Hub's facts of a repository at a revision (by default `main`), with all its files."""
+    api = HfApi(token=token)
+    return _reach(
+        f"{repo_id}@{revision}" if revision else repo_id,
+        lambda: api.model_info(repo_id, revision=revision, files_metadata=True),
+    )
 
-    Raises:
-        UnverifiableError: if they cannot be read.
-    """
-    api, what = HfApi(token=token), f"{repo_id}@{revision}" if revision else repo_id
+
+def _reach(what: str, call: Callable[[], T]) -> T:
     try:
-        return with_retries(
-            what, lambda: api.model_info(repo_id, revision=revision, files_metadata=True)
-        )
+        return with_retries(what, call)
     except HubError as error:
         raise UnverifiableError(str(error)) from error
 
 
 def resolve(where: str | Path, revision: str | None = None, token: str | None = None) -> Location:
-    """The location of a folder, or of `"ns/name"` or `"ns/name@revision"` at its current commit.
-
-    Raises:
-        BANError: if two revisions are given.
-        UnverifiableError: if there is neither such a folder nor such a repository.
-    """
+    """The location of a folder, or of `"ns/name"` or `"ns/name@revision"` at its current commit."""
     if Path(where).is_dir():
         if revision is not None:
             raise BANError(f"revision={revision!r}: {where} is a local folder, which has none.")

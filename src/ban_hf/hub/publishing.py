@@ -9,9 +9,11 @@ files that a model is loaded from, nothing else.
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard
 from msgspec.structs import replace
@@ -19,29 +21,22 @@ from msgspec.structs import replace
 from ban_hf.errors import BANError, PublishError, RecordError
 from ban_hf.hub.client import clean_token
 from ban_hf.hub.location import LOCAL_GENERATION, HubRevision, LocalPath, Location, resolve
-from ban_hf.hub.repository import (
-    Content,
-    contents_of,
-    create_or_get,
-    full_name,
-    generation_repository,
-    is_private,
-    publish,
-    published_commit,
-)
+from ban_hf.hub.repository import Repository, full_name, generation_repository
 from ban_hf.hub.verification import Entry, ancestry, check_file, check_model, walk
-from ban_hf.lineage.family import finished_generations
-from ban_hf.lineage.family_results import results_of_records
+from ban_hf.lineage.family import finished_generations, is_finished
 from ban_hf.lineage.files import as_json, read_json
-from ban_hf.lineage.record import CARD, LOG, PICTURE, RECORD, Record, Reference
-from ban_hf.lineage.results import Results
-from ban_hf.reports.model_card import AUTO_CLASSES, render_card
+from ban_hf.lineage.names import CATALOG
+from ban_hf.lineage.record import CARD, LOG, PICTURE, RECORD, FileEntry, Record, Reference
+from ban_hf.lineage.results import Results, results_of_records
+from ban_hf.reports.model_card import render_card
 from ban_hf.reports.reading import read_results
 from ban_hf.reports.statistics import is_measured
 
+if TYPE_CHECKING:
+    from ban_hf.training.arguments import BANTrainingArguments
+
 logger = logging.getLogger(__name__)
 
-Contents = dict[str, Content]  # of a model, by the names of its files
 OWN_TYPES = ("ban_", "born_again_")  # how the model types of ban_hf's classes begin
 #: Pipeline tags by what the name of a model's class contains.
 TAGS_OF_CLASSES = {
@@ -50,6 +45,23 @@ TAGS_OF_CLASSES = {
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
 }
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How networks are published: for whom, under which license, with whose token."""
+
+    private: bool | None
+    license: str | None
+    token: str | None
+
+    def private_after(self, sources: Iterable[str]) -> bool | None:
+        """As requested; by default private if a source is, whose results are in the card."""
+        for name in sources if self.private is None else ():
+            if Repository(name, self.token).is_private():
+                logger.info("Private, as %s is: private=False would make it public.", name)
+                return True
+        return self.private
 
 
 def push_family(
@@ -82,80 +94,56 @@ def push_family(
         PublishError: if a repository holds something else, or is public and should not be.
         HubError: if the Hub cannot be reached, or refuses.
     """
-    output_dir, token = Path(output_dir), clean_token(token)
-    repo_id = full_name(repo_id, token)
+    output_dir, terms = Path(output_dir), Terms(private, license, clean_token(token))
+    repo_id = full_name(repo_id, terms.token)
     generations, ensemble = _family(output_dir)
-    options: dict[str, Any] = {"private": private, "license": license, "token": token}
     commits: dict[str, HubRevision] = {}  # by the hashes of the local records
-    for entry, contents in generations:
-        published = [commits.get(t.lineage_sha256) for t in entry.record.teachers]
+    for entry in generations:
+        published = [commits.get(named.lineage_sha256) for named in entry.record.teachers]
         teachers = [str(commit) if commit else None for commit in published]
         name = generation_repository(repo_id, entry.record.generation)
-        commit = _push_generation(entry, contents, name, teachers, **options)
-        commits[entry.lineage_sha256] = commit
+        last = commits[entry.lineage_sha256] = _push_generation(entry, name, teachers, terms)
     if ensemble is None:
         logger.warning("%s has no ensemble, so nothing goes to %s.", output_dir, repo_id)
         return list(commits.values())
-    return [*commits.values(), _push_ensemble(*ensemble, repo_id, commit, **options)]
+    return [*commits.values(), _push_ensemble(ensemble, repo_id, last, terms)]
 
 
-def _family(
-    output_dir: Path,
-) -> tuple[list[tuple[Entry, Contents]], tuple[Entry, Contents] | None]:
-    """The own generations and the ensemble of a directory, each file checked against its record.
-
-    Raises:
-        BANError: if there is no generation, or one that no run has noted there.
-        PublishError: if the ensemble has another generation for a member.
-        TamperedFileError: see `push_family`.
-    """
-    generations = [Entry.at(LocalPath(f)) for f in finished_generations(output_dir)]
+def _family(output_dir: Path) -> tuple[list[Entry], Entry | None]:
+    """The generations that a directory publishes, and its ensemble; all files are checked."""
+    generations = [Entry.at(LocalPath(folder)) for folder in finished_generations(output_dir)]
     if not generations:
         raise BANError(f"output_dir={output_dir} holds no finished generation to publish.")
-    has_ensemble = (output_dir / "ensemble" / RECORD).is_file()
-    ensemble = Entry.at(LocalPath(output_dir / "ensemble")) if has_ensemble else None
-    known = {e.record.generation: e.record.weights_sha256 for e in generations}
-    for member in ensemble.record.members if ensemble else []:
+    folder = output_dir / "ensemble"
+    ensemble = Entry.at(LocalPath(folder)) if is_finished(folder) else None
+    known = {entry.record.generation: entry.record.weights_sha256 for entry in generations}
+    for member in ensemble.record.members if ensemble else ():
         if known.get(member.generation) != member.weights_sha256:
             raise PublishError(
-                f"{output_dir / 'ensemble'} has another generation {member.generation} for a "
-                "member than the one beside it. Nothing was sent: move the ensemble away, and give "
-                "the run's command again to make a new one."
+                f"{folder} has another generation {member.generation} for a member than the one "
+                "beside it. Nothing was sent: move the ensemble away, and give the run's command "
+                "again to make a new one."
             )
-    pairs = [(entry, _contents(entry)) for entry in generations]
-    last = (ensemble, _contents(ensemble)) if ensemble else None
-    note = read_json(output_dir / RECORD) if (output_dir / RECORD).is_file() else {}
+    for entry in (*generations, *([ensemble] if ensemble else [])):
+        _check_publishable(entry)
+    note = read_json(output_dir / RECORD) if is_finished(output_dir) else {}
     noted = {generation["lineage_sha256"] for generation in note.get("generations", [])}
     if strays := [str(e.place) for e in generations if e.lineage_sha256 not in noted]:
         raise BANError(
             f"{', '.join(strays)}: not trained by a run of {output_dir}, so others may have "
             "published it already. Nothing was sent. (push_generation publishes a single one.)"
         )
-    return _own(pairs, note["run"].get("teacher") or {}), last
-
-
-def _own(
-    pairs: list[tuple[Entry, Contents]], teacher: dict[str, str]
-) -> list[tuple[Entry, Contents]]:
-    """The generations of a directory that are published as its own.
-
-    A family that continues a generation of the Hub begins with that one, which is published
-    already. One that continues a folder begins with copies of generations that were trained here,
-    and publishes them.
-
-    Raises:
-        PublishError: if a copied generation was pulled itself, so it is published already.
-    """
+    teacher = note["run"].get("teacher")
     if teacher and not LOCAL_GENERATION.fullmatch(teacher["teacher"]):
-        return pairs[1:]
-    for entry, _ in pairs:
+        return generations[1:], ensemble  # the first is of the Hub, and published already
+    for entry in generations:  # those that were copied from a folder may have been pulled there
         if not any(file.path == LOG for file in entry.record.files):  # it is not published
             raise PublishError(
                 f"{entry.place} was pulled, so it is published already. Nothing was sent: "
                 "publish its students one by one, by push_generation, the first with "
                 "teacher='ns/name@commit'."
             )
-    return pairs
+    return generations, ensemble
 
 
 def push_generation(
@@ -186,41 +174,36 @@ def push_generation(
         PublishError: if a teacher is not published, or its repository holds another network than
             taught this one; and see `push_family`.
     """
-    token = clean_token(token)
-    entry, repo_id = Entry.at(LocalPath(Path(folder))), full_name(repo_id, token)
+    terms = Terms(private, license, clean_token(token))
+    entry, repo_id = Entry.at(LocalPath(Path(folder))), full_name(repo_id, terms.token)
     if entry.record.kind != "generation":
         raise BANError(f"{folder} holds an ensemble: publish it with its family, push_family.")
     count = len(entry.record.teachers)
     given = [teacher] if isinstance(teacher, str) else list(teacher or [])
     if given and len(given) != count:
         raise BANError(f"teacher={teacher!r}: {folder} records {count} teachers: name each once.")
-    options: dict[str, Any] = {"private": private, "license": license, "token": token}
-    return _push_generation(entry, _contents(entry), repo_id, given or [None] * count, **options)
+    _check_publishable(entry)
+    return _push_generation(entry, repo_id, given or [None] * count, terms)
 
 
 def _push_generation(
-    entry: Entry,
-    contents: Contents,
-    repo_id: str,
-    teachers: Sequence[str | None],
-    **options: Any,
+    entry: Entry, repo_id: str, given: Sequence[str | None], terms: Terms
 ) -> HubRevision:
+    teachers = entry.record.teachers
     places = [
-        _published_teacher(entry, named, repo_id, given, options["token"])
-        for named, given in zip(entry.record.teachers, teachers, strict=True)
+        _published_teacher(entry, named, repo_id, name, terms.token)
+        for named, name in zip(teachers, given, strict=True)
     ]
     before = ancestry(*places)
     entries = {published.place: published for published in before}
-    for named, place in zip(entry.record.teachers, places, strict=True):
+    for named, place in zip(teachers, places, strict=True):
         if entries[place].record.weights_sha256 != named.weights_sha256:
             raise PublishError(
                 f"{place} is another network than the generation {named.generation} that taught "
                 f"{entry.place}. Nothing was sent: name the right one by teacher='ns/name@commit'."
             )
-    record = replace(
-        entry.record.redacted(contents), teachers=tuple(entries[p].reference() for p in places)
-    )
-    return _publish(entry, record, before, contents, repo_id, places, **options)
+    record = replace(_redacted(entry), teachers=tuple(entries[p].reference() for p in places))
+    return _publish(entry, record, before, repo_id, places, terms)
 
 
 def _published_teacher(
@@ -249,17 +232,15 @@ def _published_teacher(
             "unknown: publish the family (push_family), or say teacher='ns/name@commit'."
         )
     name = generation_repository(family, named.generation)
-    return HubRevision(name, published_commit(name, token), token)
+    return HubRevision(name, Repository(name, token).published_commit(), token)
 
 
-def _push_ensemble(
-    entry: Entry, contents: Contents, repo_id: str, last: HubRevision, **options: Any
-) -> HubRevision:
+def _push_ensemble(entry: Entry, repo_id: str, last: HubRevision, terms: Terms) -> HubRevision:
     """Publish the ensemble, whose members are the last generation and some of its teachers."""
     before = ancestry(last)
     published = {e.record.generation: e for e in before}
     members = tuple(published[m.generation].reference() for m in entry.record.members)
-    record = replace(entry.record.redacted(contents), members=members)
+    record = replace(_redacted(entry), members=members)
     hashes = {e.lineage_sha256 for e in before}
 
     def is_of_fewer(existing: Path) -> bool:
@@ -270,62 +251,44 @@ def _push_ensemble(
         known = all(member.lineage_sha256 in hashes for member in theirs.members)
         return (theirs.kind, theirs.family) == (record.kind, record.family) and known
 
-    return _publish(
-        entry, record, before, contents, repo_id, [last], replaces=is_of_fewer, **options
-    )
+    return _publish(entry, record, before, repo_id, [last], terms, replaces=is_of_fewer)
 
 
 def _publish(
     entry: Entry,
     record: Record,
     before: list[Entry],
-    contents: Contents,
     repo_id: str,
     sources: Sequence[HubRevision],
-    *,
-    private: bool | None,
-    license: str | None,
-    token: str | None,
+    terms: Terms,
     replaces: Callable[[Path], bool] = lambda existing: False,
 ) -> HubRevision:
     """Publish the files of a folder with the redacted record and the card."""
+    private = terms.private_after(source.repo_id for source in sources)
     files = {
-        **contents,
-        RECORD: as_json(record.to_dict()),
-        **card_files(entry.place, record, before, repo_id, license),
+        **{file.path: entry.place.fetch(file.path) for file in _published(entry)},
+        RECORD: as_json(record.to_dict()).encode(),
+        **Card(entry.place, record, before, repo_id, terms.license).files(),
     }
-    commit = publish(
-        repo_id,
-        files,
-        title=f"{record.name} of {record.family}",
-        private=_privacy(private, sources),
-        token=token,
-        replaces=replaces,
-    )
-    return HubRevision(repo_id, commit, token)
+    title = f"{record.name} of {record.family}"
+    commit = Repository(repo_id, terms.token, private).publish(files, title, replaces)
+    return HubRevision(repo_id, commit, terms.token)
 
 
-def _privacy(private: bool | None, sources: Sequence[HubRevision]) -> bool | None:
-    """As requested; by default private if a source is, whose results are in the card."""
-    if private is not None:
-        return private
-    for source in sources:
-        if is_private(source.repo_id, source.token):
-            logger.info("Private, as %s is: private=False would make it public.", source.repo_id)
-            return True
-    return None
+def _published(entry: Entry) -> list[FileEntry]:
+    """The files of a folder that are published, as its record has them."""
+    return [file for file in entry.record.files if file.path != LOG]
 
 
-def _contents(entry: Entry) -> Contents:
-    """The files of a folder that are published, each as its record names it: a whole model.
+def _redacted(entry: Entry) -> Record:
+    return entry.record.redacted(file.path for file in _published(entry))
 
-    Raises:
-        LineageError: if one is not as it is named, or they are no model that can be verified.
-    """
-    files = [file for file in entry.record.files if file.path != LOG]
-    contents: Contents = {file.path: check_file(entry.place, file) for file in files}
-    check_model(entry, set(contents))
-    return contents
+
+def _check_publishable(entry: Entry) -> None:
+    """Check that what is published is as its record has it, and a model that can be verified."""
+    for file in _published(entry):
+        check_file(entry.place, file)
+    check_model(entry, {file.path for file in _published(entry)})
 
 
 # Cards
@@ -342,136 +305,100 @@ def card(
         license: of the weights, as the Hub writes it (`"apache-2.0"`); by default that of the
             existing card.
     """
-    place, record, before, repo_id = _existing(where, revision)
-    results = _results(place, record, before)
-    return _render(place, record, before, repo_id, license or _license(place), results)
+    return Card.of(where, revision, license).render()
 
 
-def write_card(
-    where: str | Path,
-    folder: str | Path,
-    *,
-    revision: str | None = None,
-    license: str | None = None,
-) -> list[Path]:
-    """Render a card again into a folder, `README.md` and its picture; the files.
-
-    Args:
-        where: see `load_lineage`.
-        folder: created if it does not exist; a card in it is replaced.
-        revision: see `load_lineage`.
-        license: see `card`.
-    """
+def write_card(where: str | Path, folder: str | Path, **options: str | None) -> list[Path]:
+    """Render a card again, see `card`, into a folder: `README.md` and its picture; the files."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    place, record, before, repo_id = _existing(where, revision)
-    files = card_files(place, record, before, repo_id, license or _license(place))
+    files = Card.of(where, **options).files()
     for name, content in files.items():
         Path(folder, name).write_bytes(content)
     return [Path(folder, name) for name in files]
 
 
-def _existing(
-    where: str | Path, revision: str | None
-) -> tuple[Location, Record, list[Entry], str | None]:
-    """Location and record of a network, the generations before it, its repository."""
-    generations, ensemble = walk(where, revision)
-    entry = ensemble or generations[-1]
-    repo_id = entry.place.repo_id if isinstance(entry.place, HubRevision) else None
-    return entry.place, entry.record, generations if ensemble else generations[:-1], repo_id
+@dataclass(frozen=True)
+class Card:
+    """What the card of a network is rendered from."""
+
+    place: Location  # of the model's files
+    record: Record  # as it is published
+    before: Sequence[Entry]  # the generations before it, or those of the ensemble's family
+    repo_id: str | None  # of the repository that is going to hold it, if there is one
+    license: str | None
+
+    @classmethod
+    def of(
+        cls, where: str | Path, revision: str | None = None, license: str | None = None
+    ) -> "Card":
+        """Of an existing network; the license is by default that of its card."""
+        *before, entry = walk(where, revision)
+        place = entry.place
+        repo_id = place.repo_id if isinstance(place, HubRevision) else None
+        if not license and CARD in place.names():
+            license = ModelCard(place.fetch(CARD).read_text("utf-8")).data.to_dict().get("license")
+        return cls(place, entry.record, before, repo_id, license)
+
+    def files(self) -> dict[str, bytes]:
+        """Card and picture, as files of the repository."""
+        from ban_hf.reports.figures import save_overview
+
+        files = {CARD: str(self.render()).encode()}
+        if self.has_picture:
+            with tempfile.TemporaryDirectory() as folder:
+                save_overview(self.results, Path(folder, PICTURE))
+                files[PICTURE] = Path(folder, PICTURE).read_bytes()
+        return files
+
+    def render(self) -> ModelCard:
+        """The card."""
+        config, data = read_json(self.place.fetch("config.json")), self.record.to_dict()
+        family = [_with_place(entry.record, entry.place) for entry in self.before]
+        if self.record.kind == "generation":
+            place = {"place": {"repo_id": self.repo_id, "revision": None}}
+            family.append(data | place if self.repo_id else data)
+        return render_card(
+            data,
+            family=family,
+            repo_id=self.repo_id,
+            license=self.license,
+            pipeline_tag=_pipeline_tag(config, self.place),
+            picture=PICTURE if self.has_picture else None,
+            results=self.results if self.record.kind == "ensemble" else None,
+            remote_code="auto_map" in config,
+            own_class=str(config.get("model_type")).startswith(OWN_TYPES),
+        )
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether there is anything to compare in a picture."""
+        return self.record.generation != 0 and is_measured(self.results)
+
+    @cached_property
+    def results(self) -> Results:
+        """The measurements of a run, controls included; without them those of the records."""
+        records = [entry.record.to_dict() for entry in self.before]
+        if self.record.kind == "generation":
+            return results_of_records([*records, self.record.to_dict()])
+        path = self.place.path.parent if isinstance(self.place, LocalPath) else None
+        if path is not None and (path / "results.json").is_file():
+            measured = read_results([path / "results.json"])
+            networks = [c for c in measured.columns if c.kind in ("labels", "student")]
+            if networks and networks[-1].generation == self.before[-1].record.generation:
+                return measured
+        return results_of_records(records, self.record.to_dict())
 
 
-def card_files(
-    place: Location,
-    record: Record,
-    before: Sequence[Entry],
-    repo_id: str | None,
-    license: str | None,
-) -> dict[str, bytes]:
-    """Card and picture, as files of the repository that is going to hold them.
-
-    Args:
-        place: of the model's files.
-        record: as it is published.
-        before: the generations before it, or those of the ensemble's family, by generation.
-        repo_id: of the repository, if there is one.
-        license: of the weights, as the Hub writes it.
-    """
-    from ban_hf.reports.figures import save_overview
-
-    results = _results(place, record, before)
-    rendered = _render(place, record, before, repo_id, license, results)
-    files = {CARD: str(rendered).encode()}
-    if _has_picture(record, results):
-        with tempfile.TemporaryDirectory() as folder:
-            save_overview(results, Path(folder, PICTURE))
-            files[PICTURE] = Path(folder, PICTURE).read_bytes()
-    return files
+def _with_place(record: Record, place: Location) -> dict[str, Any]:
+    if not isinstance(place, HubRevision):
+        return record.to_dict()
+    return record.to_dict() | {"place": {"repo_id": place.repo_id, "revision": place.revision}}
 
 
-def _has_picture(record: Record, results: Results) -> bool:
-    """Whether there is anything to compare in a picture."""
-    return record.generation != 0 and is_measured(results)
-
-
-def _license(place: Location) -> str | None:
-    """The license in the card of a location, if it has one."""
-    if CARD not in place.names():
-        return None
-    data = ModelCard(place.fetch(CARD).read_text("utf-8")).data.to_dict()
-    found: str | None = data.get("license")
-    return found
-
-
-def _render(
-    place: Location,
-    record: Record,
-    before: Sequence[Entry],
-    repo_id: str | None,
-    license: str | None,
-    results: Results,
-) -> ModelCard:
-    config, data = read_json(place.fetch("config.json")), record.to_dict()
-    this = data | ({"place": {"repo_id": repo_id, "revision": None}} if repo_id else {})
-    return render_card(
-        data,
-        family=[*map(_as_family, before), *([this] if record.kind == "generation" else [])],
-        repo_id=repo_id,
-        license=license,
-        pipeline_tag=pipeline_tag(config, place),
-        picture=PICTURE if _has_picture(record, results) else None,
-        results=results if record.kind == "ensemble" else None,
-        remote_code="auto_map" in config,
-        own_class=str(config.get("model_type")).startswith(OWN_TYPES),
-    )
-
-
-def _as_family(entry: Entry) -> dict[str, Any]:
-    data = entry.record.to_dict()
-    if not isinstance(entry.place, HubRevision):
-        return data
-    return data | {"place": {"repo_id": entry.place.repo_id, "revision": entry.place.revision}}
-
-
-def _results(place: Location, record: Record, before: Sequence[Entry]) -> Results:
-    """The measurements of a run, controls included; without them those of the records."""
-    records = [entry.record.to_dict() for entry in before]
-    if record.kind == "generation":
-        return results_of_records([*records, record.to_dict()])
-    if isinstance(place, LocalPath) and (file := place.path.parent / "results.json").is_file():
-        measured = read_results([file])
-        generations = [c.generation for c in measured.columns if c.kind in ("labels", "student")]
-        if generations[-1:] == [before[-1].record.generation]:
-            return measured
-    return results_of_records(records, record.to_dict())
-
-
-def pipeline_tag(config: Mapping[str, Any], place: Location) -> str:
+def _pipeline_tag(config: Mapping[str, Any], place: Location) -> str:
     """The task of a model, by the class that its config names; of an ensemble its members'.
 
     A class with a name of its own is looked up in the Auto classes, which loads transformers.
-
-    Raises:
-        BANError: if no task has the class.
     """
     while config.get("members"):
         config = config["members"][0]
@@ -488,48 +415,24 @@ def pipeline_tag(config: Mapping[str, Any], place: Location) -> str:
 
     known = AutoConfig.from_pretrained(place.fetch("config.json").parent, trust_remote_code=False)
     name = auto_class(known).__name__
-    return next(tag for tag, auto in AUTO_CLASSES.items() if auto == name)
+    return next(tag for tag, facts in CATALOG.items() if facts.auto_class == name)
 
 
 # While a run trains
 
 
-class PublishingArguments(Protocol):
-    """What a `Publisher` reads of `BANTrainingArguments`."""
-
-    push_to_hub: bool
-    hub_model_id: str | None
-    hub_private_repo: bool | None
-    hub_license: str | None
-    hub_token: str | None
-    output_dir: str | None
-
-    @property
-    def process_index(self) -> int:
-        """The number of this process."""
-        ...
-
-
 class Publisher:
     """Publishes the generations of a run as they are finished, and its family at the end.
 
-    Only on the main process, and with `push_to_hub`; otherwise it does nothing.
-
-    Args:
-        args: of the run: `push_to_hub`, `hub_model_id` (by default the name of `output_dir`),
-            `hub_private_repo`, `hub_license` and `hub_token`.
+    Only on the main process, and with `push_to_hub`; otherwise it does nothing. `hub_model_id` is
+    by default the name of `output_dir`.
     """
 
-    def __init__(self, args: PublishingArguments) -> None:
+    def __init__(self, args: "BANTrainingArguments") -> None:
         self.is_on = args.push_to_hub and args.process_index == 0
         self.repo_id = args.hub_model_id or Path(str(args.output_dir)).resolve().name
+        self.terms = Terms(args.hub_private_repo, args.hub_license, clean_token(args.hub_token))
         self.unpublished: dict[int, Path] = {}
-        self.private, self.token = args.hub_private_repo, clean_token(args.hub_token)
-        self.options: dict[str, Any] = {
-            "private": self.private,
-            "license": args.hub_license,
-            "token": self.token,
-        }
 
     def prepare(self, missing: Sequence[int], first: int, teacher: str | None) -> None:
         """Check, before hours of training, that it can be published; create the first repository.
@@ -538,10 +441,6 @@ class Publisher:
             missing: the generations that are to be trained.
             first: the first generation of the family.
             teacher: of that, `"ns/name@commit"`; one in a folder cannot be named on the Hub.
-
-        Raises:
-            PublishError: if a repository holds anything, or should be private and is not.
-            HubError: if the Hub cannot be reached, or refuses.
         """
         if not self.is_on:
             return
@@ -550,26 +449,24 @@ class Publisher:
                 "push_to_hub publishes each student after its teacher, which is in a folder: leave "
                 "it out, and publish the family when it is finished, by ban-hf push FOLDER ns/name."
             )
-        self.repo_id = full_name(self.repo_id, self.token)
+        token = self.terms.token
+        self.repo_id = full_name(self.repo_id, token)
         if not missing:
             return
-        before = [generation_repository(self.repo_id, k) for k in range(first, missing[0])]
+        sources = [generation_repository(self.repo_id, k) for k in range(first, missing[0])]
         names = [generation_repository(self.repo_id, k) for k in missing]
-        sources = [*before, *([teacher.partition("@")[0]] if teacher else [])]
+        sources += [teacher.partition("@")[0]] if teacher else []
         is_new = not any(name.startswith(f"{self.repo_id}-gen") for name in sources)
         for name in [*([self.repo_id] if is_new else []), *names]:
-            if held := contents_of(name, self.token):
-                what = "is published already"
-                if RECORD not in held:
-                    what = f"holds {', '.join(sorted(held))}"
+            if held := Repository(name, token).held():
+                holds = f"holds {', '.join(sorted(held))}"
+                what = "is published already" if RECORD in held else holds
                 raise PublishError(
                     f"{name} {what}, and this run would train another one. Nothing was changed: "
                     "give another hub_model_id, or delete it."
                 )
-        private = self.private
-        if private is None and any(is_private(name, self.token) for name in sources):
-            private = True  # as its students are going to be
-        create_or_get(names[0], private, self.token)
+        private = self.terms.private_after(sources)  # as its students are going to be
+        Repository(names[0], token, private).create_or_get()
 
     def publish_generation(self, generation: int, folder: Path) -> None:
         """Publish a generation, after those that are still missing: no outage stops a training."""
@@ -579,20 +476,16 @@ class Publisher:
         for number, folder in list(self.unpublished.items()):
             name = generation_repository(self.repo_id, number)
             try:
-                print(f"Published {push_generation(folder, name, **self.options)}", flush=True)
+                commit = push_generation(folder, name, **asdict(self.terms))
             except (BANError, OSError) as error:  # at the end it is raised
                 logger.warning(
                     "%s is not published yet, but will be tried again: %s", folder, error
                 )
                 return
+            print(f"Published {commit}", flush=True)
             del self.unpublished[number]
 
     def publish_family(self, output_dir: Path) -> None:
-        """Publish everything that is not yet published, and the ensemble.
-
-        Raises:
-            PublishError: see `push_family`.
-            HubError: see `push_family`.
-        """
+        """Publish everything that is not yet published, and the ensemble."""
         if self.is_on:
-            print(f"Published {push_family(output_dir, self.repo_id, **self.options)[-1]}")
+            print(f"Published {push_family(output_dir, self.repo_id, **asdict(self.terms))[-1]}")

@@ -9,11 +9,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, default_data_collator
 
-from ban_hf.data.arguments import DataArguments
+from ban_hf.data.arguments import DataArguments, load_splits
 from ban_hf.data.augmentation import ImageViews, collate
 from ban_hf.data.description import describe_data
 from ban_hf.data.images import ImageSplits
-from ban_hf.data.loading import load_splits
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.jobs.job import generation_seed

@@ -27,7 +27,7 @@ from ban_hf.jobs.progress import (
     seconds_now,
 )
 from ban_hf.jobs.training import is_done, make_trainer
-from ban_hf.lineage.disk import existing_parent, format_bytes, free_bytes
+from ban_hf.lineage.files import existing_parent, format_bytes, free_bytes
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.callbacks import check_trained
 from ban_hf.training.performance import describe

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ban_hf.errors import BANError
 from ban_hf.lineage.results import block_losses, pack_classes
 from ban_hf.tasks.base import Task
-from ban_hf.tasks.metrics import CALIBRATION_BINS
+from ban_hf.tasks.metrics import calibration_error, reliability
 from ban_hf.training.recurrence import is_recurrent
 
 Gather = Callable[[Tensor], Tensor]
@@ -45,7 +45,7 @@ class Evaluation:
         known = {
             "error": 100 * (self.predicted != self.labels).double().mean(),
             "nll": nll,
-            "ece": self._calibration_error(),
+            "ece": calibration_error(self.reliability()),
             "perplexity": nll.exp(),
         }
         if entropy is not None:
@@ -58,21 +58,8 @@ class Evaluation:
         return found | {"n": len(self.labels)}
 
     def reliability(self) -> Tensor:
-        """Items, summed confidence and correct items of each bin of confidence: `(bins, 3)`.
-
-        The bins have equal width, each open below and closed above.
-        """
-        bins = (self.confidence * CALIBRATION_BINS).ceil().long()  # (N,)
-        bins = bins.clamp(1, CALIBRATION_BINS) - 1  # (N,)
-        correct = (self.predicted == self.labels).double()  # (N,)
-        items = torch.stack([torch.ones_like(correct), self.confidence, correct], 1)  # (N, 3)
-        sums = torch.zeros(CALIBRATION_BINS, 3, dtype=items.dtype)  # (bins, 3)
-        return sums.index_add_(0, bins, items)
-
-    def _calibration_error(self) -> Tensor:
-        """100 sum_b (n_b / N) |accuracy_b - confidence_b|, % (Guo et al. 2017, eq. 3)."""
-        sums = self.reliability()  # (bins, 3)
-        return 100 * (sums[:, 2] - sums[:, 1]).abs().sum() / len(self.labels)
+        """Items, summed confidence and correct items of each bin of confidence: `(bins, 3)`."""
+        return reliability(self.confidence, self.predicted == self.labels)
 
     def to_dict(self, entropy: float | None = None) -> dict[str, Any]:
         """Plain data as results have it: `test`, `outcomes`, `labels` and `reliability`."""

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainingArguments
 
-from ban_hf.lineage.disk import format_bytes
+from ban_hf.lineage.files import format_bytes
 
 #: What a step with a teacher costs, in steps with labels, where it was not measured: the teacher's
 #: forward pass is a third of a step. On two cores it was 1.27 (Wide-ResNet) to 1.37 (LSTM).

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 import torch
 
-from ban_hf.data.arguments import DataArguments
-from ban_hf.data.loading import load_splits
+from ban_hf.data.arguments import DataArguments, load_splits
 from ban_hf.errors import BANError
 from ban_hf.jobs.executor import locked, run_jobs
 from ban_hf.jobs.job import Job, Setup, in_order

@@ -9,9 +9,9 @@ import msgspec
 
 from ban_hf.jobs.job import Job
 from ban_hf.lineage.environment import hardware, versions
+from ban_hf.lineage.names import LOWER_IS_BETTER
 from ban_hf.lineage.record import LOG, Record
 from ban_hf.lineage.results import Entry
-from ban_hf.tasks.catalog import LOWER_IS_BETTER
 
 #: What is kept of each epoch's log: a step's mean over the epoch, or an evaluation.
 LOGGED = (

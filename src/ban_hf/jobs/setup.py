@@ -10,7 +10,7 @@ from ban_hf.data.text import TextSplits
 from ban_hf.errors import BANError, did_you_mean
 from ban_hf.jobs.job import Setup
 from ban_hf.objectives import OBJECTIVES
-from ban_hf.tasks import data as task_data
+from ban_hf.tasks.data import prepare as data_of
 from ban_hf.training.arguments import BANTrainingArguments
 
 Splits = ImageSplits | TextSplits
@@ -29,15 +29,13 @@ def prepare(
     These are a copy, for data that come in whole batches. `window` is the number of words that
     back-propagation through time goes back.
     """
-    args = task_data.prepare_arguments(splits, args, window)
-    found = task_data.prepare(splits, args, window)
-    train, validation, test = (found.pop(f"{name}_dataset") for name in ("train", "eval", "test"))
-    named = {"train": train, "validation": validation, "test": test}
-    data = found.pop("data")
-    data |= {name: describe_data(split) for name, split in named.items() if split is not None}
+    args, parts = data_of(splits, args, model_name, dict(model_args or {}), window)
+    data: dict[str, Any] = {"source": splits.source}
+    for name, dataset in (("train", "train"), ("validation", "eval"), ("test", "test")):
+        if parts[f"{dataset}_dataset"] is not None:
+            data[name] = describe_data(parts[f"{dataset}_dataset"])
     entropy = splits.test_entropy if isinstance(splits, TextSplits) else None
-    model_init = task_data.network_builder(splits, model_name, dict(model_args or {}))
-    return args, Setup(model_init, train, validation, test, found, data, entropy)
+    return args, Setup(**parts, data=data, entropy=entropy)
 
 
 def describe_dataset(splits: Splits, window: int = 35) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from ban_hf.jobs.progress import GenerationProgress
 from ban_hf.lineage.environment import canonical_arguments, hardware, versions, weights_digest
 from ban_hf.lineage.family import CHECKPOINTS
 from ban_hf.lineage.files import read_json, sha256_of_json, write_json
+from ban_hf.lineage.names import LOWER_IS_BETTER
 from ban_hf.lineage.record import (
     LOG,
     RECORD,
@@ -51,7 +52,6 @@ from ban_hf.lineage.record import (
 from ban_hf.models.factory import share_ends
 from ban_hf.models.modeling_cifar import CifarNetForImageClassification
 from ban_hf.tasks.auto import load_model
-from ban_hf.tasks.catalog import LOWER_IS_BETTER
 from ban_hf.training.arguments import BANTrainingArguments, sequence_arguments
 from ban_hf.training.callbacks import check_trained
 from ban_hf.training.ensemble import BornAgainEnsemble

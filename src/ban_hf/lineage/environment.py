@@ -1,4 +1,4 @@
-"""What a record says of a run: its arguments, network, versions and machine.
+"""What a record says of a run: its arguments, weights, versions and machine.
 
 torch is imported only by the functions that read a network or ask for the device.
 """
@@ -22,15 +22,7 @@ INCIDENTAL = frozenset(
     "eval_accumulation_steps prediction_loss_only skip_memory_metrics torch_empty_cache_steps "
     "local_rank ddp_timeout ddp_backend teacher_cache".split()
 )
-INCIDENTAL_PREFIXES = (
-    "logging_",
-    "log_",
-    "save_",
-    "hub_",
-    "push_to_hub",
-    "dataloader_",
-    "trackio_",
-)
+INCIDENTAL_PREFIXES = tuple("logging_ log_ save_ hub_ push_to_hub dataloader_ trackio_".split())
 #: Exceptions from these prefixes: they decide which samples are seen and which checkpoint is best.
 DECIDING = frozenset({"dataloader_drop_last"})
 DECIDING_THE_BEST = frozenset({"save_strategy", "save_steps"})

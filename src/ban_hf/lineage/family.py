@@ -57,11 +57,16 @@ def load_family(output_dir: str | Path) -> Lineage:
     folders = finished_generations(Path(output_dir))
     if not folders:
         raise BANError(f"{output_dir} holds no finished generation.")
+    records = [Record.read(folder) for folder in folders]
     ensemble = Path(output_dir) / "ensemble"
-    last = Record.read(ensemble) if (ensemble / RECORD).is_file() else None
-    records = list(map(Record.read, folders))
-    locations = list(map(str, [*folders, *([ensemble] if last else [])]))
+    last = Record.read(ensemble) if is_finished(ensemble) else None
+    locations = [str(folder) for folder in (*folders, *([ensemble] if last else []))]
     return Lineage(records[-1].family, records, last, locations)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a finished network: its record is written last."""
+    return (folder / RECORD).is_file()
 
 
 def generation_folders(output_dir: Path) -> dict[int, Path]:
@@ -78,7 +83,7 @@ def finished_generations(output_dir: Path) -> list[Path]:
     """
     lowest = min(generation_folders(output_dir), default=0)
     folders = (output_dir / f"generation-{i}" for i in itertools.count(lowest))
-    return list(itertools.takewhile(lambda folder: (folder / RECORD).is_file(), folders))
+    return list(itertools.takewhile(is_finished, folders))
 
 
 def note_family(output_dir: Path, family: str, run: dict[str, Any]) -> None:
@@ -89,7 +94,7 @@ def note_family(output_dir: Path, family: str, run: dict[str, Any]) -> None:
     """
     ensemble = output_dir / "ensemble"
     noted = None
-    if (ensemble / RECORD).is_file():
+    if is_finished(ensemble):
         noted = reference(ensemble, output_dir).to_dict() | {"generation": None}
     folders = finished_generations(output_dir)
     note = {
@@ -104,11 +109,7 @@ def note_family(output_dir: Path, family: str, run: dict[str, Any]) -> None:
 
 
 def refuse_another(output_dir: Path, existing: dict[str, Any], requested: dict[str, Any]) -> None:
-    """Check that the run that is noted in a directory is the one that is requested.
-
-    Raises:
-        BANError: naming all that differs, with both values.
-    """
+    """Refuse a run that is not the one that is noted in a directory, naming all that differs."""
     if existing.get("kind") != "family":
         raise BANError(
             f"output_dir={output_dir} holds a {RECORD} that is not a run's. Nothing was changed: "
@@ -146,16 +147,11 @@ def as_noted(split: Any, noted: Any) -> Any:
 def check_folders(output_dir: Path, is_ours: bool) -> None:
     """Check that the folders of a family are its run's, each whole and after its teachers.
 
-    Args:
-        output_dir: of the family.
-        is_ours: whether a run is noted there; otherwise none of these names may exist.
-
-    Raises:
-        BANError: naming the folder.
+    `is_ours` is whether a run is noted there; otherwise none of these names may exist.
     """
     folders = sorted(output_dir.glob("generation-[0-9]*"))
-    found = [f for f in (*folders, output_dir / "ensemble") if f.exists()]
-    strays = [f.name for f in found if not (is_ours and (f / RECORD).is_file())]
+    found = [folder for folder in (*folders, output_dir / "ensemble") if folder.exists()]
+    strays = [folder.name for folder in found if not (is_ours and is_finished(folder))]
     if not is_ours:
         others = (CHECKPOINTS, "control", "results.json", "results.md", "results.png")
         strays += [name for name in others if (output_dir / name).exists()]
@@ -183,8 +179,4 @@ def _is_unchanged(named: Reference, base: Path) -> bool:
     A teacher from the Hub is, once pulled, in the folder beside its student's.
     """
     folder = base / (named.path or f"../generation-{named.generation}")
-    if not (folder / RECORD).is_file():
-        return False
-    found = reference(folder, base)
-    theirs, ours = ((r.lineage_sha256, r.weights_sha256) for r in (named, found))
-    return theirs == ours
+    return is_finished(folder) and reference(folder, base).hashes == named.hashes

@@ -1,9 +1,9 @@
-"""Files: JSON that is written whole or not at all, and the digests that records name files by."""
+"""Files: JSON that is written whole or not at all, digests that records name files by, room."""
 
 import hashlib
 import json
 import math
-import os
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,10 +37,10 @@ def plain_json(data: Any) -> Any:
     return json.loads(json.dumps(data, default=str))
 
 
-def as_json(data: Any) -> bytes:
-    """Plain data as our files store it: UTF-8, sorted keys, null for NaN and infinities."""
+def as_json(data: Any) -> str:
+    """Plain data as our files store it: sorted keys, null for NaN and infinities."""
     text = json.dumps(_finite(data), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
+    return text + "\n"
 
 
 def _finite(data: Any) -> Any:
@@ -66,18 +66,36 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a kill leaves the old file, or none."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
-    write_atomically(path, text.encode())
+    """Write UTF-8 text whole or not at all: a kill leaves the old file, or none."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_bytes(text.encode())
+    partial.replace(path)
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write plain data as `as_json` formats it, whole or not at all."""
-    write_atomically(path, as_json(data))
+    write_text(path, as_json(data))
+
+
+# Room on a disk
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes of the disk that a folder is on, or will be on."""
+    return shutil.disk_usage(existing_parent(folder)).free
+
+
+def existing_parent(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def format_bytes(number: float) -> str:
+    """A number of bytes in words, such as `1.44 kB`."""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while number >= 999.5 and len(units) > 1:
+        number /= 1000
+        units.pop(0)
+    return f"{number:.3g} {units[0]}"

@@ -1,8 +1,15 @@
-"""Names in words: of data, methods and generations."""
+"""What things are called: tasks, metrics, methods, generations, data.
+
+Records, results, cards and the command line need these words without torch, so nothing of ours is
+imported here. What a task does with a model is in `ban_hf.tasks`.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+
+from msgspec import Struct
 
 #: Characters that a name cannot hold, since it is written in Markdown and in one line.
 MARKUP = "`|<>[]*\\"
@@ -43,3 +50,108 @@ def data_name(record: Mapping[str, Any]) -> str | None:
         return None
     local = data_id.startswith(("/", ".", "~")) or data_id.count("/") > 1
     return as_name(PurePosixPath(data_id).name if local else data_id)
+
+
+# Metrics
+
+
+class Metric(Struct, frozen=True):
+    """A number that a network is measured by."""
+
+    name: str  # in results and records and, after `eval_`, in logs
+    heading: str  # of its column
+    unit: str  # of differences, in a sentence
+    digits: int  # after the point
+    greater_is_better: bool = False
+
+
+class Measure(Struct, frozen=True):
+    """What a task is measured by."""
+
+    metrics: tuple[Metric, ...]  # columns of a table, the leading metric first
+    unit: str = ""  # of the leading metric on an axis
+    items: str = "items"  # what the test set is counted in
+
+    @property
+    def leading(self) -> Metric:
+        """The metric that is drawn, compared, and watched while training."""
+        return self.metrics[0]
+
+    @property
+    def title(self) -> str:
+        """The leading metric in a sentence."""
+        return self.leading.name
+
+    def heading(self, split: str) -> str:
+        """The leading metric of a split, as the heading of a column."""
+        return f"{split} {self.title} {self.unit}".rstrip()
+
+
+OF_CLASSES = (Metric("nll", "NLL", "nats", 3), Metric("ece", "ECE %", "points", 2))
+OF_WORDS = (
+    Metric("nll", "nats per word", "nats", 4),
+    Metric("above_entropy", "above the entropy", "nats", 4),
+)
+#: By the name of the leading metric.
+MEASURES = {
+    "error": Measure((Metric("error", "test error %", "points", 2), *OF_CLASSES), "%"),
+    "perplexity": Measure(
+        (Metric("perplexity", "test perplexity", "in perplexity", 2), *OF_WORDS), items="words"
+    ),
+    "accuracy": Measure(
+        (Metric("accuracy", "test accuracy %", "points", 2, greater_is_better=True), *OF_CLASSES),
+        "%",
+    ),
+    "loss": Measure((Metric("loss", "test loss", "nats", 4),)),
+}
+
+
+# Tasks
+
+#: The `model_type` of a `BornAgainEnsemble`, whose task is that of its members.
+ENSEMBLE = "born_again_ensemble"
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What is known of a task without its code."""
+
+    name: str  # the Hub's pipeline tag, and the key in `CATALOG`
+    auto_class: str  # of `transformers`, that loads its models
+    metrics: tuple[Metric, ...] = MEASURES["loss"].metrics  # the first is drawn and watched
+    loss_type: str | None = None  # what `transformers` takes the loss of its models to be
+
+    @property
+    def headline(self) -> Metric:
+        """The metric that tables lead with, and that a training is watched by."""
+        return self.metrics[0]
+
+
+CATALOG = {
+    facts.name: facts
+    for facts in (
+        TaskFacts(
+            "image-classification",
+            "AutoModelForImageClassification",
+            MEASURES["error"].metrics,
+            "ForImageClassification",
+        ),
+        TaskFacts(
+            "text-classification",
+            "AutoModelForSequenceClassification",
+            MEASURES["error"].metrics,
+            "ForSequenceClassification",
+        ),
+        TaskFacts(
+            "text-generation", "AutoModelForCausalLM", MEASURES["perplexity"].metrics, "ForCausalLM"
+        ),
+    )
+}
+
+#: Metrics of all tasks, and of a trainer, whose best value is the lowest.
+LOWER_IS_BETTER = {"teacher_kl"} | {
+    metric.name
+    for measure in MEASURES.values()
+    for metric in measure.metrics
+    if not metric.greater_is_better
+}

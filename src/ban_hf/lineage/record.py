@@ -21,8 +21,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.files import read_json, sha256_of_file, sha256_of_json, write_json
-from ban_hf.lineage.names import MARKUP, as_name, data_name
+from ban_hf.lineage.files import plain_json, read_json, sha256_of_file, sha256_of_json, write_json
+from ban_hf.lineage.names import MARKUP, as_name, data_name, method_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,39 +47,36 @@ Number = (
 )
 
 
-class Reference(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How a record names a teacher or a member.
+class Part(Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a record."""
 
-    Attributes:
-        generation: its number.
-        lineage_sha256: of its record.
-        weights_sha256: of its weight files.
-        path: of its folder, relative to the folder of the record that names it; in local records.
-        repo_id: its repository on the Hub, `"ns/name"`.
-        revision: its commit there, 40 hex digits.
-    """
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as in `lineage.json`."""
+        data: dict[str, Any] = plain_json(msgspec.to_builtins(self))
+        return data
+
+
+class Reference(Part, frozen=True, omit_defaults=True):
+    """How a record names a teacher or a member: by its hashes, and by where it is."""
 
     generation: Count
-    lineage_sha256: str
-    weights_sha256: tuple[str, ...]
-    path: str | None = None
-    repo_id: str | None = None
-    revision: str | None = None
+    lineage_sha256: str  # of its record
+    weights_sha256: tuple[str, ...]  # of its weight files
+    path: str | None = None  # in local records: from the folder of the record to its folder
+    repo_id: str | None = None  # its repository on the Hub, `"ns/name"`
+    revision: str | None = None  # its commit there, 40 hex digits
 
     def __post_init__(self) -> None:
         if self.path is None and (self.repo_id is None or self.revision is None):
             raise BANError("a teacher or member has repo_id and revision, or, locally, a path.")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, as in `lineage.json`."""
-        return _plain(self)
-
-    def on_hub(self, repo_id: str, revision: str) -> "Reference":
-        """The same network, named by its commit on the Hub."""
-        return replace(self, path=None, repo_id=repo_id, revision=revision)
+    @property
+    def hashes(self) -> tuple[str, tuple[str, ...]]:
+        """Of its record and its weights: two references with the same name the same network."""
+        return self.lineage_sha256, self.weights_sha256
 
 
-class Objective(Struct, frozen=True, forbid_unknown_fields=True):
+class Objective(Part, frozen=True):
     """What a student minimized: `teacher_weight` * objective + `label_weight` * label loss."""
 
     name: str
@@ -90,96 +87,52 @@ class Objective(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         check_name("objective.name", self.name)
 
-    @property
-    def method(self) -> str:
-        """The objective as the paper names it: BAN, BAN+L, CWTM, DKPP, ..."""
-        name = "BAN" if self.name == "kd" else self.name.upper()
-        return f"{name}+L" if self.label_weight else name
 
-
-class Architecture(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Type, class and size of a network, and the digest of its canonical config.
-
-    Attributes:
-        model_type: of its config.
-        class_name: of the model; `class` in the file.
-        num_parameters: their number.
-        config_sha256: of the config, without the fields that a save or a forward changes.
-        shared_ends: whether its first and last layers are its teacher's, frozen.
-    """
+class Architecture(Part, frozen=True, omit_defaults=True):
+    """Type, class and size of a network."""
 
     model_type: str | None = None
     class_name: str | None = field(name="class", default=None)
     num_parameters: Count | None = None
-    config_sha256: str | None = None
-    shared_ends: bool = False
+    config_sha256: str | None = None  # without the fields that a save or a forward changes
+    shared_ends: bool = False  # whether its first and last layers are its teacher's, frozen
 
     def __post_init__(self) -> None:
         for name, value in (("class", self.class_name), ("model_type", self.model_type)):
             if value is not None:
                 check_name(f"architecture.{name}", value)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, as in `lineage.json`."""
-        return _plain(self)
+
+class Seed(Part, frozen=True, omit_defaults=True):
+    """Where the random numbers came from."""
+
+    seed: int | None = None  # of this network
+    family_seed: int | None = None  # of its family, from which `seed` is drawn
+    init_sha256: str | None = None  # of the fresh weights
+    trained_sha256: str | None = None  # of the trained weights
 
 
-class Seed(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where the random numbers came from.
+class Training(Part, frozen=True, omit_defaults=True):
+    """How a network was trained."""
 
-    Attributes:
-        seed: of this network.
-        family_seed: of its family, from which `seed` is drawn.
-        init_sha256: of the fresh weights.
-        trained_sha256: of the trained weights.
-    """
-
-    seed: int | None = None
-    family_seed: int | None = None
-    init_sha256: str | None = None
-    trained_sha256: str | None = None
-
-
-class Training(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How a network was trained.
-
-    Attributes:
-        arguments: those that decide what is learned, as `canonical_arguments` gives them.
-        arguments_sha256: their digest.
-        steps: optimizer steps.
-        epochs: passes over the training data.
-        world_size: processes.
-        hardware: in words.
-        seconds: of training, over all resumes.
-        resumed_from: name of the checkpoint that the last resume began from; None if there was
-            none; not set in an ensemble.
-    """
-
-    arguments: dict[str, Any] | None = None
+    arguments: dict[str, Any] | None = None  # as `canonical_arguments` gives them
     arguments_sha256: str | None = None
-    steps: Count | None = None
-    epochs: Number | None = None
-    world_size: Count | None = None
-    hardware: str | None = None
-    seconds: Number | None = None
+    steps: Count | None = None  # of the optimizer
+    epochs: Number | None = None  # passes over the training data
+    world_size: Count | None = None  # processes
+    hardware: str | None = None  # in words
+    seconds: Number | None = None  # of training, over all resumes
+    #: Name of the checkpoint that the last resume began from; not set in an ensemble.
     resumed_from: str | UnsetType | None = UNSET
 
 
-class MetricValue(Struct, frozen=True, forbid_unknown_fields=True):
-    """One measurement.
+class MetricValue(Part, frozen=True):
+    """One measurement."""
 
-    Attributes:
-        name: of the metric.
-        value: None if it is not finite.
-        split: of the data, such as `test`.
-        n: number of items that were measured.
-        higher_is_better: whether it is.
-    """
-
-    name: str
-    value: Number | None
-    split: str
-    n: Number | None = None
+    name: str  # of the metric
+    value: Number | None  # None if it is not finite
+    split: str  # of the data, such as `test`
+    n: Number | None = None  # items that were measured
     higher_is_better: bool = False
 
     def __post_init__(self) -> None:
@@ -187,7 +140,7 @@ class MetricValue(Struct, frozen=True, forbid_unknown_fields=True):
         check_name("metrics.split", self.split)
 
 
-class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
+class FileEntry(Part, frozen=True):
     """A file of a network's folder: its path in it, its size in bytes, its sha256."""
 
     path: str
@@ -195,14 +148,9 @@ class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
     def __post_init__(self) -> None:
-        parts = PurePosixPath(self.path)
-        if (
-            self.path in ("", ".")
-            or "\\" in self.path
-            or ":" in self.path
-            or parts.is_absolute()
-            or ".." in parts.parts
-        ):
+        path = PurePosixPath(self.path)
+        is_odd = self.path in ("", ".") or "\\" in self.path or ":" in self.path
+        if is_odd or path.is_absolute() or ".." in path.parts:
             raise BANError(f"{self.path!r} is no path within the folder of the record.")
 
 
@@ -264,9 +212,10 @@ class Record(Struct, forbid_unknown_fields=True):
         kind, teacher = data.get("kind"), data.get("teacher")
         if kind not in ("generation", "ensemble"):
             raise BANError(f"it is not the record of a generation or an ensemble: kind {kind!r}.")
-        if data["schema"] != SCHEMAS[0] and isinstance(teacher, list) and len(teacher) < 2:
+        is_version_1 = data["schema"] == SCHEMAS[0]
+        if isinstance(teacher, list) and len(teacher) < 2 and not is_version_1:
             raise BANError("a list of teachers must have several: write one as an object.")
-        if not isinstance(teacher, list) or data["schema"] == SCHEMAS[0]:
+        if not isinstance(teacher, list) or is_version_1:
             teacher = [] if teacher is None else [teacher]
         try:
             return msgspec.convert({**data, "teacher": teacher}, cls)
@@ -275,7 +224,7 @@ class Record(Struct, forbid_unknown_fields=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in `lineage.json`."""
-        data = _plain(self)
+        data: dict[str, Any] = plain_json(msgspec.to_builtins(self))
         if len(self.teachers) < 2:
             data["teacher"] = data["teacher"][0] if self.teachers else None
         return data
@@ -295,8 +244,15 @@ class Record(Struct, forbid_unknown_fields=True):
 
     def write(self, folder: Path) -> None:
         """Write `lineage.json`, with the files of the folder as they are now."""
-        self.schema, self.files = SCHEMA, describe_files(folder)
-        self.code = {"git_commit": source_commit(), **self.code}
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        self.files = tuple(
+            FileEntry(
+                path.relative_to(folder).as_posix(), path.stat().st_size, sha256_of_file(path)
+            )
+            for path in files
+            if path.name not in (RECORD, CARD)
+        )
+        self.schema, self.code = SCHEMA, {"git_commit": source_commit(), **self.code}
         write_json(folder / RECORD, self.to_dict())
 
     def validate(self) -> None:
@@ -305,7 +261,8 @@ class Record(Struct, forbid_unknown_fields=True):
         Raises:
             BANError: naming what is missing or does not fit.
         """
-        is_generation = self.kind == "generation"
+        is_generation, network = self.kind == "generation", self.architecture
+        named = (network.class_name, network.model_type, network.num_parameters)
         problems = {
             "its generation must be a number from 0": is_generation and self.generation is None,
             "generation 0 has no teacher, and every other has one": is_generation
@@ -314,12 +271,7 @@ class Record(Struct, forbid_unknown_fields=True):
             "its seed is missing": is_generation and self.seed.seed is None,
             "an ensemble has members, and no generation or teacher": not is_generation
             and not (self.members and self.generation is None and not self.teachers),
-            "its architecture must have class, model_type and num_parameters": None
-            in (
-                self.architecture.class_name,
-                self.architecture.model_type,
-                self.architecture.num_parameters,
-            ),
+            "its architecture must have class, model_type and num_parameters": None in named,
         }
         for problem, is_so in problems.items():
             if is_so:
@@ -329,11 +281,8 @@ class Record(Struct, forbid_unknown_fields=True):
         """The record for others to read: no path of this machine, only files that are published.
 
         Teachers and members are not changed: whoever publishes names them by their commits.
-
-        Args:
-            published: the files that go with it.
         """
-        training = _without_paths(_plain(self.training), _is_of_a_machine)
+        training = _without_paths(self.training.to_dict(), _is_of_a_machine)
         if "arguments" in training:
             training["arguments"] = _without_paths(training["arguments"], _has_separator)
             training["arguments_sha256"] = sha256_of_json(training["arguments"])
@@ -353,7 +302,7 @@ class Record(Struct, forbid_unknown_fields=True):
     @property
     def method(self) -> str:
         """How it learned, as the paper names it: labels, BAN, BAN+L, CWTM, DKPP, ..."""
-        return self.objective.method if self.objective else "labels"
+        return method_of(self.objective.to_dict() if self.objective else None)
 
     @property
     def weights_sha256(self) -> tuple[str, ...]:
@@ -366,28 +315,16 @@ class Record(Struct, forbid_unknown_fields=True):
         return next(found, None)
 
 
-def _plain(part: Struct) -> dict[str, Any]:
-    data: dict[str, Any] = _with_lists(msgspec.to_builtins(part))
-    return data
-
-
-def _with_lists(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _with_lists(value) for key, value in data.items()}
-    return [_with_lists(value) for value in data] if isinstance(data, list | tuple) else data
+# What is checked of a record besides its types
 
 
 class _Source(Struct):
-    """What `data.source` has, as far as it is read."""
-
     id: str | None = None
     config: str | None = None
     revision: str | None = None
 
 
 class _Train(Struct):
-    """What `data.train` has, as far as it is read."""
-
     views: dict[str, Any] | None = None
     items: Number | None = None
     window: Number | None = None
@@ -403,11 +340,7 @@ class _Data(Struct):
 
 
 def check_data(data: Any) -> None:
-    """Check that a description of the data has the form of a record's `data`.
-
-    Raises:
-        BANError: naming the field that has another form.
-    """
+    """Check that a description of the data has the form of a record's `data`."""
     try:
         msgspec.convert(data, _Data)
     except msgspec.ValidationError as error:
@@ -416,11 +349,7 @@ def check_data(data: Any) -> None:
 
 
 def check_name(what: str, name: str) -> None:
-    """Check that a name can be shown in a card.
-
-    Raises:
-        BANError: naming the characters that it must not have.
-    """
+    """Check that a name can be shown in a card."""
     if name != as_name(name):
         raise BANError(
             f"{what}={name[:200]!r} must have 1 to 200 printable characters, and none of "
@@ -429,11 +358,7 @@ def check_name(what: str, name: str) -> None:
 
 
 def check_schema(data: Mapping[str, Any]) -> None:
-    """Check that a lineage file has a schema that this version reads.
-
-    Raises:
-        BANError: with the schema that it has.
-    """
+    """Check that a lineage file has a schema that this version reads."""
     schema = data.get("schema")
     if schema in SCHEMAS:
         return
@@ -443,6 +368,9 @@ def check_schema(data: Mapping[str, Any]) -> None:
             f"written by a later ban_hf (schema {schema}): update with pip install -U ban-hf."
         )
     raise BANError(f"it has schema {schema!r}, not {SCHEMA}, so it is no lineage of ban_hf.")
+
+
+# Read of folders, of a network and of git
 
 
 def reference(folder: Path, base: Path) -> Reference:
@@ -473,16 +401,6 @@ def _canonical(config: Any) -> Any:
     return [_canonical(v) for v in config] if isinstance(config, list) else config
 
 
-def describe_files(folder: Path) -> tuple[FileEntry, ...]:
-    """Path, size and sha256 of every file of a folder but its record and README."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file())
-    return tuple(
-        FileEntry(p.relative_to(folder).as_posix(), p.stat().st_size, sha256_of_file(p))
-        for p in files
-        if p.name not in (RECORD, CARD)
-    )
-
-
 def source_commit() -> str | None:
     """The git commit of the source tree that ban_hf runs from; None where it is installed.
 
@@ -506,6 +424,9 @@ def source_commit() -> str | None:
         return next((line.partition(" ")[0] for line in packed if line.endswith(f" {ref}")), None)
     except OSError:
         return None
+
+
+# Without the paths of this machine
 
 
 def _without_paths(value: Any, is_path: Callable[[str], bool]) -> Any:

@@ -2,7 +2,7 @@
 
 A run is a table. Its rows are networks on a dataset, its columns are ways to train them, and each
 cell has one entry for each seed. A family of generations is a table of one row, whose columns are
-its generations, its ensembles and its controls.
+generation 0, its students, their ensembles, and controls of equal cost.
 
 Units: errors, calibration errors and agreements are percent, losses are nats per item, times are
 seconds. `reports.reading` reads the files of earlier versions into this form.
@@ -11,325 +11,171 @@ seconds. `reports.reading` reads the files of earlier versions into this form.
 import base64
 import math
 import zlib
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ban_hf.errors import BANError
+from ban_hf.lineage.names import MEASURES, Measure, data_name, method_of
 
 SCHEMA = "ban_hf.results/2"
 BLOCK = 500  # words in a block; the test text of Penn Treebank has some 165 blocks
+ROW = "family"  # name of the only row of a family
+#: Leading metrics that a record may have, the first that is there first.
+RECORDED = ("error", "perplexity", "loss")
+TASKS = {"perplexity": "text"}  # by metric; all others are of images
+#: Methods that take a part of the teacher's signal, and the method that takes all of it.
+PARTS, WHOLE = ("CWTM", "DKPP"), "BAN"
 
 Array = npt.NDArray[Any]
 ColumnKind = Literal["labels", "student", "ensemble", "control"]
 ClaimKind = Literal["beats", "explains", "saturates"]
 
 
-class Metric(msgspec.Struct, frozen=True):
-    """A number in an entry's `test`.
-
-    Attributes:
-        name: its key.
-        heading: of its column.
-        unit: of differences, in a sentence: `points`, `nats`.
-        digits: after the point.
-        greater_is_better: whether more of it is better.
-    """
-
-    name: str
-    heading: str
-    unit: str
-    digits: int
-    greater_is_better: bool = False
-
-
-class Measure(msgspec.Struct, frozen=True):
-    """What a task is measured by.
-
-    Attributes:
-        title: of the leading metric, in a sentence.
-        unit: of the leading metric on an axis; empty if it has none.
-        items: what the test set is counted in.
-        metrics: columns of a table, the leading metric first.
-    """
-
-    title: str
-    unit: str
-    items: str
-    metrics: tuple[Metric, ...]
-
-    @property
-    def leading(self) -> Metric:
-        """The metric that is drawn, compared, and watched while training."""
-        return self.metrics[0]
-
-    def heading(self, split: str) -> str:
-        """The leading metric of a split, as the heading of a column."""
-        return " ".join([split, self.title, *([self.unit] if self.unit else [])])
-
-
-#: By the name of the leading metric.
-MEASURES = {
-    "error": Measure(
-        "error",
-        "%",
-        "items",
-        (
-            Metric("error", "test error %", "points", 2),
-            Metric("nll", "NLL", "nats", 3),
-            Metric("ece", "ECE %", "points", 2),
-        ),
-    ),
-    "perplexity": Measure(
-        "perplexity",
-        "",
-        "words",
-        (
-            Metric("perplexity", "test perplexity", "in perplexity", 2),
-            Metric("nll", "nats per word", "nats", 4),
-            Metric("above_entropy", "above the entropy", "nats", 4),
-        ),
-    ),
-    "accuracy": Measure(
-        "accuracy",
-        "%",
-        "items",
-        (
-            Metric("accuracy", "test accuracy %", "points", 2, greater_is_better=True),
-            Metric("nll", "NLL", "nats", 3),
-            Metric("ece", "ECE %", "points", 2),
-        ),
-    ),
-    "loss": Measure("loss", "", "items", (Metric("loss", "test loss", "nats", 4),)),
-}
-
-
-class Parameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Parameters(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Parameters of a network: `all`, and those that are trained."""
 
     all: int
     trainable: int
 
 
-class Outcomes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Outcomes(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a network did on each item of the test set, packed to fit into `results.json`.
 
-    Attributes:
-        predicted: of items with a class, the predicted one of each, see `pack_classes`.
-        nll: of a text, the summed loss of each block of words in a row, nats. A bootstrap draws
-            blocks, because words that follow one another are not independent.
-        words: the number of words in each block.
+    A bootstrap of a text draws blocks, because words that follow one another are not independent.
     """
 
-    predicted: str | None = None
-    nll: tuple[float, ...] | None = None
-    words: tuple[int, ...] | None = None
+    predicted: str | None = None  # the class of each item, see `pack_classes`
+    nll: tuple[float, ...] | None = None  # the summed loss of each block of words in a row, nats
+    words: tuple[int, ...] | None = None  # in each block
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was measured of one network, or of one ensemble, in one seed.
-
-    Attributes:
-        row: name of its row.
-        column: name of its column.
-        seed: of the run; entries of one seed are compared in pairs.
-        network: name of the network, or of an ensemble's members, joined by ` + `.
-        parameters: of the network; of an ensemble those of all members.
-        test: metrics of the test set by name, and `n`, the number of items.
-        validation: metrics of the validation set at the end of the training.
-        best_validation: the best of them, and its `epoch`.
-        outcomes: on each item of the test set; None where they were not kept.
-        reliability: of each bin of confidence the number of items, their mean confidence and
-            their accuracy; these two are None in an empty bin.
-        log: of the training: a list for each logged name, one number an epoch.
-        train_loss: label loss at the end of the training.
-        network_seed: of the network's weights and views.
-        job: name of the job that made it.
-        arguments: sha256 of its arguments.
-        code: sha256 of the code that made it.
-        configuration: all that decided the result, for the check that seeds differ in nothing else.
-        teachers: names of the jobs that taught it.
-        members: names of the jobs of an ensemble's members.
-        teacher_agreement: how often it predicts what its teacher does, percent.
-        seconds: of the training.
-    """
+class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was measured of one network, or of one ensemble, in one seed."""
 
     row: str
     column: str
-    seed: int
-    test: dict[str, int | float | None]
-    network: str | None = None
-    parameters: Parameters | None = None
-    validation: dict[str, float | None] | None = None
-    best_validation: dict[str, float | None] | None = None
-    outcomes: Outcomes | None = None
+    seed: int  # of the run; entries of one seed are compared in pairs
+    test: dict[str, int | float | None]  # metrics by name, and `n`, the number of items
+    network: str | None = None  # its name; of an ensemble its members', joined by ` + `
+    parameters: Parameters | None = None  # of an ensemble those of all members
+    validation: dict[str, float | None] | None = None  # metrics at the end of the training
+    best_validation: dict[str, float | None] | None = None  # the best, and its `epoch`
+    outcomes: Outcomes | None = None  # where they were kept
+    #: Of each bin of confidence the number of items, and their mean confidence and accuracy, which
+    #: are None in an empty bin.
     reliability: tuple[tuple[int, float | None, float | None], ...] | None = None
-    log: dict[str, tuple[float | None, ...]] = {}
-    train_loss: float | None = None
-    network_seed: int | None = None
-    job: str | None = None
-    arguments: str | None = None
-    code: str | None = None
-    configuration: dict[str, Any] | None = None
-    teachers: tuple[str, ...] = ()
-    members: tuple[str, ...] = ()
-    teacher_agreement: float | None = None
-    seconds: float | None = None
+    log: dict[str, tuple[float | None, ...]] = {}  # of the training, by name: one number an epoch
+    train_loss: float | None = None  # label loss at the end of the training
+    network_seed: int | None = None  # of the network's weights and views
+    job: str | None = None  # name of the job that made it
+    arguments: str | None = None  # sha256 of the job's
+    code: str | None = None  # sha256 of the code that made it
+    configuration: dict[str, Any] | None = None  # all that decided the result
+    teachers: tuple[str, ...] = ()  # names of the jobs that taught it
+    members: tuple[str, ...] = ()  # names of the jobs of an ensemble's members
+    teacher_agreement: float | None = None  # how often it predicts what its teacher does, percent
+    seconds: float | None = None  # of the training
 
     def value(self, metric: str, split: Literal["test", "validation"] = "test") -> float | None:
         """A metric of a split; None if it is missing or not finite."""
         return finite((self.test if split == "test" else self.validation or {}).get(metric))
 
 
-class Column(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Column(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One way to train a network, or to combine several.
 
-    Attributes:
-        name: unique in the table.
-        heading: in tables and pictures.
-        kind: a network trained on `labels`, a `student`, an `ensemble`, or a `control`: a network
-            or an ensemble of the same cost, trained on labels alone.
-        in_paper: whether the paper has this column.
-        generation: of a network; of an ensemble that of its last member.
-        method: how students learned, where several methods are compared.
-        size: the number of networks whose predictions are averaged.
+    A control is a network or an ensemble of the same cost, trained on labels alone.
     """
 
-    name: str
-    heading: str
+    name: str  # unique in the table
+    heading: str  # in tables and pictures
     kind: ColumnKind
     in_paper: bool = False
-    generation: int | None = None
-    method: str | None = None
-    size: int = 1
+    generation: int | None = None  # of an ensemble that of its last member
+    method: str | None = None  # how students learned, where several methods are compared
+    size: int = 1  # the number of networks whose predictions are averaged
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One network and dataset.
+class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One network and dataset; what the paper has is by column."""
 
-    Attributes:
-        name: unique in the table.
-        heading: in tables and pictures.
-        paper: the paper's test metric by column.
-        paper_validation: the paper's validation metric by column.
-        paper_parameters: the paper's parameters by column, millions.
-        sizes: parameters by column at the paper's size.
-        note: what a reader must know of this row.
-    """
-
-    name: str
-    heading: str
-    paper: dict[str, float | None] = {}
+    name: str  # unique in the table
+    heading: str  # in tables and pictures
+    paper: dict[str, float | None] = {}  # the test metric
     paper_validation: dict[str, float | None] = {}
-    paper_parameters: dict[str, float | None] = {}
-    sizes: dict[str, int] = {}
-    note: str | None = None
+    paper_parameters: dict[str, float | None] = {}  # millions
+    sizes: dict[str, int] = {}  # parameters by column at the paper's size
+    note: str | None = None  # what a reader must know of this row
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A claim that the results support or not; `reports.verdicts` has the rule of each kind.
-
-    Attributes:
-        says: the claim, in words.
-        kind: of its rule.
-        columns: their names, in the order that the rule takes them.
-    """
+class Claim(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A claim that the results support or not; `reports.verdicts` has the rule of each kind."""
 
     says: str
     kind: ClaimKind
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # in the order that the rule takes them
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> "Claim":
-        """A claim of a table's file, `{says: ..., beats: [ban, teacher]}`.
-
-        Raises:
-            BANError: if no rule is known for it.
-        """
-        kinds: tuple[ClaimKind, ...] = ("beats", "explains", "saturates")
+        """A claim of a table's file, `{says: ..., beats: [ban, teacher]}`."""
+        kinds: tuple[ClaimKind, ...] = get_args(ClaimKind)
         kind = next((kind for kind in kinds if kind in spec), None)
         if kind is None:
             raise BANError(f"claims: {dict(spec)} is of no kind we know: {', '.join(kinds)}.")
         return cls(says=str(spec["says"]), kind=kind, columns=tuple(spec[kind]))
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The columns of each picture; a picture without columns is not drawn.
+class Figures(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The columns of each picture; a picture without columns is not drawn."""
 
-    Attributes:
-        generations: a sequence, from the first teacher to the last student.
-        ensembles: of each line, networks and ensembles by the number of members, from one.
-        ablation: students, compared with the first column.
-    """
-
-    generations: tuple[str, ...] = ()
+    generations: tuple[str, ...] = ()  # from the first teacher to the last student
+    #: Of each line networks and ensembles by the number of members, from one.
     ensembles: dict[str, tuple[str, ...]] = {}
-    ablation: tuple[str, ...] = ()
+    ablation: tuple[str, ...] = ()  # students, compared with the first column
 
 
-class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A size that the paper's experiments are run at: its name, and what it changes, in words."""
 
     name: str
     says: str
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Order(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All rows and columns that the table has, in order, also those that were not run."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
 
 
-class Results(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The results of a family, or of a table of the paper.
+class Results(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The results of a family, or of a table of the paper."""
 
-    Attributes:
-        schema: `ban_hf.results/2`.
-        title: of the report.
-        source: what is reproduced: `Furlanello et al. 2018, Table 2`; empty of a family.
-        task: `image` or `text`.
-        metric: name of the leading metric, one of `MEASURES`.
-        table: name of the table; None of a family.
-        budget: of a table; None of a family.
-        dataset: facts of the dataset, its `name` among them.
-        seeds: that were asked for.
-        order: of rows and columns, which also orders merged results.
-        columns: that were asked for.
-        rows: that were asked for.
-        claims: to be decided.
-        figures: to be drawn.
-        entries: what was measured.
-        labels: the packed true classes of the test set; None of a text.
-        command: that made it; several commands are on lines of their own.
-        hardware: it ran on.
-        versions: of the libraries.
-        note: what a reader must know of these results.
-    """
-
-    title: str
-    task: str
-    metric: str
-    dataset: dict[str, Any]
-    seeds: tuple[int, ...]
+    title: str  # of the report
+    task: str  # `image` or `text`
+    metric: str  # the leading one, a key of `MEASURES`
+    dataset: dict[str, Any]  # its facts, `name` among them
+    seeds: tuple[int, ...]  # as the columns and rows: those that were asked for
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     entries: tuple[Entry, ...]
     order: Order
     schema: str = SCHEMA
-    source: str = ""
-    table: str | None = None
-    budget: Budget | None = None
+    source: str = ""  # what is reproduced: `Furlanello et al. 2018, Table 2`
+    table: str | None = None  # its name; None of a family
+    budget: Budget | None = None  # of a table
     claims: tuple[Claim, ...] = ()
     figures: Figures = Figures()
-    labels: str | None = None
-    command: str = ""
+    labels: str | None = None  # the packed true classes of the test set; None of a text
+    command: str = ""  # that made it; several are on lines of their own
     hardware: str = "not recorded"
-    versions: dict[str, str] = {}
-    note: str | None = None
+    versions: dict[str, str] = {}  # of the libraries
+    note: str | None = None  # what a reader must know
 
     @property
     def is_family(self) -> bool:
@@ -339,10 +185,9 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def measure(self) -> Measure:
         """What it is measured by, without the metrics that no entry has."""
-        measure = MEASURES[self.metric]
-        leading, *others = measure.metrics
+        leading, *others = MEASURES[self.metric].metrics
         known = [m for m in others if any(e.value(m.name) is not None for e in self.entries)]
-        return msgspec.structs.replace(measure, metrics=(leading, *known))
+        return replace(MEASURES[self.metric], metrics=(leading, *known))
 
     def column(self, name: str) -> Column:
         """The column of a name."""
@@ -366,6 +211,9 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def finite(value: float | None) -> float | None:
     """The number, or None if it is missing or not finite."""
     return value if value is not None and math.isfinite(value) else None
+
+
+# Outcomes
 
 
 def pack_classes(classes: Array) -> str:
@@ -421,4 +269,228 @@ def item_losses(entry: Entry, labels: str | None) -> tuple[Array, Array] | None:
 def _damaged(entry: Entry, why: str) -> BANError:
     return BANError(
         f"outcomes of row {entry.row!r}, column {entry.column!r}, seed {entry.seed}: {why}."
+    )
+
+
+# The results of a family
+
+
+def generation_column(generation: int, name: str, method: str | None = None) -> Column:
+    """The column of a generation, shown as `name`: `labels`, `BAN-1`, `BAN+L-2`."""
+    return Column(
+        name=f"{method}-generation-{generation}" if method else f"generation-{generation}",
+        heading=name,
+        kind="labels" if generation == 0 else "student",
+        generation=generation,
+        method=method,
+    )
+
+
+def ensemble_column(members: Sequence[int], name: str, method: str | None = None) -> Column:
+    """The column of the ensemble of some generations."""
+    numbers = "-".join(map(str, members))
+    return Column(
+        name=f"{method}-ensemble-{numbers}" if method else f"ensemble-{numbers}",
+        heading=name,
+        kind="ensemble",
+        generation=max(members),
+        method=method,
+        size=len(members),
+    )
+
+
+def control_column(number: int, name: str, size: int = 1) -> Column:
+    """The column of a control: the n-th label-trained network, or the ensemble of the first n."""
+    kind = "ensemble" if size > 1 else "network"
+    return Column(name=f"labels-{kind}-{number}", heading=name, kind="control", size=size)
+
+
+def family_results(
+    *,
+    title: str,
+    metric: str,
+    dataset: Mapping[str, Any],
+    columns: Sequence[Column],
+    entries: Sequence[Entry],
+    seeds: Sequence[int],
+    **known: Any,
+) -> Results:
+    """The results of a family, with the claims and the figures that its columns allow.
+
+    Each student is compared with the first network of the family, each ensemble with the control
+    ensemble of its size. No student is picked by its test result.
+
+    Args:
+        columns: made by `generation_column`, `ensemble_column` and `control_column`, in order.
+        entries: what was measured; their `row` is `ROW`.
+        known: `labels`, `command`, `hardware`, `versions` and `note`, as `Results` has them.
+    """
+    if metric not in MEASURES:
+        raise BANError(f"metric={metric!r} of the results must be one of {', '.join(MEASURES)}.")
+    if not columns:
+        raise BANError("columns is empty: give the record of one generation at least.")
+    return Results(
+        title=title,
+        task=TASKS.get(metric, "image"),
+        metric=metric,
+        dataset=dict(dataset),
+        seeds=tuple(seeds),
+        columns=tuple(columns),
+        rows=(Row(name=ROW, heading=title),),
+        entries=tuple(entries),
+        order=Order(rows=(ROW,), columns=tuple(column.name for column in columns)),
+        claims=tuple(_claims(columns)),
+        figures=_figures(columns),
+        **known,
+    )
+
+
+def _of_kind(columns: Iterable[Column], *kinds: ColumnKind) -> list[Column]:
+    return [column for column in columns if column.kind in kinds]
+
+
+def _claims(columns: Sequence[Column]) -> list[Claim]:
+    if not (generations := _of_kind(columns, "labels", "student")):
+        return []
+    first, *students = generations
+    claims = [_beats(student, first) for student in students]
+    by_heading = {student.heading: student for student in students}
+    for student in students:  # of a number, so that they had the same seed
+        part, _, number = student.heading.rpartition("-")
+        whole = by_heading.get(f"{WHOLE}-{number}")
+        if part in PARTS and whole is not None:
+            says = f"{student.heading} alone explains the gain of {whole.heading}"
+            claims.append(_claim(says, "explains", student, whole, first))
+    for method in dict.fromkeys(student.method for student in students):
+        own = [student for student in students if student.method == method]
+        if len(own) > 1:
+            says = "Gains saturate" if method is None else f"Gains of {method} saturate"
+            claims.append(_claim(says, "saturates", first, *own))
+    controls = {c.size: c for c in reversed(_of_kind(columns, "control"))}
+    if 1 in controls:
+        claims += [_beats(student, controls[1]) for student in students[-1:]]
+    ensembles = _of_kind(columns, "ensemble")
+    return claims + [_beats(e, controls[e.size]) for e in ensembles if e.size in controls]
+
+
+def _beats(column: Column, base: Column) -> Claim:
+    return _claim(f"{column.heading} beats {base.heading}", "beats", column, base)
+
+
+def _claim(says: str, kind: ClaimKind, *columns: Column) -> Claim:
+    return Claim(says=says, kind=kind, columns=tuple(column.name for column in columns))
+
+
+def _figures(columns: Sequence[Column]) -> Figures:
+    if not (generations := _of_kind(columns, "labels", "student")):
+        return Figures()
+    first, *students = generations
+    chain = tuple(column.name for column in generations)
+    together = [c.name for c in _of_kind(columns, "control") if c.size > 1]
+    several = len({student.method for student in students}) > 1
+    lines = {}
+    if students and together:
+        ensembles = (column.name for column in _of_kind(columns, "ensemble"))
+        lines = {
+            "Born-again": (students[0].name, *ensembles),
+            "Label-trained": (first.name, *together),
+        }
+    return Figures(
+        generations=() if several else chain,
+        ensembles=lines,
+        ablation=chain if several else (),
+    )
+
+
+def side_by_side(families: Mapping[str, Results], title: str, command: str) -> Results:
+    """The results of families that continue from one teacher as one: it, and the students of each.
+
+    The families are by method; the first generation of each is the teacher.
+    """
+    whole = next(iter(families.values()))
+    teacher = _of_kind(whole.columns, "labels", "student")[0]
+    columns, entries = [teacher], [e for e in whole.entries if e.column == teacher.name]
+    for method, results in families.items():
+        for column in _of_kind(results.columns, "labels", "student", "ensemble"):
+            if column.name == teacher.name:
+                continue
+            name = f"{method}-{column.name}"
+            is_ensemble = column.kind == "ensemble"
+            heading = f"{method}: {column.heading}" if is_ensemble else column.heading
+            columns.append(replace(column, name=name, method=method, heading=heading))
+            found = (entry for entry in results.entries if entry.column == column.name)
+            entries += [replace(entry, column=name) for entry in found]
+    return family_results(
+        title=title,
+        columns=columns,
+        entries=entries,
+        command=command,
+        **{
+            name: getattr(whole, name)
+            for name in ("metric", "dataset", "seeds", "labels", "hardware", "versions")
+        },
+    )
+
+
+def results_of_records(
+    generations: Sequence[Mapping[str, Any]], ensemble: Mapping[str, Any] | None = None
+) -> Results:
+    """The results of a family, from its records (`lineage.json`) alone, in order.
+
+    The first need not be generation 0. `metric` is the first of `RECORDED` that a record has of the
+    test split. Where none has any, no entry has a value, and there is nothing to draw.
+    """
+    records = [*generations, *([ensemble] if ensemble else [])]
+    if not records:
+        raise BANError("generations is empty: give the record of one generation at least.")
+    last, trainings = records[-1], [record["training"] for record in generations]
+    seeds = [record["seed"].get("family_seed") for record in generations]
+    known = list(dict.fromkeys(seed for seed in seeds if seed is not None))
+    seed = known[-1] if known else 0
+    columns: list[Column] = []
+    for record in generations:
+        method, number = method_of(record.get("objective")), record["generation"]
+        column = generation_column(number, method if method == "labels" else f"{method}-{number}")
+        alike = sum(number == before.generation for before in columns)
+        if alike:  # teachers of one student may be of one generation
+            extra = f"{column.heading} ({1 + alike})"
+            column = replace(column, name=f"{column.name}-{1 + alike}", heading=extra)
+        columns.append(column)
+    if ensemble:
+        members = [member["generation"] for member in ensemble["members"]]
+        name = f"Ens*{len(members)} of generations {', '.join(map(str, members))}"
+        columns.append(ensemble_column(members, name))
+    entries = [_entry_of(r, c.name, seed) for r, c in zip(records, columns, strict=True)]
+    metrics = [name for name in RECORDED if any(name in entry.test for entry in entries)]
+    several = f"Generations come from runs of several seeds ({', '.join(map(str, known))})."
+    return family_results(
+        title=f"Family {last['family']}",
+        metric=metrics[0] if metrics else "error",
+        dataset={"name": data_name(last) or "data of unknown name"},
+        columns=columns,
+        entries=entries,
+        seeds=[seed],
+        hardware=next((t["hardware"] for t in trainings if t.get("hardware")), "not recorded"),
+        versions=dict(last["code"]),
+        note=several if len(known) > 1 else None,
+    )
+
+
+def _entry_of(record: Mapping[str, Any], column: str, seed: int) -> Entry:
+    measured = [metric for metric in record["metrics"] if metric["split"] == "test"]
+    test = {metric["name"]: metric["value"] for metric in measured}
+    if "perplexity" in test and "loss" in test:
+        test.setdefault("nll", test["loss"])  # of a language model they are the same
+    agreement = test.pop("teacher_agreement", None)
+    n = next((metric["n"] for metric in measured if metric.get("n")), None)
+    count = (record.get("architecture") or {}).get("num_parameters")
+    return Entry(
+        row=ROW,
+        column=column,
+        seed=seed,
+        test=test | ({"n": n} if n else {}),
+        parameters=Parameters(all=count, trainable=count) if count else None,
+        teacher_agreement=agreement,
+        network_seed=record["seed"].get("seed"),
+        seconds=record["training"].get("seconds"),
     )

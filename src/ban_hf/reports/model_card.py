@@ -18,9 +18,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.family_results import results_of_records
-from ban_hf.lineage.names import counted, data_name, method_of, source_of
-from ban_hf.lineage.results import Column, Entry, Measure, Metric, Results, finite
+from ban_hf.lineage.names import Measure, Metric, counted, data_name, method_of, source_of
+from ban_hf.lineage.results import Column, Entry, Results, finite, results_of_records
 from ban_hf.reports.tables import MISSING, cell
 
 if TYPE_CHECKING:

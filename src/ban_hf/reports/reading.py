@@ -10,22 +10,20 @@ import msgspec
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.family_results import (
-    ROW,
-    control_column,
-    ensemble_column,
-    family_results,
-    generation_column,
-)
 from ban_hf.lineage.files import read_json
+from ban_hf.lineage.names import MEASURES
 from ban_hf.lineage.results import (
-    MEASURES,
+    ROW,
     SCHEMA,
     Claim,
     Column,
     Entry,
     Figures,
     Results,
+    control_column,
+    ensemble_column,
+    family_results,
+    generation_column,
     item_losses,
 )
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from ban_hf.lineage.results import Column, Metric, Results, Row
+from ban_hf.lineage.names import Metric
+from ban_hf.lineage.results import Column, Results, Row
 from ban_hf.reports.statistics import (
     best_possible,
     estimate,

@@ -23,15 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.results import (
-    MEASURES,
-    Array,
-    Entry,
-    Outcomes,
-    Results,
-    finite,
-    item_losses,
-)
+from ban_hf.lineage.names import MEASURES
+from ban_hf.lineage.results import Array, Entry, Outcomes, Results, finite, item_losses
 
 REPLICATES = 2000
 SEED = 0  # of the bootstrap: the same results give the same report

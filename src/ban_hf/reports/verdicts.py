@@ -11,7 +11,8 @@ import itertools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from ban_hf.lineage.results import MEASURES, ClaimKind, Metric, Results, Row
+from ban_hf.lineage.names import MEASURES, Metric
+from ban_hf.lineage.results import ClaimKind, Results, Row
 from ban_hf.reports.statistics import Difference, paired_difference, share_of_gain
 from ban_hf.reports.tables import cell
 

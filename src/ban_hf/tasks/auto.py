@@ -4,52 +4,26 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
     TimmWrapperConfig,
 )
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-)
 
 from ban_hf.errors import BANError, did_you_mean
+from ban_hf.lineage.names import ENSEMBLE
 from ban_hf.tasks.base import Task
-from ban_hf.tasks.catalog import ENSEMBLE
-from ban_hf.tasks.classification import ImageClassification, SequenceClassification
-from ban_hf.tasks.language import CausalLanguageModeling
+from ban_hf.tasks.heads import CausalLanguageModeling, ImageClassification, SequenceClassification
 
 #: The tasks by the Hub's pipeline tag.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (ImageClassification(), SequenceClassification(), CausalLanguageModeling())
-}
-#: The Auto class of each task, and the classes of models that it knows.
-AUTO_CLASSES: dict[str, tuple[Any, Any]] = {
-    "image-classification": (
-        AutoModelForImageClassification,
-        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    ),
-    "text-classification": (
-        AutoModelForSequenceClassification,
-        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    ),
-    "text-generation": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
-}
-#: The task of a class that no Auto class knows, by what `transformers` takes its loss to be.
-TASK_OF_LOSS = {
-    "ForImageClassification": "image-classification",
-    "ForSequenceClassification": "text-classification",
-    "ForCausalLM": "text-generation",
 }
 
 
@@ -62,16 +36,20 @@ def task_of(model: nn.Module | PretrainedConfig) -> Task:
     Raises:
         BANError: naming the class and the tasks, if there is none.
     """
-    names = class_names(model)
     if isinstance(model, PreTrainedModel | PretrainedConfig):
         config = model if isinstance(model, PretrainedConfig) else model.config
         if config.model_type == ENSEMBLE:
-            return task_of(member_config(first_member(config)))
-        for name in AUTO_CLASSES:
-            if _knows(name, config, names):
-                return TASKS[name]
-    if isinstance(model, PreTrainedModel) and model.loss_type in TASK_OF_LOSS:
-        return TASKS[TASK_OF_LOSS[model.loss_type]]
+            members = config.to_dict()["members"]
+            if not members:
+                raise BANError("An ensemble without members has no task.")
+            return task_of(member_config(members[0]))
+        known = _tasks_that_know(model)
+        if known:
+            return known[0]
+    for task in TASKS.values() if isinstance(model, PreTrainedModel) else ():
+        if task.facts.loss_type == model.loss_type:
+            return task
+    names = _class_names(model)
     raise BANError(
         f"{names[0] if names else 'a model without a head'} cannot be distilled: there must be a "
         f"head for one of {', '.join(TASKS)}, and the model must be known to the Auto classes "
@@ -80,7 +58,7 @@ def task_of(model: nn.Module | PretrainedConfig) -> Task:
     )
 
 
-def class_names(model: nn.Module | PretrainedConfig) -> list[str]:
+def _class_names(model: nn.Module | PretrainedConfig) -> list[str]:
     """The names of a model's class and its bases, or of the class that a config was saved with."""
     if isinstance(model, nn.Module):
         return [cls.__name__ for cls in type(model).__mro__]
@@ -90,11 +68,7 @@ def class_names(model: nn.Module | PretrainedConfig) -> list[str]:
 
 
 def resolve_task(task: str | Task | None, model: nn.Module) -> Task:
-    """The task that is named, or the model's own.
-
-    Args:
-        task: a name in `TASKS`, a task, or None.
-        model: of the training.
+    """The task that is named or given, or else the model's own.
 
     Raises:
         BANError: for a name that is unknown, or that does not fit a model with a task of its own.
@@ -108,8 +82,7 @@ def resolve_task(task: str | Task | None, model: nn.Module) -> Task:
             f"task={task!r} is unknown.{did_you_mean(task, TASKS)} There is {', '.join(TASKS)}."
         )
     if isinstance(model, PreTrainedModel):
-        names = class_names(model)
-        fitting = [name for name in AUTO_CLASSES if _knows(name, model.config, names)]
+        fitting = [known.name for known in _tasks_that_know(model)]
         if fitting and task not in fitting:
             raise BANError(
                 f"task={task!r} does not fit {type(model).__name__}, whose task is {fitting[0]!r}: "
@@ -118,19 +91,20 @@ def resolve_task(task: str | Task | None, model: nn.Module) -> Task:
     return TASKS[task]
 
 
-def _knows(task: str, config: PretrainedConfig, names: list[str]) -> bool:
-    """Whether the Auto class of a task knows one of these classes, for such a config."""
-    heads = AUTO_CLASSES[task][1].get(type(config), ())  # a class, or several (DeiT)
-    heads = heads if isinstance(heads, tuple) else (heads,)
-    return any(head.__name__ in names for head in heads)
+def _auto_class(task: Task) -> Any:
+    return getattr(transformers, task.facts.auto_class)
 
 
-def first_member(config: PretrainedConfig) -> dict[str, Any]:
-    """The config of an ensemble's first member, as the ensemble's config holds it."""
-    members: list[dict[str, Any]] = config.to_dict()["members"]
-    if not members:
-        raise BANError("An ensemble without members has no task.")
-    return members[0]
+def _tasks_that_know(model: PreTrainedModel | PretrainedConfig) -> list[Task]:
+    """The tasks whose Auto class knows a model's class, or one that it is derived from."""
+    config = model if isinstance(model, PretrainedConfig) else model.config
+    names, found = _class_names(model), []
+    for task in TASKS.values():
+        heads = _auto_class(task)._model_mapping.get(type(config), ())  # a class, or several (DeiT)
+        heads = heads if isinstance(heads, tuple) else (heads,)
+        if any(head.__name__ in names for head in heads):
+            found.append(task)
+    return found
 
 
 def member_config(member: dict[str, Any]) -> PretrainedConfig:
@@ -142,20 +116,12 @@ def member_config(member: dict[str, Any]) -> PretrainedConfig:
 
 
 def auto_class(config: PretrainedConfig) -> Any:
-    """The Auto class of the model that a config was saved with.
-
-    Raises:
-        BANError: see `task_of`.
-    """
-    return AUTO_CLASSES[task_of(config).name][0]
+    """The Auto class of the model that a config was saved with; see `task_of`."""
+    return _auto_class(task_of(config))
 
 
 def check_loadable(model: PreTrainedModel) -> None:
-    """Raise unless a model can be loaded again once it is saved; for use before it is trained.
-
-    Raises:
-        BANError: if `load_model` will not know its class.
-    """
+    """Raise unless `load_model` will know a model's class; for use before it is trained."""
     config = copy.copy(model.config)
     config.architectures = [type(model).__name__]
     auto_class(config)

@@ -7,29 +7,21 @@ the ensemble see items only, and never the shape of a model's outputs.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import evaluate
 import torch
 import torch.nn.functional as F
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
-from transformers import (
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ban_hf.data.description import IGNORED
 from ban_hf.errors import BANError
-from ban_hf.tasks.catalog import Metric, TaskFacts
+from ban_hf.lineage.names import Metric
+from ban_hf.lineage.names import TaskFacts as TaskFacts
 
-IGNORED = -100  # a label that does not count: the value of torch and transformers
 TOKENIZER_FILE = "tokenizer_config.json"
-
-#: softmax: one class out of C. sigmoid: C labels, each of them true or false. identity: C numbers.
-Activation = Literal["softmax", "sigmoid", "identity"]
 
 
 class Output(NamedTuple):
@@ -40,50 +32,30 @@ class Output(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """The labels of a batch's items, and what each of them counts for.
+    """The labels of a batch's items, and what each of them counts for."""
 
-    Attributes:
-        values: `(N,)` int64, 0 where the weight is 0; None where the batch has no labels.
-        weights: `(N,)` float32; 0 for an item that does not count.
-    """
-
-    values: Tensor | None
-    weights: Tensor
+    values: Tensor | None  # (N,) int64, 0 where the weight is 0; None where the batch has none
+    weights: Tensor  # (N,) float32; 0 for an item that does not count
 
 
-@dataclass(frozen=True)
-class Items:
-    """N predictions of a batch of B rows, the same number for each row, row by row.
+class Items(NamedTuple):
+    """N predictions of a batch of B rows, the same number for each row, row by row."""
 
-    Attributes:
-        logits: `(N, C)`.
-        labels: see `Labels.values`.
-        weights: see `Labels.weights`.
-        rows: B. The items of row b are those from b N/B to (b + 1) N/B.
-        activation: what turns logits into a prediction.
-    """
-
-    logits: Tensor
-    labels: Tensor | None
-    weights: Tensor
-    rows: int
-    activation: Activation = "softmax"
+    logits: Tensor  # (N, C)
+    labels: Tensor | None  # (N,), as in `Labels`
+    weights: Tensor  # (N,), as in `Labels`
+    rows: int  # B; the items of row b are those from b N/B to (b + 1) N/B
 
 
 class Task:
     """What a head predicts, and how its labels are read.
 
-    A subclass names its `facts` and says how a batch becomes items: `logits` and `labels`. All
-    else has a default. To teach a model of your own class, give an instance to `BANTrainer`:
+    A subclass names its `facts`. All else has a default: the logits are those of the first of
+    `outputs`, at each place an item, and `labels` has the class number of each item. To teach a
+    model of your own class, give an instance to `BANTrainer`:
 
         class WordTags(Task):
-            facts = TaskFacts("word-tags", "AutoModelForTokenClassification", "words")
-
-            def logits(self, model, inputs, outputs):
-                return outputs.logits.flatten(0, 1)  # (B T, C)
-
-            def labels(self, model, inputs, outputs):
-                return class_labels(inputs.get("labels"), outputs.logits[..., 0])
+            facts = TaskFacts("word-tags", "AutoModelForTokenClassification")
 
     Attributes:
         facts: names and metrics.
@@ -110,10 +82,10 @@ class Task:
         """The metric that tables lead with."""
         return self.facts.headline
 
-    def __repr__(self) -> str:
-        return f"<task {self.name}>"
-
     # The model's side
+
+    def check_head(self, model: nn.Module) -> None:
+        """Raise unless a model's logits are what `softmax` turns into its prediction."""
 
     def forward_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch as a model gets it that is run for its logits alone: without labels."""
@@ -121,48 +93,25 @@ class Task:
 
     def logits(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Tensor:
         """The items' logits: `(N, C)`, row by row."""
-        raise NotImplementedError
+        name, class_axis = self.outputs[0]
+        logits: Tensor = getattr(outputs, name).movedim(class_axis, -1)  # (B, ..., C)
+        return logits.reshape(-1, logits.shape[-1])  # (N, C)
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:
-        """The items' labels and weights, in the order of `logits`.
-
-        Raises:
-            BANError: for labels of another shape, or for none where items cannot be told without.
-        """
-        raise NotImplementedError
-
-    def rows(self, outputs: Any) -> int:
-        """The batch size B."""
-        return len(getattr(outputs, self.outputs[0].name))
-
-    def activation(self, model: nn.Module) -> Activation:
-        """What turns a model's logits into a prediction."""
-        return "softmax"
+        """The items' labels and weights, in the order of `logits`."""
+        name, class_axis = self.outputs[0]
+        return class_labels(inputs.get("labels"), getattr(outputs, name).select(class_axis, 0))
 
     def items(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Items:
         """A batch and a model's outputs as items."""
         labels, weights = self.labels(model, inputs, outputs)
-        return Items(
-            self.logits(model, inputs, outputs),
-            labels,
-            weights,
-            self.rows(outputs),
-            self.activation(model),
-        )
-
-    def label_losses(self, items: Items, smoothing: float = 0.0) -> Tensor:
-        """The label cross-entropy of each item, 0 where it does not count: `(N,)`.
-
-        Requires: labels.
-        """
-        return label_cross_entropy(items.logits, items.labels, items.weights, smoothing)
+        rows = len(getattr(outputs, self.outputs[0].name))
+        return Items(self.logits(model, inputs, outputs), labels, weights, rows)
 
     def label_loss(self, items: Items, num_items: Tensor | int | None = None) -> Tensor:
         """The label loss of a batch as a model reports it: the mean over items that count, `()`.
 
-        Args:
-            items: with labels.
-            num_items: what the sum is divided by; by default the number of items that count.
+        The sum is divided by `num_items`, by default the number of items that count.
         """
         if items.labels is None:
             raise BANError("The label loss needs labels, but the batch has none.")
@@ -195,10 +144,6 @@ class Task:
         """The members' outputs as those of their ensemble, by name and in their own shape.
 
         Formula: log(sum_k w_k softmax(z_k)) over the class axis; see `mean_logits`.
-
-        Args:
-            members: outputs of the members for one batch.
-            weights: of the members, which sum to 1; None for equal ones.
         """
         return {
             output.name: mean_logits(
@@ -216,35 +161,26 @@ class Task:
     ) -> None:
         """Raise unless a teacher's items mean what its student's do.
 
-        Args:
-            teacher: a model.
-            student: a model.
-            processor: of the student; a tokenizer is compared with the teacher's.
-            teacher_name: the folder or Hub id that the teacher was loaded from; by default what its
-                config says.
+        So for other classes, another order of them, another vocabulary, or another tokenizer.
 
-        Raises:
-            BANError: for other classes, another order of them, another vocabulary or tokenizer.
+        The student's `processor` may be its tokenizer. `teacher_name` is the folder or Hub id that
+        the teacher was loaded from, by default what its config says.
         """
         if not (isinstance(teacher, PreTrainedModel) and isinstance(student, PreTrainedModel)):
             return
-        self.activation(teacher)
-        self.activation(student)
+        self.check_head(teacher)
+        self.check_head(student)
         check_classes(teacher.config, student.config)
         if student.main_input_name == teacher.main_input_name == "input_ids":
             check_vocabularies(teacher.config, student.config)
             if isinstance(processor, PreTrainedTokenizerBase):
                 check_tokenizers(str(teacher_name or teacher.config.name_or_path), processor)
 
-    # Metrics
-
     def loss_metrics(self, loss: float) -> dict[str, float]:
         """What an evaluation logs that follows from its label loss, by name."""
-        return {}
-
-    def metrics(self) -> list[evaluate.Metric]:
-        """The task's metrics by items, for `evaluate`; they compose with `evaluate.combine`."""
-        return []
+        if self.headline.name != "perplexity":
+            return {}
+        return {"perplexity": torch.tensor(loss).exp().item()}  # inf for a loss beyond 709
 
 
 # Labels and their loss
@@ -256,9 +192,6 @@ def class_labels(labels: Tensor | None, places: Tensor) -> Labels:
     Args:
         labels: class numbers of the shape of `places`; None if the batch has none, and all count.
         places: one number for each item, of any kind, such as the logits of the first class.
-
-    Raises:
-        BANError: if they have another shape, or are no integers.
     """
     if labels is None:
         return Labels(None, torch.ones_like(places, dtype=torch.float32).reshape(-1))  # (N,)
@@ -273,15 +206,7 @@ def class_labels(labels: Tensor | None, places: Tensor) -> Labels:
 
 
 def check_label_range(labels: Tensor, classes: int) -> None:
-    """Raise unless labels are class numbers, or -100. Reads the tensor on the host.
-
-    Args:
-        labels: integers of any shape.
-        classes: C.
-
-    Raises:
-        BANError: naming the first label that is neither in `[0, C)` nor -100.
-    """
+    """Raise unless labels, of any shape, are class numbers or -100. Reads them on the host."""
     bad = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
     if len(bad):
         raise BANError(
@@ -319,9 +244,6 @@ def check_label_loss(
 
     Returns:
         C; None where the batch has no labels that count.
-
-    Raises:
-        BANError: with both numbers and the class's name; for labels outside `[0, C)`.
     """
     if not any(inputs.get(name) is not None for name in task.label_names):
         return None
@@ -404,15 +326,15 @@ def _are_placeholders(id2label: dict[int, str]) -> bool:
 
 def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig) -> None:
     """Raise unless two models read the same words, as far as their configs tell."""
-    theirs, ours = (config.get_text_config().to_dict() for config in (teacher, student))
-    sizes = theirs.get("vocab_size"), ours.get("vocab_size")
-    if None not in sizes and sizes[0] != sizes[1]:
+    configs = [config.get_text_config().to_dict() for config in (teacher, student)]
+    theirs, ours = (config.get("vocab_size") for config in configs)
+    if theirs != ours and None not in (theirs, ours):
         raise BANError(
-            f"teacher has a vocabulary of {sizes[0]} and model one of {sizes[1]}: build the "
-            "student with the teacher's vocabulary, or choose another teacher."
+            f"teacher has a vocabulary of {theirs} and model one of {ours}: build the student with "
+            "the teacher's vocabulary, or choose another teacher."
         )
-    digests = theirs.get("vocabulary_sha256"), ours.get("vocabulary_sha256")
-    if None not in digests and digests[0] != digests[1]:
+    theirs, ours = (config.get("vocabulary_sha256") for config in configs)
+    if theirs != ours and None not in (theirs, ours):
         raise BANError(
             "teacher and model have other words, or the same in another order: encode the text "
             "with the teacher's tokenizer and build the student from its words."
@@ -420,12 +342,7 @@ def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig) -> 
 
 
 def check_tokenizers(teacher_name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise unless the teacher's tokenizer, where it is on this machine, numbers words alike.
-
-    Args:
-        teacher_name: a folder, or a Hub id, with `@revision` if wanted; nothing is downloaded.
-        tokenizer: of the student.
-    """
+    """Raise unless the teacher's tokenizer, where it is on this machine, numbers words alike."""
     folder = _local_tokenizer(teacher_name)
     if folder is None:
         return
@@ -463,25 +380,24 @@ def mean_logits(
     """log(sum_k w_k softmax(z_k)) of K members' logits, computed in float32 at least.
 
     Shapes: logits of any one shape, with the classes on `class_axis`; the result has that shape.
-
-    Args:
-        members: their logits.
-        weights: of the members, in any unit; equal by default.
-        class_axis: of the classes.
+    The weights are in any unit, and equal by default.
     """
-    members, log_weights = weighted(members, weights)
+    weights = normalized_weights(weights, len(members))
+    if weights is not None:  # 0 times NaN is NaN: nothing of a member without weight comes through
+        members = [member for member, weight in zip(members, weights, strict=True) if weight]
+        weights = [weight for weight in weights if weight]
     logits = torch.stack(list(members))  # (K, ..., C)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     axis = class_axis if class_axis < 0 else class_axis + 1
-    return log_mean_exp(logits.log_softmax(axis), log_weights)  # (..., C)
+    logp = logits.log_softmax(axis)  # (K, ..., C)
+    if weights is None or min(weights) == max(weights):
+        return logp.logsumexp(0) - math.log(len(logp))  # (..., C)
+    log_weights = logp.new_tensor([math.log(weight) for weight in weights])  # (K,)
+    return (logp + log_weights.view(-1, *[1] * (logp.ndim - 1))).logsumexp(0)  # (..., C)
 
 
 def normalized_weights(weights: Sequence[float] | None, members: int) -> list[float] | None:
-    """Weights that sum to 1; None for equal ones.
-
-    Raises:
-        ValueError: if they are not one for each member, finite, none negative and not all 0.
-    """
+    """Weights that sum to 1; None for equal ones."""
     if weights is None:
         return None
     weights = [float(weight) for weight in weights]
@@ -500,26 +416,3 @@ def normalized_weights(weights: Sequence[float] | None, members: int) -> list[fl
         return None
     shares = [weight / largest for weight in weights]  # the sum of very large ones would overflow
     return [share / sum(shares) for share in shares]
-
-
-def weighted(
-    members: Sequence[Any], weights: Sequence[float] | None
-) -> tuple[list[Any], list[float] | None]:
-    """The members that count, and the logarithms of their weights, None where those are equal.
-
-    A member of weight 0 is left out, so that nothing of it comes through: 0 times NaN is NaN.
-    """
-    weights = normalized_weights(weights, len(members))
-    if weights is None:
-        return list(members), None
-    counted = [(m, w) for m, w in zip(members, weights, strict=True) if w > 0]
-    kept, shares = [m for m, _ in counted], [w for _, w in counted]
-    return kept, None if min(shares) == max(shares) else [math.log(w) for w in shares]
-
-
-def log_mean_exp(logp: Tensor, log_weights: Sequence[float] | None) -> Tensor:
-    """log(sum_k w_k exp(x_k)) over the first axis of `(K, ...)`, with weights from `weighted`."""
-    if log_weights is None:
-        return logp.logsumexp(0) - math.log(len(logp))  # (...)
-    shift = logp.new_tensor(log_weights).view(-1, *[1] * (logp.ndim - 1))  # (K, 1, ...)
-    return (logp + shift).logsumexp(0)  # (...)

@@ -1,14 +1,9 @@
-"""The data of a task: from splits to what a trainer and a sequence are given.
-
-`prepare` and `network_builder` together give keywords of `train_generations`; those of `BANTrainer`
-are among them.
-"""
+"""The data of a task: from splits to what trainings on them are given."""
 
 import copy
 import math
-from collections.abc import Callable, Collection
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from transformers import (
     PretrainedConfig,
@@ -23,7 +18,6 @@ from ban_hf.data.images import ImageSplits
 from ban_hf.data.text import WARM_UP, TextSplits, evaluation_columns
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.lineage.files import read_json
 from ban_hf.models.configuration import CifarNetConfig
 from ban_hf.models.factory import (
     check_model_args,
@@ -38,136 +32,92 @@ Args = TypeVar("Args", bound=TrainingArguments)
 PROCESSOR_FILE = "preprocessor_config.json"
 
 
-def prepare_arguments(
-    splits: ImageSplits | TextSplits, args: Args, window: int | None = None
-) -> Args:
-    """A copy of the arguments that fits the data, which are given in whole batches.
+def prepare(
+    splits: ImageSplits | TextSplits,
+    args: Args,
+    model_name: str,
+    model_args: Mapping[str, Any],
+    window: int,
+) -> tuple[Args, dict[str, Any]]:
+    """A copy of the arguments that fits the data, and the fields of a `Setup` that follow.
 
-    There are no columns to remove, and nothing to pin. A text is evaluated in no more columns than
-    it has room for.
-
-    Args:
-        splits: of the data.
-        args: of the training.
-        window: words at a time, of a text.
+    The data are given in whole batches: there are no columns to remove, and nothing to pin. Images
+    are moved to the device of `args`, and a text is evaluated in no more columns than it has room
+    for.
 
     Raises:
-        BANError: for a window or an evaluation without items.
+        BANError: for a window or an evaluation without items, and for arguments of the network
+            that the data decide; from `model_init`, for those that the network does not have.
     """
+    reads_images = isinstance(splits, ImageSplits)
+    check_model_args(model_args, "image-classification" if reads_images else "text-generation")
     args = copy.copy(args)
     args.remove_unused_columns = args.dataloader_pin_memory = False
-    if isinstance(splits, TextSplits):
-        if window is None or window < 1 or args.per_device_eval_batch_size < 1:
-            raise BANError(
-                f"window={window} and per_device_eval_batch_size="
-                f"{args.per_device_eval_batch_size} must be at least 1."
-            )
-        columns = evaluation_columns(splits, args.eval_batch_size, window, args.world_size)
-        args.per_device_eval_batch_size = columns // args.world_size
-    return args
+    create: Callable[..., PreTrainedModel]
+    if isinstance(splits, ImageSplits):
+        create, parts, of_data = create_classifier, *_image_data(splits, args)
+    else:
+        create, parts, of_data = create_language_model, *_text_data(splits, args, window)
+
+    def model_init(generation: int) -> PreTrainedModel:
+        return create(model_name, **of_data, **model_args)
+
+    return args, parts | {"model_init": model_init}
 
 
-def prepare(
-    splits: ImageSplits | TextSplits, args: TrainingArguments, window: int | None = None
-) -> dict[str, Any]:
-    """Datasets, collator, processor and metrics of a training, as keywords.
-
-    Images are moved to the device of `args`.
-
-    Args:
-        splits: of the data.
-        args: from `prepare_arguments`.
-        window: words at a time, of a text.
-    """
-    if isinstance(splits, TextSplits):
-        return _prepare_text(splits, args, int(window or 0))
-    for split in (splits.train, splits.validation, splits.test):
+def _image_data(
+    splits: ImageSplits, args: TrainingArguments
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What trainings on images are given, and the arguments of a network that follow."""
+    train = splits.train
+    for split in (train, splits.validation, splits.test):
         if split is not None:
             split.to(args.device)
-    return {
-        "train_dataset": splits.train,
+    size, mean, std = train.images.shape[-1], train.mean.tolist(), train.std.tolist()
+    parts = {
+        "train_dataset": train,
         "eval_dataset": splits.validation,
         "test_dataset": splits.test,
-        "data_collator": collate,
-        "compute_metrics": compute_classification_metrics,
-        "processing_class": image_processor(*_format_of(splits)),
-        "data": {"source": splits.source},
+        "trainer": {
+            "data_collator": collate,
+            "compute_metrics": compute_classification_metrics,
+            "processing_class": image_processor(size, mean, std),
+        },
     }
+    of_data = {"image_size": size, "image_mean": mean, "image_std": std}
+    return parts, of_data | {"label_names": train.label_names}
 
 
-def _prepare_text(splits: TextSplits, args: TrainingArguments, window: int) -> dict[str, Any]:
-    def windows(split: str, columns: int, warmup: int = 0) -> TokenWindows:
+def _text_data(
+    splits: TextSplits, args: TrainingArguments, window: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same of texts; sets how many columns an evaluation has."""
+    processes = args.world_size
+    if window < 1 or args.per_device_eval_batch_size < 1:
+        raise BANError(
+            f"window={window} and per_device_eval_batch_size={args.per_device_eval_batch_size} "
+            "must be at least 1."
+        )
+    columns = evaluation_columns(splits, args.eval_batch_size, window, processes)
+    args.per_device_eval_batch_size = columns // processes
+
+    def windows(split: str, batch_size: int, warmup: int = 0) -> TokenWindows:
+        tokens = getattr(splits, split)
         try:
-            return TokenWindows(getattr(splits, split), columns, window=window, warmup=warmup)
-        except ValueError as error:
+            return TokenWindows(tokens, batch_size * processes, window=window, warmup=warmup)
+        except BANError as error:
             raise BANError(f"{split} text: {error}") from error
 
-    columns, warmup = args.eval_batch_size * args.world_size, WARM_UP * window
-    return {
-        "train_dataset": windows("train", args.train_batch_size * args.world_size),
-        "eval_dataset": windows("validation", columns, warmup),
-        "test_dataset": windows("test", columns, warmup),
-        "data_collator": default_data_collator,
-        "processing_class": splits.tokenizer,
-        "data": {"source": splits.source},
+    parts = {
+        "train_dataset": windows("train", args.train_batch_size),
+        "eval_dataset": windows("validation", args.eval_batch_size, WARM_UP * window),
+        "test_dataset": windows("test", args.eval_batch_size, WARM_UP * window),
+        "trainer": {"data_collator": default_data_collator, "processing_class": splits.tokenizer},
     }
-
-
-def network_builder(
-    splits: ImageSplits | TextSplits, name: str, model_args: dict[str, Any]
-) -> Callable[[int], PreTrainedModel]:
-    """`model_init` of a sequence on these data: a fresh network for each generation.
-
-    Args:
-        splits: of the data.
-        name: of the architecture.
-        model_args: further arguments of the network.
-
-    Raises:
-        BANError: for arguments that the data decide; from the result, for those that the
-            architecture does not have.
-    """
-    is_text = isinstance(splits, TextSplits)
-    check_model_args(model_args, "text-generation" if is_text else "image-classification")
-
-    def of_words(generation: int) -> PreTrainedModel:
-        assert isinstance(splits, TextSplits)
-        return create_language_model(name, words=splits.words, **model_args)
-
-    def of_images(generation: int) -> PreTrainedModel:
-        assert isinstance(splits, ImageSplits)
-        size, mean, std = _format_of(splits)
-        return create_classifier(
-            name,
-            label_names=splits.train.label_names,
-            image_size=size,
-            image_mean=mean,
-            image_std=std,
-            **model_args,
-        )
-
-    return of_words if is_text else of_images
-
-
-def _format_of(splits: ImageSplits) -> tuple[int, list[float], list[float]]:
-    """Size, mean and deviation of the images."""
-    train = splits.train
-    return train.images.shape[-1], train.mean.tolist(), train.std.tolist()
+    return parts, {"words": splits.words}
 
 
 # What images a classifier reads
-
-
-class ModelFiles(Protocol):
-    """The files beside a model's weights, in a folder or on the Hub."""
-
-    def names(self) -> Collection[str]:
-        """Their names."""
-        ...
-
-    def fetch(self, name: str) -> Path:
-        """One of them, on this machine."""
-        ...
 
 
 class ImageFormat(NamedTuple):
@@ -178,19 +128,20 @@ class ImageFormat(NamedTuple):
     std: tuple[float, ...]
 
 
-def image_format(place: ModelFiles, config: PretrainedConfig) -> ImageFormat:
-    """What a classifier reads, by the processor saved beside it, or by its config.
+def image_format(
+    processor: Mapping[str, Any] | None, config: PretrainedConfig, place: str
+) -> ImageFormat:
+    """What a classifier reads.
 
     Args:
-        place: of the model.
-        config: of the model.
+        processor: the image processor that is saved beside it, if one is.
+        config: of the model, for one without a processor.
+        place: of the model, for an error.
 
     Raises:
         BANError: if neither tells, or it is more than a resize to a square and a normalization.
     """
-    if PROCESSOR_FILE in place.names():
-        return _of_processor(place, read_json(place.fetch(PROCESSOR_FILE)))
-    found = _of_config(config)
+    found = _of_config(config) if processor is None else _of_processor(processor, place)
     if found is None:
         raise BANError(
             f"{place} has no {PROCESSOR_FILE} beside its weights, and its config does not tell "
@@ -209,7 +160,7 @@ def _of_config(config: PretrainedConfig) -> ImageFormat | None:
     return None
 
 
-def _of_processor(place: ModelFiles, processor: dict[str, Any]) -> ImageFormat:
+def _of_processor(processor: Mapping[str, Any], place: str) -> ImageFormat:
     size = processor.get("size")
     height, width = (
         (size.get("height"), size.get("width")) if isinstance(size, dict) else [size] * 2

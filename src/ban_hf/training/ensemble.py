@@ -164,7 +164,7 @@ def check_alike(members: Sequence[PreTrainedModel]) -> None:
 
     first, task = members[0], task_of(members[0])
     for i, member in enumerate(members):
-        task.activation(member)
+        task.check_head(member)
         if member.main_input_name != first.main_input_name:
             raise BANError(
                 f"members[{i}] takes {member.main_input_name}, but members[0] takes "

@@ -31,8 +31,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.disk import existing_parent, format_bytes, free_bytes
-from ban_hf.lineage.files import read_json, write_json
+from ban_hf.lineage.files import existing_parent, format_bytes, free_bytes, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from ban_hf.data.description import POSITIONS
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.tasks.auto import load_model, resolve_task
-from ban_hf.tasks.base import Task, check_label_loss, check_label_range
+from ban_hf.tasks.base import Task, check_label_loss, check_label_range, label_cross_entropy
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.callbacks import FiniteLossGuard
 from ban_hf.training.loss import (
@@ -372,7 +372,9 @@ class BANTrainer(Trainer):
         label_loss = found.label_loss
         smoothing = self.args.label_smoothing_factor
         if smoothing and self.task.one_item_a_row and items.labels is not None:
-            label_loss = self.task.label_losses(items, smoothing)  # (N,), as Trainer measures it
+            label_loss = label_cross_entropy(
+                items.logits, items.labels, items.weights, smoothing
+            )  # (N,), as Trainer measures it
         kept = [label_loss, found.agreement, found.teacher_kl, items.weights]
         measured = torch.stack([column.float() for column in kept], 1)  # (N, 4)
         # Row by row: those that fill up the last batch for all processes are dropped.

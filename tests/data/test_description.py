@@ -1,8 +1,6 @@
 """A dataset's arguments, and what a record says of any dataset."""
 
 import random
-import subprocess
-import sys
 from dataclasses import fields
 
 import datasets
@@ -13,17 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from transformers import HfArgumentParser
 
-from ban_hf.data import (
-    POSITIONS,
-    DataArguments,
-    ImageViews,
-    TokenWindows,
-    count_items,
-    describe_data,
-    load_images,
-    load_splits,
-    load_text,
-)
+from ban_hf.data import DataArguments, describe_data, load_images, load_splits, load_text
 from ban_hf.errors import BANError
 
 IMAGES, TEXTS = "image-classification", "text-generation"
@@ -41,10 +29,11 @@ def test_arguments_are_flags():
 
 
 def test_images_and_texts_are_loaded_by_the_task():
-    arguments = DataArguments("digits", train_samples=50, image_size=8, split_seed=3)
-    images = load_splits(arguments, IMAGES)
-    expected = load_images("digits", train_samples=50, image_size=8, seed=3)
+    options = dict(train_samples=50, image_size=8, validation=0.2, flip=True)
+    images = load_splits(DataArguments(split_seed=3, **options), IMAGES)  # the digits, by default
+    expected = load_images("digits", seed=3, **options)
     assert images.train.describe() == expected.train.describe()
+    assert len(images.validation) == len(expected.validation)
     texts = load_splits(DataArguments(train_words=60), TEXTS)  # the grammar, by default
     assert torch.equal(texts.train, load_text("grammar", train_words=60).train)
 
@@ -113,25 +102,14 @@ PAIRS = {
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_other_data_of_the_same_length_have_another_fingerprint(pair):
     one, other = map(describe_data, pair)
-    assert one["items"] == other["items"] == count_items(pair[0])
+    assert one["items"] == other["items"] == len(pair[0])
     assert one["fingerprint"] != other["fingerprint"]
     assert describe_data(pair[0]) == one
 
 
-def test_a_fingerprint_is_the_same_in_another_process():
-    program = (
-        "import datasets, torch\nfrom torch.utils.data import TensorDataset\n"
-        "from ban_hf.data import describe_data\n"
-        "rng = torch.Generator().manual_seed(0)\n"
-        "data = TensorDataset(torch.randn(6, 3, generator=rng), torch.arange(6))\n"
-        "rows = datasets.Dataset.from_dict({'a': [1, 2]})\n"
-        "print(describe_data(data)['fingerprint'], describe_data(rows)['fingerprint'])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    known = (tensors(), PAIRS["datasets"][0])
-    assert done.stdout.split()[-2:] == [describe_data(data)["fingerprint"] for data in known]
+def test_a_fingerprint_is_the_same_on_every_machine():
+    known = "6fd0b958fdfae919446bbc031e6ab4904bb19e485156e78fc31c29e36ca716b1"
+    assert describe_data(tensors()) == {"items": 6, "fingerprint": known}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +138,6 @@ def test_what_has_no_fingerprint_says_so():
     streams = Stream(), datasets.Dataset.from_dict({"a": [1]}).to_iterable_dataset()
     for stream in streams:
         assert describe_data(stream) == {"items": None, "contents": "a stream, not checked"}
-        assert count_items(stream) is None
     own = random.Random(0)  # not a global generator
     described = describe_data(Listed([1, 2], own.random))
     assert described.keys() == {"items", "contents"}
@@ -174,44 +151,3 @@ def test_a_large_dataset_is_read_in_part(monkeypatch):
     assert described["fingerprint_items"] == 4
     assert len(read) == 4 + 2
     assert "fingerprint_items" not in describe_data(Listed([1, 2, 3, 4]))
-
-
-# Copies
-
-
-def pictures():
-    images = torch.arange(4 * 3 * 64).view(4, 3, 8, 8).byte()
-    options = dict(mean=[0.5] * 3, std=[0.2] * 3, augment=True, seed=1)
-    return ImageViews(images, torch.tensor([0, 1, 0, 1]), "ab", **options)
-
-
-def test_a_copy_with_another_seed_leaves_the_dataset_alone():
-    data = pictures()
-    data.set_epoch(2)
-    other = data.with_seed(5)
-    assert (other.seed, other.epoch, data.seed, data.epoch) == (5, 0, 1, 2)
-    assert other.images is data.images
-    other.set_epoch(7)
-    assert data.epoch == 2
-    assert other.describe() == data.describe()  # the seed is an argument of the training
-    assert other.views_definition != data.views_definition
-
-
-@pytest.mark.parametrize("data", [pictures(), TokenWindows(torch.arange(24), 4, window=5)])
-def test_a_copy_tells_positions(data):
-    other = data.with_positions()
-    assert other[3][POSITIONS] == 3
-    assert POSITIONS not in data[3]
-    assert {k: v.tolist() for k, v in other[3].items() if k != POSITIONS} == {
-        k: v.tolist() for k, v in data[3].items()
-    }
-    if isinstance(data, ImageViews):
-        other.set_epoch(9)
-        assert data.epoch == 0
-
-
-@pytest.mark.parametrize("label", [-1, 2])
-def test_a_label_without_a_name_is_refused(label):
-    labels = torch.tensor([0, 1, label])
-    with pytest.raises(BANError, match=rf"labels\[2\]={label}: must be from 0 to 1"):
-        ImageViews(torch.zeros(3, 3, 8, 8).byte(), labels, "ab", mean=[0.5] * 3, std=[0.2] * 3)
