@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from dataclasses import fields
 from pathlib import Path
 
 import tiny
@@ -21,10 +22,27 @@ from ban_hf import (
     image_processor,
     train_generations,
 )
+from ban_hf.data import describe_data
+from ban_hf.families import Families
+from ban_hf.jobs.job import Setup
+from ban_hf.jobs.setup import read_objectives
 
 CONFIG = tiny.vit(hidden_dropout_prob=0.1).config
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 STEPS = 6  # of a generation: two epochs of three
+TRAINING = {
+    "per_device_train_batch_size": 8,
+    "num_train_epochs": 2,
+    "max_steps": -1,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "remove_unused_columns": False,
+}
+TRAINER = {
+    "data_collator": collate,
+    "compute_metrics": compute_classification_metrics,
+    "processing_class": image_processor(8, MEAN, STD),
+}
 
 
 def network(generation: int) -> ViTForImageClassification:
@@ -47,15 +65,6 @@ def train(folder: Path, generations: int = 2, model_init=network, **changes) -> 
         "train_dataset eval_dataset test_dataset callbacks ensemble family data teacher report"
     ).split()
     family = {name: changes.pop(name) for name in of_family if name in changes}
-    defaults = {
-        "per_device_train_batch_size": 8,
-        "num_train_epochs": 2,
-        "max_steps": -1,
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "eval_strategy": "epoch",
-        "remove_unused_columns": False,
-    }
     datasets = {
         "train_dataset": views(),
         "eval_dataset": views(10, seed=1, augment=False),
@@ -63,12 +72,41 @@ def train(folder: Path, generations: int = 2, model_init=network, **changes) -> 
     }
     return train_generations(
         model_init,
-        tiny.arguments(folder, **defaults | changes),
+        tiny.arguments(folder, **TRAINING | {"eval_strategy": "epoch"} | changes),
         generations=generations,
-        data_collator=collate,
-        compute_metrics=compute_classification_metrics,
-        processing_class=image_processor(8, MEAN, STD),
-        **datasets | family,
+        **TRAINER | datasets | family,
+    )
+
+
+def families(
+    folder: Path, objective: str = "kd", generations: int = 2, callbacks=None, **changes
+) -> Families:
+    """What a recipe makes of it; `changes` are arguments of `Setup`, `Families` or the training."""
+
+    def chosen(kind: type) -> dict:
+        return {f.name: changes.pop(f.name) for f in fields(kind) if f.name in changes}
+
+    of_setup, of_families = chosen(Setup), chosen(Families)
+    train, evaluation, test = (
+        views(),
+        views(10, seed=1, augment=False),
+        views(10, seed=2, augment=False),
+    )
+    given = {
+        "model_init": network,
+        "train_dataset": train,
+        "eval_dataset": evaluation,
+        "test_dataset": test,
+        "trainer": TRAINER | {"callbacks": callbacks},
+        "data": {"train": describe_data(train), "test": describe_data(test)},
+    }
+    said = {"title": "tiny", "dataset": {"name": "random"}, "command": "a command"}
+    return Families(
+        Setup(**given | of_setup),
+        tiny.arguments(folder, **TRAINING | changes),
+        read_objectives(objective, None),
+        generations,
+        **said | of_families,
     )
 
 

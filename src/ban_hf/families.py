@@ -8,7 +8,7 @@ alone.
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,18 @@ from ban_hf.errors import BANError
 from ban_hf.jobs.cost import plan
 from ban_hf.jobs.job import Job, Setup, generation_seed
 from ban_hf.jobs.results import entry_of, environment_of
+from ban_hf.jobs.training import evaluation
 from ban_hf.lineage.environment import canonical_arguments
-from ban_hf.lineage.family import as_noted, check_folders, generation_folders
+from ban_hf.lineage.family import (
+    as_noted,
+    check_folders,
+    finished_generations,
+    generation_folders,
+)
 from ban_hf.lineage.names import as_name
 from ban_hf.lineage.record import RECORD, Record, architecture
 from ban_hf.lineage.results import (
     ROW,
-    Column,
     Results,
     control_column,
     ensemble_column,
@@ -37,6 +42,7 @@ from ban_hf.lineage.results import (
 )
 from ban_hf.reports.report import write_report
 from ban_hf.sequence import Sequence as Chain
+from ban_hf.sequence import family_jobs
 from ban_hf.tasks.auto import task_of
 from ban_hf.training.arguments import BANTrainingArguments, fast_arguments
 from ban_hf.training.teacher_cache import check_folder
@@ -50,73 +56,50 @@ OF_STUDENTS = {"seed", "objective", "temperature", "teacher_weight", "label_weig
 
 @dataclass
 class Families:
-    """The families of a run, and how they are reported.
-
-    Args:
-        setup: networks and data.
-        args: of every training.
-        objectives: by name, the objective and its `label_weight` (None: as the task has it).
-        generations: number of students of each objective.
-        control: whether to train label-trained networks, as many, with generation 0, as the
-            ensemble has members.
-        control_from: output directories of runs of other seeds, whose generations 0 are controls.
-        teacher: a generation to continue from, see `train_generations`.
-        title: of the report.
-        dataset: what the report says of the data.
-        command: that started the run.
-    """
+    """The families of a run, and how they are reported."""
 
     setup: Setup
-    args: BANTrainingArguments
-    objectives: dict[str, tuple[str, float | None]]
-    generations: int
+    args: BANTrainingArguments  # of every training
+    objectives: dict[str, tuple[str, float | None]]  # by name, see `read_objectives`
+    generations: int  # students of each objective
+    #: Whether to train label-trained networks, as many, with generation 0, as the ensemble has.
     control: bool = False
-    control_from: Sequence[str] = ()
-    teacher: str | None = None
+    control_from: Sequence[str] = ()  # runs of other seeds, whose generations 0 are controls
+    teacher: str | None = None  # a generation to continue from, see `train_generations`
     title: str = ""
-    dataset: dict[str, Any] | None = None
-    command: str = ""
+    dataset: dict[str, Any] | None = None  # what the report says of the data, its `name` at least
+    command: str = ""  # that started the run
 
-    @property
-    def metric(self) -> str:
-        """Name of the metric that the report leads with."""
-        return task_of(self.setup.model_init(0)).headline.name
-
-    @property
-    def base(self) -> Path:
-        """The output directory."""
-        return Path(self.args.output_dir)
+    def __post_init__(self) -> None:
+        self.base = Path(self.args.output_dir)
+        self.several = len(self.objectives) > 1
+        members = max(2, self.generations) if self.control and self.generations else 1
+        self.controls = [f"{CONTROL}/{number}" for number in range(1, members)]
 
     def run(self) -> Results:
         """Train what is missing, measure, report, publish."""
         self.check()
-        if len(self.objectives) == 1:
-            (chain,) = self.chains()
-            return self._run_family(chain)
+        if not self.several:
+            return self._run_family(next(iter(self.objectives)), self.teacher)
         teacher = self.teacher
         if teacher is None:
-            self._label_chain().run()
+            # It learns from labels, whatever the objectives are.
+            self._sequence(TEACHER, ("kd", None), 0).run()
             teacher = str(self.base / TEACHER / "generation-0")
         found: dict[str, Results] = {}
-        for number, (name, chain) in enumerate(
-            zip(self.objectives, self.chains(teacher), strict=True), 1
-        ):
+        for number, name in enumerate(self.objectives, 1):
             if PartialState().is_main_process:
-                print(
-                    f"Objective {number} of {len(self.objectives)}: {name}, into "
-                    f"{chain.output_dir}",
-                    flush=True,
-                )
-            chain.run()
-            method = Record.read(chain.output_dir / f"generation-{chain.last}").method
-            found[method] = self._report(chain, name=name)
+                which = f"Objective {number} of {len(self.objectives)}"
+                print(f"{which}: {name}, into {self.base / name}", flush=True)
+            results = self._run_family(name, teacher)
+            found[Record.read(finished_generations(self.base / name)[-1]).method] = results
         results = side_by_side(found, self.title, self.command)
         self._write(results, self.base)
         return results
 
     def check(self) -> None:
         """Raise, before anything is trained, where the arguments do not fit together."""
-        if len(self.objectives) > 1:
+        if self.several:
             self._check_several()
         if self.teacher is not None and (self.control or self.control_from):
             raise BANError(
@@ -126,100 +109,82 @@ class Families:
         for folder in self.control_from:
             self._check_control(Path(folder))
 
-    def chains(self, teacher: str | None = None) -> Iterator[Chain]:
-        """The sequence of each objective."""
-        several = len(self.objectives) > 1
-        for name, (objective, label_weight) in self.objectives.items():
-            args, family = copy.copy(self.args), None
-            args.objective, args.label_weight = objective, label_weight
-            if several:
-                args.output_dir = str(self.base / name)
-                args.teacher_cache = args.teacher_cache or str(self.base / CACHE)
-                family = self._family_name(name)
-            yield Chain(
-                self.setup,
-                args,
-                self.generations,
-                family=family,
-                teacher=teacher or self.teacher,
-            )
+    def _sequence(
+        self,
+        folder: str,
+        objective: tuple[str, float | None],
+        generations: int,
+        teacher: str | None = None,
+        seed: int | None = None,
+    ) -> Chain:
+        """A sequence in a folder of `base`; with a seed of its own it is a control."""
+        args, family = copy.copy(self.args), None
+        if seed is not None:
+            args.seed, args.push_to_hub = seed, False
+        args.objective, args.label_weight = objective
+        args.output_dir = str(self.base / folder)
+        if self.several and not (self.base / folder / RECORD).is_file():
+            family = as_name(f"{self.base.resolve().name}-{folder}")
+        if self.several and generations:
+            args.teacher_cache = args.teacher_cache or str(self.base / CACHE)
+        return Chain(self.setup, args, generations, family=family, teacher=teacher)
 
-    def controls(self) -> list[Chain]:
-        """The label-trained networks that are trained for comparison."""
-        members = max(2, self.generations) if self.control and self.generations else 1
-        made = []
-        for number in range(1, members):
-            args = copy.copy(self.args)
-            args.push_to_hub = False
-            args.output_dir = str(self.base / CONTROL / str(number))
-            args.seed = generation_seed(self.args.seed, CONTROL_SEEDS + number)
-            args.objective, args.label_weight = next(iter(self.objectives.values()))
-            made.append(Chain(self.setup, args, 0))
-        return made
-
-    def _label_chain(self) -> Chain:
-        """Generation 0, the teacher of several objectives, of which it does not depend."""
-        args = copy.copy(self.args)
-        args.objective, args.label_weight = "kd", None
-        args.output_dir = str(self.base / TEACHER)
-        return Chain(self.setup, args, 0, family=self._family_name(TEACHER))
-
-    def _run_family(self, chain: Chain) -> Results:
-        """Run the one family and its controls; the report comes before it is published."""
-        found: list[Results] = []
+    def _run_family(self, name: str, teacher: str | None) -> Results:
+        """Train the family of an objective and its controls; it is reported, then published."""
+        objective, found = self.objectives[name], list[Results]()
+        chain = self._sequence(name if self.several else "", objective, self.generations, teacher)
 
         def report() -> None:
-            controls = self.controls()
-            for control in controls:
-                control.run()
-            folders = [Path(control.args.output_dir) for control in controls]
-            folders += map(Path, self.control_from)
-            found.append(self._report(chain, folders))
+            for number, folder in enumerate(self.controls, 1):
+                seed = generation_seed(self.args.seed, CONTROL_SEEDS + number)
+                self._sequence(folder, objective, 0, seed=seed).run()
+            title = f"{self.title}: {name}" if self.several else self.title
+            found.append(self._report(chain, title))
 
         chain.run(report)
         return found[0]
 
     # Results
 
-    def _report(self, chain: Chain, controls: Sequence[Path] = (), name: str = "") -> Results:
-        """Measure a family and its controls, and write the report; the same on every process.
-
-        Args:
-            chain: its sequence, finished.
-            controls: directories of label-trained networks.
-            name: of its objective, where there are several.
-        """
-        home, networks = chain.output_dir, [job for job in chain.jobs() if not job.members]
-        cells = [(_column(home, job), job) for job in networks]
-        students = networks[1:] if len(networks) > 2 else networks
-        for size in range(2, len(students) + 1):
-            members = tuple(students[:size])
-            numbers = [job.generation for job in members]
-            heading = f"Ens*{size} of generations {numbers[0]}-{numbers[-1]}"
-            job = Job(f"ensemble-of-{size}", {}, members=members, saved=False)
-            cells.append((ensemble_column(numbers, heading), job))
-        own = [job for job in networks[:1] if job.generation == 0]
-        labels = [Job(os.path.relpath(folder / "generation-0", home), {}) for folder in controls]
+    def _report(self, chain: Chain, title: str) -> Results:
+        """Measure a family and its controls, and write the report; the same on every process."""
+        home, jobs = chain.output_dir, chain.jobs()
+        networks = [job for job in jobs if not job.members]
+        cells = []
+        for job in networks:
+            method, number = Record.read(home / job.folder).method, job.generation
+            heading = method if method == "labels" else f"{method}-{number}"
+            cells.append((generation_column(number, heading), job))
+        for saved in jobs[len(networks) :]:
+            for size in range(2, len(saved.members) + 1):
+                members = saved.members[:size]
+                numbers = [job.generation for job in members]
+                heading = f"Ens*{size} of generations {numbers[0]}-{numbers[-1]}"
+                part = Job(f"ensemble-of-{size}", {}, members=members, saved=False)
+                job = saved if members == saved.members else part
+                cells.append((ensemble_column(numbers, heading), job))
+        folders = [*(self.base / folder for folder in self.controls), *map(Path, self.control_from)]
+        labels = [Job(os.path.relpath(folder / "generation-0", home), {}) for folder in folders]
         for number, job in enumerate(labels, 2):
             cells.append((control_column(number, f"labels again, network {number}"), job))
         for size in range(2, len(labels) + 2 if labels else 0):
-            job = Job(
-                f"labels-ensemble-of-{size}", {}, members=(*own, *labels[: size - 1]), saved=False
-            )
+            members = (networks[0], *labels[: size - 1])
+            job = Job(f"labels-ensemble-of-{size}", {}, members=members, saved=False)
             column = control_column(size, f"Ens*{size} of label-trained networks", size)
             cells.append((column, job))
-        entries, packed, metric = [], None, self.metric
+        metric = task_of(self.setup.model_init(0)).headline.name
+        entries, packed = [], None
         for column, job in cells:
-            found = chain.evaluation(job)
+            found = evaluation(job, home, chain.setup, chain.args)
             packed = found.get("labels")
             cell = {"row": ROW, "column": column.name, "seed": self.args.seed, "metric": metric}
             seconds = None if job.members else Record.read(home / job.folder).training.seconds
             entry = entry_of(job, home, found, **cell)
             entries.append(msgspec.structs.replace(entry, seconds=seconds))
         results = family_results(
-            title=f"{self.title}: {name}" if name else self.title,
+            title=title,
             metric=metric,
-            dataset=self.dataset or {},
+            dataset=self.dataset or {"name": "data of unknown name"},
             columns=[column for column, _ in cells],
             entries=entries,
             seeds=[self.args.seed],
@@ -241,9 +206,7 @@ class Families:
     def plan(self) -> None:
         """Print what the missing jobs would take of time and disk."""
         self.check()
-        cache = self.args.teacher_cache
-        if len(self.objectives) > 1:
-            cache = cache or str(self.base / CACHE)
+        cache = self.args.teacher_cache or (str(self.base / CACHE) if self.several else None)
         text = plan(
             self.graph(),
             self.base,
@@ -258,23 +221,14 @@ class Families:
 
     def graph(self) -> list[Job]:
         """The jobs of the run, with folders relative to `base`; a given teacher is none of them."""
-        names = list(self.objectives)
-        homes = [f"{name}/" for name in names] if len(names) > 1 else [""]
-        first = Job(f"{TEACHER}/generation-0" if len(names) > 1 else "generation-0", {})
-        jobs = [] if self.teacher else [first]
-        jobs += [
-            Job(f"{CONTROL}/{number}/generation-0", {})
-            for number, _ in enumerate(self.controls(), 1)
-        ]
-        for home in homes:
-            start = min(generation_folders(self.base / home), default=0)
-            chain = [first]
-            for number in range(start + 1, start + 1 + self.generations):
-                chain.append(Job(f"{home}generation-{number}", {}, (chain[-1],), generation=number))
-            jobs += chain[1:]
-            members = chain[1:] if len(chain) > 2 else chain
-            if len(members) > 1:
-                jobs.append(Job(f"{home}ensemble", {}, members=tuple(members)))
+        start_folder = f"{TEACHER}/" if self.several else ""
+        jobs = [Job(f"{folder}/generation-0", {}) for folder in self.controls]
+        if self.teacher is None:
+            jobs.append(Job(f"{start_folder}generation-0", {}))
+        for folder in [f"{name}/" for name in self.objectives] if self.several else [""]:
+            start = min(generation_folders(self.base / folder), default=0)
+            first = Job(f"{start_folder}generation-0", {}, generation=start)
+            jobs += family_jobs(first, start + self.generations, {}, folder=folder)[1:]
         return jobs
 
     # What does not fit together
@@ -288,17 +242,14 @@ class Families:
         model = self.setup.model_init(0)
         ours = canonical_arguments(fast_arguments(self.args, model))
         theirs = record.training.arguments or {}
-        other = [
-            name
-            for name in sorted(ours.keys() & theirs.keys() - OF_STUDENTS)
-            if ours[name] != theirs[name]
-        ]
+        known = sorted(ours.keys() & theirs.keys() - OF_STUDENTS)
+        other = [name for name in known if ours[name] != theirs[name]]
         noted = record.data["train"]
-        data = as_noted(describe_data(self.setup.train_dataset), noted)
         checks = {
             "has the same seed as this run": record.seed.family_seed == self.args.seed,
             "is another network": record.architecture != architecture(model),
-            "was trained on other data": noted != data,
+            "was trained on other data": noted
+            != as_noted(describe_data(self.setup.train_dataset), noted),
             f"was trained with another {', '.join(other)}": bool(other),
         }
         for reason, is_so in checks.items():
@@ -309,42 +260,24 @@ class Families:
         """Raise where something was asked for that several objectives cannot have."""
         names, base = list(self.objectives), self.base
         several = f"objective={','.join(names)!r} makes several"
-        if self.generations < 1:
-            raise BANError(
-                f"generations={self.generations}: {several} families, which differ in their "
-                "students: ask for one at least."
-            )
-        if self.control or self.control_from:
-            raise BANError(
-                f"control and control_from: {several} families, and controls are compared with the "
-                "ensemble of one: give them with one objective, and an output_dir of its own."
-            )
-        if self.args.push_to_hub:
-            raise BANError(
-                f"push_to_hub: {several} families, and hub_model_id names one: leave it out, and "
-                f"push the one that you want when it is finished: ban-hf push {base / 'OBJECTIVE'} "
-                "ns/name."
-            )
-        if (base / RECORD).exists():
-            raise BANError(
-                f"output_dir={base} holds the family of one run; it stays as it is. {several}, "
-                "with a folder for each: give another output_dir."
-            )
+        problems = {
+            f"generations={self.generations}: {several} families, which differ in their "
+            "students: ask for one at least.": self.generations < 1,
+            f"control and control_from: {several} families, and controls are compared with the "
+            "ensemble of one: give them with one objective, and an output_dir of its own.": (
+                self.control or bool(self.control_from)
+            ),
+            f"push_to_hub: {several} families, and hub_model_id names one: leave it out, and "
+            f"push the one that you want when it is finished: ban-hf push {base / 'OBJECTIVE'} "
+            "ns/name.": self.args.push_to_hub,
+            f"output_dir={base} holds the family of one run; it stays as it is. {several}, "
+            "with a folder for each: give another output_dir.": (base / RECORD).exists(),
+        }
+        for problem, is_so in problems.items():
+            if is_so:
+                raise BANError(problem)
         if self.args.teacher_cache is not None:
             check_folder(Path(self.args.teacher_cache), base, [TEACHER, *names, "results.*"])
         is_ours = any((base / name / RECORD).is_file() for name in (TEACHER, *names))
         check_folders(base, is_ours=is_ours)
         PartialState().wait_for_everyone()  # all have looked before one of them writes
-
-    def _family_name(self, name: str) -> str | None:
-        """The name of a family that begins; None for one that exists and has a name."""
-        exists = (self.base / name / RECORD).is_file()
-        return None if exists else as_name(f"{self.base.resolve().name}-{name}")
-
-
-def _column(home: Path, job: Job) -> Column:
-    """The column of a generation."""
-    method = Record.read(home / job.folder).method
-    return generation_column(
-        job.generation, method if method == "labels" else f"{method}-{job.generation}"
-    )

@@ -5,7 +5,6 @@ A sequence is a chain of jobs in one folder, and the ensemble of its students.
 
 import contextlib
 import copy
-import itertools
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,9 +33,9 @@ from ban_hf.jobs.job import Job, Setup, generation_seed
 from ban_hf.jobs.training import (
     EVALUATIONS,
     build_ensemble,
-    evaluation,
     is_done,
     last_checkpoint,
+    references,
     train,
 )
 from ban_hf.lineage.environment import canonical_arguments
@@ -58,7 +57,6 @@ from ban_hf.lineage.record import (
     architecture,
     check_data,
     check_name,
-    reference,
 )
 from ban_hf.tasks.auto import check_loadable, task_of
 from ban_hf.training.arguments import BANTrainingArguments, fast_arguments
@@ -170,16 +168,7 @@ def _describe(split: str, dataset: Dataset) -> dict[str, Any]:
 
 
 class Sequence:
-    """A sequence in its folder: the chain of its jobs, and how each is done.
-
-    Args:
-        setup: networks and data.
-        args: see `train_generations`, as all further arguments.
-        generations: number of students.
-        ensemble: whether there is one.
-        family: name, by default that of the folder.
-        teacher: a generation to continue from.
-    """
+    """A sequence in its folder: the chain of its jobs. Its arguments: see `train_generations`."""
 
     def __init__(
         self,
@@ -190,16 +179,15 @@ class Sequence:
         family: str | None = None,
         teacher: str | None = None,
     ) -> None:
-        self.publisher = Publisher(args)
         self.setup, self.args, self.generations = setup, copy.copy(args), generations
+        self.has_ensemble, self.requested_family, self.requested_teacher = ensemble, family, teacher
+        self.publisher = Publisher(args)
         self.args.push_to_hub = False  # the trainer's own way, which uploads pickles
         self.output_dir = Path(args.output_dir)
         name = (args.hub_model_id or str(self.output_dir.resolve())).rpartition("/")[2]
-        self.requested_family, self.family = family, family or as_name(name)
+        self.family = family or as_name(name)
         check_name("family", self.family)
         check_data(dict(setup.data))
-        self.requested_teacher, self.token = teacher, clean_token(args.hub_token)
-        self.has_ensemble = ensemble
         self.teacher: InitialTeacher | None = None
         self.first = 0  # the first generation to train; with a teacher the one after it
 
@@ -208,45 +196,42 @@ class Sequence:
         args = self.args
         check_windows("test_dataset", self.setup.test_dataset, args.eval_batch_size, args)
         self.open()
-        requested = range(self.first, self.first + self.generations + (self.teacher is None))
-        self.last = requested[-1]
+        requested = range(self.first, self.last + 1)
         missing = [k for k in requested if not self._is_finished(k)]
-        teacher_name = self.teacher.name if self.teacher else None
-        self.publisher.prepare(missing, self.first, teacher_name)
+        self.publisher.prepare(missing, self.first, self.teacher.name if self.teacher else None)
 
         def publish(job: Job) -> None:
             if not job.members and job.generation in requested:
                 self.publisher.publish_generation(job.generation, self.output_dir / job.folder)
 
-        with self._alone():
-            run_jobs(self.jobs(), InProcess(self.do), self.is_done, publish)
+        # Of several processes the one that saves keeps other runs from writing here.
+        with locked(self.output_dir) if args.should_save else contextlib.nullcontext():
+            run_jobs(self.jobs(), InProcess(self._do), self._is_done, publish)
             self._close()
         if report is not None:
             report()
         self.publisher.publish_family(self.output_dir)
         return load_family(self.output_dir)
 
-    # The graph
+    # The chain
 
     def jobs(self) -> list[Job]:
-        """The chain: requested generations and existing ones, and their ensemble."""
-        start = self.first - (self.teacher is not None)
-        facts, chain = self.facts, list[Job]()
-        settings = {name: facts.get(name, {}) for name in ("model", "teacher")}
-        settings |= {"training": facts["arguments"], "data": _fingerprints(facts["data"])}
-        for k in itertools.count(start):
-            if k > self.last and not self._is_finished(k):
-                break
-            teachers = (chain[-1],) if chain else ()
-            arguments = settings | {"generation": k}
-            chain.append(Job(f"generation-{k}", arguments, teachers, generation=k))
-        members = ensemble_members(chain[0].generation, chain[-1].generation)
-        if not (self.has_ensemble and len(chain) > 1):
-            return chain
-        averaged = tuple(job for job in chain if job.generation in members)
-        return [*chain, Job("ensemble", {}, members=averaged)]
+        """The requested generations and existing ones, and their ensemble."""
+        start, last = self.first - (self.teacher is not None), self.last
+        while self._is_finished(last + 1):
+            last += 1
+        facts = self.facts
+        splits = ("train", "validation", "test")  # without the path that they were read from
+        settings = {
+            "model": facts.get("model", {}),
+            "teacher": facts.get("teacher", {}),
+            "training": facts["arguments"],
+            "data": {name: facts["data"][name] for name in splits if name in facts["data"]},
+        }
+        first = Job(f"generation-{start}", settings | {"generation": start}, generation=start)
+        return family_jobs(first, last, settings, ensemble=self.has_ensemble)
 
-    def do(self, job: Job) -> None:
+    def _do(self, job: Job) -> None:
         """Train a generation, or put the ensemble together."""
         args = copy.copy(self.args)
         if job.members:
@@ -269,30 +254,22 @@ class Sequence:
             note_family(self.output_dir, self.family, self.facts)
         PartialState().wait_for_everyone()
 
-    def is_done(self, job: Job) -> bool:
+    def _is_done(self, job: Job) -> bool:
         """Whether a job is finished; an ensemble of other members is not."""
         done = is_done(job, self.output_dir)
         if done and job.members:
-            done = all(is_done(member, self.output_dir) for member in job.members)
-        if done and job.members:
-            folder = self.output_dir / job.folder
-            named = tuple(reference(self.output_dir / m.folder, folder) for m in job.members)
-            done = Record.read(folder).members == named
+            named = references(job, self.output_dir, job.members)
+            done = Record.read(self.output_dir / job.folder).members == named
         PartialState().wait_for_everyone()  # all have looked before one of them writes
         return done
-
-    def evaluation(self, job: Job) -> dict[str, Any]:
-        """What was measured of a finished job; measured now where nothing was kept."""
-        return evaluation(job, self.output_dir, self.setup, self.args)
 
     def _initial_teacher(self, job: Job) -> Reference | None:
         """How the first student names a teacher that came from the Hub."""
         if self.teacher is None or job.generation != self.first or self.teacher.is_local:
             return None
         repo_id, _, revision = self.teacher.name.partition("@")
-        copied = self.output_dir / f"generation-{self.teacher.generation}"
-        named = reference(copied, self.output_dir / job.folder)
-        return replace(named, path=None, repo_id=repo_id, revision=revision)
+        (copied,) = references(job, self.output_dir, job.teachers)
+        return replace(copied, path=None, repo_id=repo_id, revision=revision)
 
     def _is_finished(self, generation: int) -> bool:
         return (self.output_dir / f"generation-{generation}" / RECORD).is_file()
@@ -324,9 +301,11 @@ class Sequence:
         existing = read_json(path) if path.is_file() else None
         noted, facts["teacher"] = noted_teacher(existing), {}
         if self.requested_teacher is not None:
-            self.teacher = find_teacher(self.requested_teacher, noted, self.output_dir, self.token)
+            token = clean_token(self.args.hub_token)
+            self.teacher = find_teacher(self.requested_teacher, noted, self.output_dir, token)
             facts["teacher"], self.first = self.teacher.note, self.teacher.generation + 1
-        begun = self._has_begun(existing)
+        self.last = self.first + self.generations - (self.teacher is not None)
+        begun = self._has_begun(noted)
         if existing is not None:
             # A run that failed before it had anything to lose may be started with others.
             requested = {"family": self.requested_family, "run": facts if begun else {}}
@@ -346,16 +325,12 @@ class Sequence:
                 folder = self.output_dir / f"generation-{self.first - 1}"
                 place_teacher(self.teacher, folder, facts["data"])
 
-    def _has_begun(self, existing: dict[str, Any] | None) -> bool:
+    def _has_begun(self, noted: dict[str, str]) -> bool:
         """Whether there is anything to lose: more than a teacher that was copied here."""
-        given = given_generations(noted_teacher(existing), self.output_dir)
+        given = given_generations(noted, self.output_dir)
         trained = len(finished_generations(self.output_dir)) - len(given)
         checkpoints = (self.output_dir / CHECKPOINTS).glob("generation-*")
         return trained > 0 or any(last_checkpoint(folder) for folder in checkpoints)
-
-    def _alone(self) -> contextlib.AbstractContextManager[None]:
-        """Keep other runs from writing here; of several processes the one that saves does it."""
-        return locked(self.output_dir) if self.args.should_save else contextlib.nullcontext()
 
     def _close(self) -> None:
         """Note all that is finished, and remove what a kill just after that left behind."""
@@ -369,11 +344,18 @@ class Sequence:
         PartialState().wait_for_everyone()
 
 
-def _fingerprints(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record has of the splits, without the path that they were read from."""
-    return {name: data[name] for name in ("train", "validation", "test") if name in data}
+def family_jobs(
+    first: Job, last: int, settings: Mapping[str, Any], *, folder: str = "", ensemble: bool = True
+) -> list[Job]:
+    """A generation and those after it, each taught by the one before it, and their ensemble.
 
-
-def ensemble_members(first: int, last: int) -> range:
-    """The generations in the ensemble of a family: the students, or both where there is but one."""
-    return range(first + 1, last + 1) if last > first + 1 else range(first, last + 1)
+    The ensemble is of the students; of a single one it is of that and its teacher.
+    """
+    chain = [first]
+    for k in range(first.generation + 1, last + 1):
+        arguments = {**settings, "generation": k}
+        chain.append(Job(f"{folder}generation-{k}", arguments, (chain[-1],), generation=k))
+    if not ensemble or len(chain) < 2:
+        return chain
+    members = tuple(chain[1:] if len(chain) > 2 else chain)
+    return [*chain, Job(f"{folder}ensemble", {}, members=members)]

@@ -81,12 +81,13 @@ def test_other_data_than_the_teachers_are_refused(tmp_path, capsys):
 def test_a_cache_of_another_seed_is_refused_by_the_student(tmp_path, capsys):
     digits(tmp_path / "run")
     teacher, cache = str(tmp_path / "run" / "generation-0"), str(tmp_path / "cache")
-    flags = [*DIGITS, "--seed", "4", "--dtype", "float16"]
+    flags = [*DIGITS, "--seed", "4", "--dtype", "float16", "--epochs", "3"]
     assert main(["cache", teacher, cache, *flags]) == 0
+    assert len(list((tmp_path / "cache").glob("epoch-*.npy"))) == 3
     options = dict(teacher=teacher, teacher_cache=cache, teacher_cache_dtype="float16")
     with pytest.raises(ValueError, match=r"data\.views\.seed"):
-        digits(tmp_path / "other", **options)
-    digits(tmp_path / "same", seed=4, **options)
+        digits(tmp_path / "other", num_train_epochs=3, **options)
+    digits(tmp_path / "same", seed=4, num_train_epochs=3, **options)
 
 
 @pytest.mark.parametrize("epochs", ["0", "-1", "inf", "nan"])
@@ -96,15 +97,7 @@ def test_epochs_that_are_none_are_refused(epochs, tmp_path, capsys):
     assert "must be above 0" in capsys.readouterr().err
 
 
-def test_students_may_have_more_epochs_than_the_teacher(tmp_path):
-    options = dict(lr_milestones=[0.5], optim_args="momentum=0.9", gradient_accumulation_steps=2)
-    digits(tmp_path / "run", num_train_epochs=1, **options)
-    command = ["cache", str(tmp_path / "run" / "generation-0"), str(tmp_path / "cache")]
-    assert main([*command, *DIGITS, "--epochs", "3"]) == 0
-    assert len(list((tmp_path / "cache").glob("epoch-*.npy"))) == 3
-
-
-@pytest.mark.parametrize("name", [".", "generation-1", "ensemble", "checkpoints", "control/1"])
+@pytest.mark.parametrize("name", [".", "generation-1", "control/1"])
 def test_a_cache_where_the_run_writes_is_refused_before_it_trains(name, tmp_path):
     with pytest.raises(ValueError, match="is where the run itself writes"):
         digits(tmp_path / "run", teacher_cache=str(tmp_path / "run" / name))

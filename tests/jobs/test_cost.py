@@ -8,28 +8,25 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from family import MEAN, STD, listing, network, train, views
+from family import families, listing, network, train, views
 from launch import run_recipe
 from transformers import TrainerControl, TrainerState
 
-from ban_hf import collate, compute_classification_metrics, image_processor
-from ban_hf.families import Families
 from ban_hf.jobs import cost
 from ban_hf.jobs import progress as progress_module
-from ban_hf.jobs.cost import Counts, Length, Throughput
-from ban_hf.jobs.footprint import SMALL_FILES, Footprint, count_events, format_duration
-from ban_hf.jobs.job import Job, Setup
-from ban_hf.jobs.progress import GenerationProgress
-from ban_hf.jobs.setup import read_objectives
+from ban_hf.jobs.cost import Counts, Pace
+from ban_hf.jobs.job import Job
+from ban_hf.jobs.progress import (
+    SMALL_FILES,
+    Footprint,
+    GenerationProgress,
+    count_events,
+    format_duration,
+)
 from ban_hf.lineage.files import format_bytes
 from ban_hf.lineage.record import RECORD, Record
 
 # The arithmetic
-
-
-LABELS = Throughput(step=2.0, evaluation=10.0, test=100.0, steps=20)
-STUDENT = Throughput(step=3.0, evaluation=15.0, test=150.0, steps=20)
-LENGTH = Length(steps=50, epochs=5, evaluations=5)
 
 
 def count(home: Path, names, ensembles=(), finished=(), cached=False) -> Counts:
@@ -48,25 +45,16 @@ def count(home: Path, names, ensembles=(), finished=(), cached=False) -> Counts:
 
 
 def test_a_generation_is_its_steps_its_evaluations_and_its_test():
-    assert LENGTH.seconds(LABELS) == 50 * 2 + 5 * 10 + 100
-    assert LENGTH.seconds(STUDENT) == 50 * 3 + 5 * 15 + 150
-
-
-def test_a_run_is_its_generations_and_the_measurement_of_its_ensemble(tmp_path):
-    chain = ["g0", "control", "g1 < g0", "g2 < g1", "g3 < g2"]
-    counts = count(tmp_path, chain, ["ensemble = g1 g2 g3"])
-    assert counts.seconds(LENGTH, LABELS, STUDENT) == 2 * 250 + 3 * 375 + 3 * 100
-    assert counts.missing == 5
+    pace = Pace("with labels", steps=20, step=2.0, evaluation=10.0, test=100.0)
+    assert pace.network(steps=50, evaluations=5) == 50 * 2 + 5 * 10 + 100
 
 
 def test_what_is_finished_is_not_counted(tmp_path):
-    chain = ["g0", "g1 < g0", "g2 < g1"]
-    counts = count(tmp_path, chain, ["ensemble = g1 g2"], finished=["g0", "g1"])
-    assert (counts.labels, counts.students, counts.finished, counts.ensembles) == (0, 1, 2, 2)
-    assert counts.seconds(LENGTH, LABELS, STUDENT) == 375 + 2 * 100
-    assert count(tmp_path, chain, ["ensemble = g1 g2"], ["g2", "ensemble"]) == Counts(
-        labels=0, students=0, replaying=0, ensembles=0, copies=0, finished=3
-    )
+    chain, ensemble = ["g0", "control", "g1 < g0", "g2 < g1"], ["ensemble = g1 g2"]
+    assert count(tmp_path, chain, ensemble) == Counts(2, 2, 0, 2, 0, 0)
+    assert count(tmp_path, chain, ensemble, ["g0", "g1"]) == Counts(1, 1, 0, 2, 0, 2)
+    rest = ["g2", "control", "ensemble"]
+    assert count(tmp_path, chain, ensemble, rest) == Counts(0, 0, 0, 0, 0, 4)
 
 
 SIBLINGS = [f"{home}/g{k} < {home}/g{k - 1}" for home in "abc" for k in (1, 2)]
@@ -74,16 +62,12 @@ SIBLINGS = ["teacher/g0", *(word.replace(f"< {word[0]}/g0", "< teacher/g0") for 
 
 
 def test_students_of_one_teacher_cost_what_labels_cost_once_it_has_run(tmp_path):
+    counts = count(tmp_path, SIBLINGS)  # without a cache it runs for every student
+    assert (counts.students, counts.replaying, counts.copies) == (6, 0, 3)
     counts = count(tmp_path, SIBLINGS, cached=True)
     assert (counts.labels, counts.students, counts.replaying) == (1, 4, 2)
-    assert counts.seconds(LENGTH, LABELS, STUDENT) == 3 * 250 + 4 * 375
     counts = count(tmp_path, SIBLINGS, finished=["teacher/g0", "a/g1", "a/g2"], cached=True)
     assert (counts.labels, counts.students, counts.replaying, counts.copies) == (0, 2, 2, 2)
-
-
-def test_without_a_cache_the_teacher_runs_for_every_student(tmp_path):
-    counts = count(tmp_path, SIBLINGS)
-    assert (counts.students, counts.replaying, counts.copies) == (6, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -95,17 +79,15 @@ def test_without_a_cache_the_teacher_runs_for_every_student(tmp_path):
         (dict(save_strategy="epoch", save_total_limit=9), 4),
         (dict(save_strategy="steps", save_steps=20), 5),
         (dict(save_strategy="steps", save_steps=0.1, save_total_limit=2), 3),
+        # The best one is kept beside the last.
+        (dict(save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True), 3),
     ],
 )
 def test_checkpoints_where_they_are_most(tmp_path, changes, expected):
+    best = changes.pop("load_best_model_at_end", False)
     args = tiny.arguments(tmp_path, **changes)
+    args.load_best_model_at_end = best
     assert Footprint(0, 10).checkpoints(args, steps=100, epochs=4) == 10 * expected
-
-
-def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path):
-    args = tiny.arguments(tmp_path, save_strategy="epoch", save_total_limit=1)
-    args.load_best_model_at_end = True
-    assert Footprint(0, 10).checkpoints(args, steps=100, epochs=9) == 30
 
 
 @pytest.mark.parametrize(
@@ -195,23 +177,19 @@ def test_a_long_run_says_once_what_is_to_come(tmp_path, monkeypatch, capsys):
     )  # two, and two in the ensemble
 
 
-def test_a_short_run_says_nothing_more(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(progress_module, "seconds_now", Clock(20 * 4.0))  # 15 steps of 4 s are left
-    train(tmp_path, 1, max_steps=40, save_strategy="no", eval_strategy="no")
-    assert announced(capsys.readouterr().out) == []
-
-
-@pytest.mark.parametrize("is_main", [True, False])
-def test_only_the_main_process_says_it(tmp_path, monkeypatch, capsys, is_main):
-    monkeypatch.setattr(progress_module, "seconds_now", Clock(20 * 100.0))
+@pytest.mark.parametrize(("seconds", "is_main"), [(100.0, True), (100.0, False), (0.1, True)])
+def test_only_the_main_process_says_it_and_of_a_long_run(
+    tmp_path, monkeypatch, capsys, seconds, is_main
+):
+    monkeypatch.setattr(progress_module, "seconds_now", Clock(20 * seconds))
     args, model = tiny.arguments(tmp_path), tiny.vit()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    state = TrainerState(max_steps=1000, num_train_epochs=1, is_world_process_zero=is_main)
+    state = TrainerState(max_steps=600, num_train_epochs=1, is_world_process_zero=is_main)
     progress, control = GenerationProgress(0, 2), TrainerControl()
     progress.on_train_begin(args, state, control)
     for state.global_step in range(1, 100):
         progress.on_step_end(args, state, control, model=model, optimizer=optimizer)
-    assert len(announced(capsys.readouterr().out)) == is_main
+    assert len(announced(capsys.readouterr().out)) == (is_main and seconds == 100)
 
 
 # The timing
@@ -236,40 +214,13 @@ def test_steps_are_timed_fewer_of_them_where_they_are_slow(monkeypatch, seconds,
     assert (clock.steps, clock.step) == (steps, pytest.approx(seconds))
 
 
-def family(**changes) -> Setup:
-    """What a recipe would make for the tiny family of the other tests."""
-    given = {
-        "model_init": network,
-        "train_dataset": views(),
-        "eval_dataset": views(10, seed=1, augment=False),
-        "test_dataset": views(10, seed=2, augment=False),
-        "trainer": {
-            "data_collator": collate,
-            "compute_metrics": compute_classification_metrics,
-            "processing_class": image_processor(8, MEAN, STD),
-        },
-    }
-    return Setup(**given | changes)
-
-
-def planned(
-    folder: Path,
-    capsys,
-    setup: Setup | None = None,
-    objective: str = "kd",
-    generations: int = 2,
-    control: bool = False,
-    teacher: str | None = None,
-    **changes,
-) -> str:
+def planned(folder: Path, capsys, generations: int = 2, **changes) -> str:
     """What is printed of a plan."""
-    defaults = dict(per_device_train_batch_size=8, num_train_epochs=2, max_steps=-1)
-    defaults |= dict(save_strategy="epoch", eval_strategy="epoch", remove_unused_columns=False)
-    args = tiny.arguments(folder, **defaults | changes)
-    given, objectives = args.to_dict(), read_objectives(objective, None)
-    options = dict(control=control, teacher=teacher, title="tiny")
-    Families(setup or family(), args, objectives, generations, **options).plan()
-    assert args.to_dict() == given
+    options = {"save_strategy": "epoch", "eval_strategy": "epoch"} | changes
+    found = families(folder, generations=generations, **options)
+    given = found.args.to_dict()
+    found.plan()
+    assert found.args.to_dict() == given
     return capsys.readouterr().out
 
 
@@ -301,7 +252,10 @@ def test_a_plan_counts_what_is_missing_and_changes_no_file(run, capsys):
     assert "networks    1 with a teacher; 3 are finished" in output
     assert listing(run) == before
     (run / "generation-2" / RECORD).unlink()
-    assert "networks    1 with a teacher; 2 are finished" in planned(run, capsys)
+    training = Record.read(run / "generation-1").training
+    output = planned(run, capsys)
+    assert "networks    1 with a teacher; 2 are finished" in output
+    assert f"{training.epochs:g} epochs, {training.steps} steps" in output
 
 
 def test_where_all_is_finished_nothing_is_timed(run, capsys, monkeypatch):
@@ -309,38 +263,25 @@ def test_where_all_is_finished_nothing_is_timed(run, capsys, monkeypatch):
     assert "All 3 networks are finished" in planned(run, capsys)
 
 
-def test_a_training_is_as_long_as_it_turned_out_to_be(run, capsys):
-    (run / "generation-2" / RECORD).unlink()
-    training = Record.read(run / "generation-1").training
-    out = planned(run, capsys)
-    assert f"{training.epochs:g} epochs, {training.steps} steps" in out
-
-
 def test_the_cache_is_a_number_for_each_class_of_each_view(tmp_path, capsys):
     cache = dict(teacher_cache=str(tmp_path / "cache"), num_train_epochs=50)
-    out = planned(tmp_path / "family", capsys, **cache)
-    assert f"teacher_cache {format_bytes(50 * 24 * tiny.CLASSES * 4)};" in out
     out = planned(tmp_path / "family", capsys, **cache, teacher_cache_dtype="float16")
     assert f"teacher_cache {format_bytes(50 * 24 * tiny.CLASSES * 2)};" in out
-    plain = family(train_dataset=views(augment=False))
-    out = planned(tmp_path / "family", capsys, plain, **cache)
+    plain = views(augment=False)
+    out = planned(tmp_path / "family", capsys, train_dataset=plain, **cache)
     assert f"teacher_cache {format_bytes(24 * tiny.CLASSES * 4)};" in out
     assert not list(tmp_path.iterdir())
 
 
 def test_of_a_text_the_cache_is_a_hidden_state_of_each_word(tmp_path, capsys):
-    test = tiny.windows(200, seed=1, warmup=14)
-    text = Setup(lambda generation: tiny.lstm(generation), tiny.windows(), None, test)
+    setup = dict(model_init=tiny.lstm, train_dataset=tiny.windows(), eval_dataset=None, trainer={})
+    setup |= dict(test_dataset=tiny.windows(200, seed=1, warmup=14))
     given = dict(per_device_train_batch_size=4, per_device_eval_batch_size=4, eval_strategy="no")
-    out = planned(tmp_path / "a", capsys, text, teacher_cache=str(tmp_path / "b"), **given)
+    cache = str(tmp_path / "b")
+    out = planned(tmp_path / "a", capsys, teacher_cache=cache, **setup, **given)
     words = len(tiny.windows()) * 7
     assert f"teacher_cache {format_bytes(words * 8 * 4)};" in out
     assert "of 4 x 7 words" in out
-
-
-def test_a_disk_that_does_not_suffice_is_told(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cost, "free_bytes", lambda folder: 1000)
-    assert "Warning: the disk does not suffice" in planned(tmp_path, capsys)
 
 
 def test_several_objectives_are_students_of_one_teacher(tmp_path, capsys):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from family import MEAN, STD, network, views
+from family import families, network, views
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForImageClassification,
@@ -21,14 +21,9 @@ from ban_hf import (
     BornAgainEnsemble,
     TokenWindows,
     collate,
-    compute_classification_metrics,
     create_language_model,
-    image_processor,
 )
-from ban_hf.data.description import describe_data
-from ban_hf.families import Families
 from ban_hf.jobs.evaluation import Evaluation, evaluate
-from ban_hf.jobs.job import Setup
 from ban_hf.lineage.record import LOG
 from ban_hf.lineage.results import Entry, Results
 from ban_hf.tasks.auto import task_of
@@ -169,6 +164,8 @@ def test_perplexity_does_not_depend_on_the_columns():
     assert {metrics["n"] for metrics in found} == {310}
     for metrics in found:
         assert metrics["perplexity"] == pytest.approx(found[0]["perplexity"], rel=1e-3)
+    for columns in (1, 3, 10):  # in the text's order
+        assert reading(model, columns=columns).labels.tolist() == TEXT[1:].tolist()
 
 
 @pytest.mark.parametrize("weights", [None, (0.25, 0.75, 0)])
@@ -200,27 +197,11 @@ def test_agreement_with_a_teacher_is_that_of_the_most_likely_words():
 # A family
 
 
-def families(folder: Path, generations: int, seed: int = 3, **options) -> Results:
-    """Train a family of networks that stay as they begin, unless it is there, and report."""
-    trainer = {
-        "data_collator": collate,
-        "compute_metrics": compute_classification_metrics,
-        "processing_class": image_processor(8, MEAN, STD),
-    }
-    data = {"train": describe_data(views())}
-    setup = Setup(decided, views(), views(10, seed=1, augment=False), TEST, trainer, data)
-    args = tiny.arguments(
-        folder,
-        per_device_train_batch_size=8,
-        num_train_epochs=2,
-        max_steps=-1,
-        eval_strategy="epoch",
-        remove_unused_columns=False,
-        learning_rate=1e-12,
-        seed=seed,
-    )
-    given = {"title": "Tiny", "dataset": {"name": "noise"}} | options
-    return Families(setup, args, {"kd": ("kd", None)}, generations, **given).run()
+def trained(folder: Path, generations: int, **changes) -> Results:
+    """A family of networks that stay as they begin, trained unless it is there, and reported."""
+    options = {"model_init": decided, "test_dataset": TEST, "learning_rate": 1e-12}
+    options |= {"eval_strategy": "epoch", "save_strategy": "no"}
+    return families(folder, "kd", generations, **options | changes).run()
 
 
 def entries(results: Results) -> dict[str, Entry]:
@@ -231,7 +212,7 @@ def entries(results: Results) -> dict[str, Entry]:
 def measured(tmp_path_factory) -> tuple[Path, Results]:
     """Generations 0 to 3 and two label-trained networks. Not to be changed."""
     folder = tmp_path_factory.mktemp("measured")
-    return folder, families(folder, 3, control=True)
+    return folder, trained(folder, 3, control=True)
 
 
 def test_each_generation_is_measured(measured):
@@ -267,6 +248,9 @@ def test_ensembles_are_those_of_the_first_two_students_and_more(measured):
     assert_measures(found["ensemble-1-2"].test, sum(each[1:3]) / 2)
     assert_measures(found["ensemble-1-2-3"].test, sum(each[1:]) / 3)
     assert_measures(found["ensemble-1-2-3"].test, probabilities(folder / "ensemble"))
+    # That of all is the saved one, which is not measured again.
+    measured_apart = {path.stem for path in (folder / "evaluations").glob("ensemble*")}
+    assert measured_apart == {"ensemble", "ensemble-of-2"}
     columns = {column.name: column.heading for column in results.columns}
     assert columns["ensemble-1-2-3"] == "Ens*3 of generations 1-3"
 
@@ -293,7 +277,7 @@ def test_a_family_is_measured_the_same_without_its_log_and_its_measurements(meas
     for log in pulled.rglob(LOG):
         log.unlink()
     shutil.rmtree(pulled / "evaluations")
-    found = entries(families(pulled, 3, control=True))
+    found = entries(trained(pulled, 3, control=True))
     for column, before in entries(expected).items():
         assert found[column].test == before.test
         assert found[column].teacher_agreement == before.teacher_agreement
@@ -303,34 +287,29 @@ def test_a_family_is_measured_the_same_without_its_log_and_its_measurements(meas
 def test_what_was_measured_of_other_members_is_not_taken_for_an_ensemble(measured, tmp_path):
     """With more students, and with another control, ensembles of two have other members."""
     folder = tmp_path / "family"
-    assert [entry.column for entry in families(folder, 0).entries] == ["generation-0"]
+    results = trained(folder, 1, dataset=None)
+    assert results.dataset["name"] == "data of unknown name"
     each = [folder / f"generation-{k}" for k in range(3)]
-    found = entries(families(folder, 1))["ensemble-0-1"]
+    found = entries(results)["ensemble-0-1"]
     assert_measures(found.test, sum(map(probabilities, each[:2])) / 2)
     assert_measures(found.test, probabilities(folder / "ensemble"))
     for seed in (10, 11):
-        families(tmp_path / str(seed), 0, seed=seed)
+        trained(tmp_path / str(seed), 0, seed=seed)
         given = {"control_from": [str(tmp_path / str(seed))]}
-        results = entries(families(folder, 2, **given))
+        results = entries(trained(folder, 2, **given))
         assert_measures(results["ensemble-1-2"].test, sum(map(probabilities, each[1:])) / 2)
         both = probabilities(each[0]) + probabilities(tmp_path / str(seed) / "generation-0")
         assert_measures(results["labels-ensemble-2"].test, both / 2)
 
 
 def test_a_family_may_begin_with_a_later_generation(published, tmp_path):
-    results = families(tmp_path / "later", 2, teacher="ns/fam-gen1")
+    results = trained(tmp_path / "later", 2, teacher="ns/fam-gen1")
     assert list(entries(results)) == [*(f"generation-{k}" for k in (1, 2, 3)), "ensemble-2-3"]
     each = [probabilities(tmp_path / "later" / f"generation-{k}") for k in (1, 2, 3)]
     for k, mine in enumerate(each, 1):
         assert_measures(entries(results)[f"generation-{k}"].test, mine)
     assert_measures(entries(results)["ensemble-2-3"].test, sum(each[1:]) / 2)
     assert results.seeds == (3,)
-
-
-def test_the_words_are_in_the_texts_order_in_any_number_of_columns():
-    model = language_model("gpt2", 0)
-    for columns in (1, 3, 10):
-        assert reading(model, columns=columns).labels.tolist() == TEXT[1:].tolist()
 
 
 def test_sentences_are_each_read_from_an_empty_state():

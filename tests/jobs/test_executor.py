@@ -18,11 +18,13 @@ from family import identities
 from filelock import FileLock
 from worker_jobs import run_in
 
+from ban_hf import verify_lineage
 from ban_hf.cli.main import main
 from ban_hf.jobs.executor import InProcess, JobsFailed, Workers, run_jobs
 from ban_hf.jobs.job import Job, in_order
 from ban_hf.jobs.reproduction import Reproduction
 from ban_hf.lineage.files import read_json
+from ban_hf.lineage.record import RECORD
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "paper"
 COMMAND = "reproduce own.yaml --budget tiny --columns all --output_dir out".split()
@@ -95,6 +97,7 @@ def test_two_workers_do_all_but_what_needs_a_failed_job_and_go_on(tmp_path):
     assert [job.folder for job in reported] == [job.folder for job in graph()]
 
 
+@pytest.mark.slow
 def test_jobs_after_one_that_died_are_told_and_no_more_is_handed_over(tmp_path):
     (tmp_path / "die-alone").touch()
     jobs = [Job("alone", {}), *(Job(f"other-{k}", {"seed": k}) for k in range(5))]
@@ -190,9 +193,10 @@ def checkpoints(folder: Path) -> set[Path]:
 
 
 def networks(folder: Path) -> dict[str, dict]:
-    """The files of each finished network."""
+    """The files of each finished network but its record, which names its teacher's."""
     records = (folder / "out" / "jobs").glob("*/lineage.json")
-    return {path.parent.name: identities(path.parent) for path in records}
+    files = {path.parent.name: identities(path.parent) for path in records}
+    return {n: {k: v for k, v in found.items() if k != RECORD} for n, found in files.items()}
 
 
 def jobs_of(folder: Path) -> dict[str, Job]:
@@ -298,6 +302,8 @@ def test_a_job_that_is_lost_is_done_again_and_no_other(whole, never_killed_table
     after = networks(whole)
     assert {name for name in before if after[name] != before[name]} == {jobs["cwtm"].folder}
     assert written(whole / "out") == written(never_killed_table / "out")
+    # Its student, which stays, names the new record, so that the chain of hashes is whole again.
+    verify_lineage(whole / "out" / "jobs" / jobs["both"].folder)
 
 
 def test_results_are_reported_without_weights_and_not_if_they_are_damaged(whole, capsys):
@@ -320,7 +326,10 @@ def test_a_job_that_fails_leaves_the_others_done(tmp_path, monkeypatch, capsys):
     wrong = {"paper": {"name": "cifar_wrn_10_1", "args": {"droput": 0.1}}}
     rows = {"broken": {"network": "wrong"}, "small": {"network": "small"}}
     networks_of = SPEC["networks"] | {"wrong": wrong}
-    folder = write(tmp_path, columns=columns, rows=rows, networks=networks_of)
+    short = {"num_train_epochs": 1, "per_device_train_batch_size": 48}
+    budgets = {"tiny": SPEC["budgets"]["tiny"] | {"training": short}}
+    given = {"columns": columns, "rows": rows, "budgets": budgets}
+    folder = write(tmp_path, networks=networks_of, **given)
     monkeypatch.chdir(folder)
     requested = Reproduction("own.yaml", "tiny", output_dir="out")
     failing, behind = (requested.cells["broken", column, 1] for column in columns)
@@ -343,7 +352,7 @@ def test_a_job_that_fails_leaves_the_others_done(tmp_path, monkeypatch, capsys):
     assert "- broken: teacher (in no seed); ban (in no seed)" in report
 
     right = {"paper": {"name": "cifar_wrn_10_1", "args": {"stem_stride": 2}}}
-    write(tmp_path, columns=columns, rows=rows, networks=networks_of | {"wrong": right})
+    write(tmp_path, networks=networks_of | {"wrong": right}, **given)
     assert main(COMMAND) == 0
     assert {name: networks(folder)[name] for name in done} == before
     entries = read_json(folder / "out" / "own-tiny" / "results.json")["entries"]

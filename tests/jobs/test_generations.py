@@ -1,14 +1,11 @@
 """The sequence: counted right, taught by the right one, and the same after any interruption."""
 
-import copy
-
 import pytest
 import tiny
 import torch
 from family import network, same_weights, train
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, set_seed
 
-from ban_hf import BornAgainEnsemble, train_generations
 from ban_hf.jobs import training
 from ban_hf.jobs.job import generation_seed
 from ban_hf.lineage.record import RECORD, Record
@@ -115,34 +112,8 @@ def test_generation_0_is_what_the_plain_trainer_gives_with_its_seed(tmp_path):
 
 def test_one_student_is_averaged_with_its_teacher_and_none_with_nothing(tmp_path):
     assert train(tmp_path, 0).ensemble is None
+    assert train(tmp_path, 1, ensemble=False).ensemble is None
+    assert not (tmp_path / "ensemble").exists()
     ensemble = train(tmp_path, 1).ensemble
     assert ensemble is not None
     assert [member.generation for member in ensemble.members] == [0, 1]
-
-
-def test_no_ensemble_is_written_where_none_is_wanted(tmp_path):
-    assert train(tmp_path, 1, ensemble=False).ensemble is None
-    assert not (tmp_path / "ensemble").exists()
-
-
-def test_a_negative_number_of_students_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="generations=-1"):
-        train(tmp_path, -1)
-
-
-def test_the_arguments_and_data_given_are_left_as_they_were(tmp_path):
-    args = tiny.arguments(tmp_path)
-    before = copy.deepcopy(args.to_dict())
-    train_generations(network, args, generations=1, train_dataset=tiny.Images())
-    assert args.to_dict() == before
-
-
-def test_the_ensemble_averages_what_the_generations_say(never_killed):
-    members = [
-        AutoModelForImageClassification.from_pretrained(never_killed / f"generation-{k}")
-        for k in (1, 2)
-    ]
-    images = torch.randn(3, 3, 8, 8)
-    expected = BornAgainEnsemble.from_members(members)(pixel_values=images).logits
-    ensemble = AutoModelForImageClassification.from_pretrained(never_killed / "ensemble")
-    assert torch.equal(ensemble(pixel_values=images).logits, expected)

@@ -38,16 +38,8 @@ def fill_cache(
     """Store all outputs of a generation that its students will need.
 
     Batch size, epochs, precision and seed are those that the teacher was trained with, by its
-    record, as they are in a sequence, where students have its arguments.
-
-    Args:
-        teacher: the network of a generation.
-        record: its record.
-        folder: of the cache; what it holds already is not computed again.
-        data: what the teacher was trained on.
-        seed: of the students' family, where that is another than the teacher's.
-        epochs: of the students, where that is another number than the teacher's.
-        dtype: `"float32"`, or `"float16"`, which rounds.
+    record, as they are in a sequence, where students have its arguments; `seed` and `epochs` are of
+    students that have others. What the folder holds already is not computed again.
 
     Returns:
         `folder`, `items`, and the `files` and `bytes` on the disk.
@@ -58,7 +50,8 @@ def fill_cache(
     """
     check_epochs(epochs)
     with tempfile.TemporaryDirectory() as scratch:
-        changes = {"seed": seed} | ({"num_train_epochs": epochs, "max_steps": -1} if epochs else {})
+        changes: dict[str, Any] = {"seed": seed} if seed is not None else {}
+        changes |= {"num_train_epochs": epochs, "max_steps": -1} if epochs else {}
         args = _arguments(record, scratch, changes)
         args.teacher_cache, args.teacher_cache_dtype = str(folder), dtype
         dataset = _training_data(teacher, record, data)
@@ -94,9 +87,8 @@ def _arguments(record: Record, scratch: str, changes: dict[str, Any]) -> BANTrai
     """The arguments of a record's training, for one that saves nothing."""
     known = {field.name for field in fields(BANTrainingArguments) if field.init} - UNWANTED
     noted = {k: v for k, v in (record.training.arguments or {}).items() if k in known}
-    given = {name: value for name, value in changes.items() if value is not None}
     own = {"report_to": "none", "remove_unused_columns": False, "dataloader_pin_memory": False}
-    return BANTrainingArguments(scratch, **noted | own | given)
+    return BANTrainingArguments(scratch, **noted | own | changes)
 
 
 def _training_data(

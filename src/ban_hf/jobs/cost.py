@@ -18,15 +18,15 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ban_hf.data.windows import TokenWindows
-from ban_hf.jobs.footprint import (
+from ban_hf.jobs.job import Job, Setup
+from ban_hf.jobs.progress import (
     Footprint,
     count_events,
     format_duration,
     format_step,
     seconds_now,
 )
-from ban_hf.jobs.job import Job, Setup
-from ban_hf.jobs.training import is_done
+from ban_hf.jobs.training import is_done, make_trainer
 from ban_hf.lineage.files import existing_parent, format_bytes, free_bytes
 from ban_hf.training.arguments import BANTrainingArguments, describe
 from ban_hf.training.trainer import BANTrainer, check_trained
@@ -37,96 +37,56 @@ BATCHES = 4  # of an evaluation
 
 
 @dataclass(frozen=True)
-class Throughput:
-    """Seconds that one kind of training takes: with labels, or with a teacher."""
+class Pace:
+    """Seconds that one kind of training takes: `with labels`, or `with a teacher`."""
 
+    kind: str
+    steps: int  # that were timed
     step: float
     evaluation: float  # a pass over the validation set
     test: float  # a pass over the test set
-    steps: int  # that were timed
 
-
-@dataclass(frozen=True)
-class Length:
-    """Steps, epochs and evaluations of the training of one network."""
-
-    steps: int
-    epochs: int
-    evaluations: int
-
-    def seconds(self, throughput: Throughput) -> float:
-        """With its evaluations, and the test at its end."""
-        steps = self.steps * throughput.step + self.evaluations * throughput.evaluation
-        return steps + throughput.test
+    def network(self, steps: int, evaluations: int) -> float:
+        """A whole training, with its evaluations and the test at its end."""
+        return steps * self.step + evaluations * self.evaluation + self.test
 
 
 @dataclass(frozen=True)
 class Counts:
-    """The missing jobs of a run by what they cost.
+    """The missing jobs of a run by what they cost."""
 
-    Attributes:
-        labels: networks that are trained on labels.
-        students: networks whose teacher runs.
-        replaying: students that read what another student's teacher has put out; they cost what
-            labels cost.
-        ensembles: networks in the missing ensembles, each of which is saved once more.
-        copies: teachers that are copied beside their students.
-        finished: networks that need not be trained.
-    """
-
-    labels: int
-    students: int
-    replaying: int
-    ensembles: int
-    copies: int
-    finished: int
+    labels: int  # networks that are trained on labels
+    students: int  # whose teacher runs
+    replaying: int  # that read what it has put out for another student: they cost what labels cost
+    ensembles: int  # networks in the missing ensembles, each of which is saved once more
+    copies: int  # teachers that are copied beside their students
+    finished: int  # networks that need not be trained
 
     @classmethod
     def of(cls, jobs: Sequence[Job], home: Path, *, cached: bool) -> "Counts":
-        """Count the jobs of a graph.
-
-        Args:
-            jobs: of the graph, in order.
-            home: folder of their folders.
-            cached: whether a teacher's outputs are kept for its other students.
-        """
+        """Count a graph in order; `cached`: a teacher's outputs are kept for its other students."""
         networks = [job for job in jobs if not job.members]
-        done = {job.folder for job in networks if is_done(job, home)}
-        missing = [job for job in networks if job.folder not in done]
-        known = {t.folder for job in networks if job.folder in done for t in job.teachers}
-        students, replaying = 0, 0
-        for job in missing:
-            for teacher in job.teachers:
-                if cached and teacher.folder in known:
-                    replaying += 1
-                else:
-                    students += 1
-                known.add(teacher.folder)
+        missing = [job for job in networks if not is_done(job, home)]
+        taught = [(job, teacher) for job in missing for teacher in job.teachers]
+        known = {t.folder for job in networks if job not in missing for t in job.teachers}
+        replaying = 0
+        for _, teacher in taught:
+            replaying += cached and teacher.folder in known
+            known.add(teacher.folder)
         ensembles = [job for job in jobs if job.members and not is_done(job, home)]
-        parents = [
-            (Path(j.folder).parent, Path(t.folder).parent) for j in missing for t in j.teachers
-        ]
         return cls(
             labels=sum(not job.teachers for job in missing),
-            students=students,
+            students=len(taught) - replaying,
             replaying=replaying,
             ensembles=sum(len(job.members) for job in ensembles),
-            copies=sum(own != theirs for own, theirs in parents),
-            finished=len(done),
+            copies=sum(Path(j.folder).parent != Path(t.folder).parent for j, t in taught),
+            finished=len(networks) - len(missing),
         )
 
     @property
     def missing(self) -> int:
         """Networks to train."""
         return self.labels + self.students + self.replaying
-
-    def seconds(self, length: Length, labels: Throughput, student: Throughput) -> float:
-        """Until all is trained and measured."""
-        return (
-            (self.labels + self.replaying) * length.seconds(labels)
-            + self.students * length.seconds(student)
-            + self.ensembles * labels.test
-        )
 
     def __str__(self) -> str:
         kinds = {
@@ -150,53 +110,54 @@ def plan(
     """Time some steps, and say what the missing jobs of a graph would take.
 
     The teacher of a sequence that continues from another generation is not loaded: it is taken to
-    be as large as its students.
-
-    Args:
-        jobs: of the graph, in order.
-        home: folder of their folders.
-        setup: networks and data.
-        args: of every training.
-        teacher_cache: folder of the first teacher's outputs, if they are kept.
-        title: of the run.
+    be as large as its students. `teacher_cache` is the folder of the first teacher's outputs, if
+    they are kept.
     """
     counts = Counts.of(jobs, home, cached=teacher_cache is not None)
-    lines = [f"Plan of {title}; nothing is trained."]
+    heading = f"Plan of {title}; nothing is trained."
     if not counts.missing:
-        return "\n".join([*lines, f"All {counts.finished} networks are finished in {home}."])
+        return f"{heading}\nAll {counts.finished} networks are finished in {home}."
     with tempfile.TemporaryDirectory(prefix="ban_hf_plan_") as folder:
         brief = _thrown_away(args, folder)
-        labels, trainer = _time_training(setup, brief, None)
-        length, student = _length(trainer, args), labels
+        trainer, labels = _time_training(setup, brief, "with labels", None)
+        loader = trainer.get_train_dataloader()
+        epochs, *_, steps = trainer.set_initial_training_values(args, loader)
+        paces = [labels]
         if counts.students:
-            student, _ = _time_training(setup, brief, setup.model_init(1))
-    batch, data = trainer.get_total_train_batch_size(args), setup.train_dataset
+            paces.append(_time_training(setup, brief, "with a teacher", setup.model_init(1))[1])
+    evaluations = count_events(args.eval_strategy, args.eval_steps, steps, epochs)
+    seconds = [pace.network(steps, evaluations) for pace in paces]
+    total = (counts.labels + counts.replaying) * seconds[0] + counts.students * seconds[-1]
+    total += counts.ensembles * labels.test
+    data, model = setup.train_dataset, trainer.model
+    batch = trainer.get_total_train_batch_size(args)
     items = f"x {data.window} words" if isinstance(data, TokenWindows) else "images"
-    kinds = {"with labels": labels} | ({"with a teacher": student} if counts.students else {})
-    steps = [f"{format_step(kind.step)} {name}" for name, kind in kinds.items()]
-    whole = [f"{format_duration(length.seconds(kind))} {name}" for name, kind in kinds.items()]
-    how = describe(trainer.model, trainer.args)
-    timed = [f"{kind.steps} steps {name}" for name, kind in kinds.items()]
-    lines += [
-        f"An estimate from {' and '.join(timed)}, on this machine as busy as it is now:",
-        f"  networks    {counts}",
-        f"  of each     {length.epochs} epochs, {length.steps} steps of {batch} {items}",
-        f"  on          {how}; processes: {args.world_size}",
-        f"  a step      {', '.join(steps)}",
-        f"  a network   {', '.join(whole)}; its evaluations are included",
-        f"  altogether  {format_duration(counts.seconds(length, labels, student))}",
-    ]
-    footprint = Footprint.of(trainer.model, trainer.optimizer, args)
+    timed = " and ".join(f"{pace.steps} steps {pace.kind}" for pace in paces)
+    each = [f"{format_step(pace.step)} {pace.kind}" for pace in paces]
+    whole = [f"{format_duration(s)} {p.kind}" for s, p in zip(seconds, paces, strict=True)]
+    how = describe(model, trainer.args)
+    footprint = Footprint.of(model, trainer.optimizer, args)
     parts = {
         "networks": (counts.missing + counts.copies) * footprint.weights,
         "ensemble": counts.ensembles * footprint.weights,
-        "checkpoints": footprint.checkpoints(args, length.steps, length.epochs),
+        "checkpoints": footprint.checkpoints(args, steps, epochs),
     }
     needs = {home: sum(parts.values())}
     if teacher_cache is not None and counts.students:
-        parts["teacher_cache"] = _cache_bytes(args, data, trainer.model, length.epochs)
+        parts["teacher_cache"] = _cache_bytes(args, data, model, epochs)
         needs[teacher_cache] = parts["teacher_cache"]
-    return "\n".join([*lines, *_disk(parts, needs)])
+    lines = [
+        heading,
+        f"An estimate from {timed}, on this machine as busy as it is now:",
+        f"  networks    {counts}",
+        f"  of each     {epochs} epochs, {steps} steps of {batch} {items}",
+        f"  on          {how}; processes: {args.world_size}",
+        f"  a step      {', '.join(each)}",
+        f"  a network   {', '.join(whole)}; its evaluations are included",
+        f"  altogether  {format_duration(total)}",
+        *_disk(parts, needs),
+    ]
+    return "\n".join(lines)
 
 
 def _disk(parts: Mapping[str, int], needs: Mapping[Path, int]) -> list[str]:
@@ -243,26 +204,18 @@ def _thrown_away(args: BANTrainingArguments, folder: str) -> BANTrainingArgument
 
 
 def _time_training(
-    setup: Setup, args: BANTrainingArguments, teacher: PreTrainedModel | None
-) -> tuple[Throughput, BANTrainer]:
+    setup: Setup, args: BANTrainingArguments, kind: str, teacher: PreTrainedModel | None
+) -> tuple[BANTrainer, Pace]:
     """Train a fresh network for some steps, and evaluate it on some of the test set."""
     set_seed(args.seed)
     clock, model = StepClock(), setup.model_init(0)
-    given = {name: value for name, value in setup.trainer.items() if name != "callbacks"}
-    trainer = BANTrainer(
-        model,
-        args,
-        teacher=teacher,
-        train_dataset=setup.train_dataset,
-        callbacks=[clock],
-        **given,
-    )
+    trainer = make_trainer(model, setup, args, teacher=teacher, callbacks=[clock])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     check_trained(trainer.state.global_step)
     evaluation = _time_pass(trainer, setup.eval_dataset)
     test = _time_pass(trainer, setup.test_dataset)
-    return Throughput(clock.step, evaluation, test, clock.steps), trainer
+    return trainer, Pace(kind, clock.steps, clock.step, evaluation, test)
 
 
 class StepClock(TrainerCallback):
@@ -295,10 +248,3 @@ def _time_pass(trainer: BANTrainer, dataset: Any) -> float:
     began = seconds_now(args.device)
     trainer.evaluate(parts[1])
     return (seconds_now(args.device) - began) * len(dataset) / len(parts[1])
-
-
-def _length(trainer: BANTrainer, args: BANTrainingArguments) -> Length:
-    """Of a whole training with these arguments, as `Trainer` counts it."""
-    epochs, *_, steps = trainer.set_initial_training_values(args, trainer.get_train_dataloader())
-    evaluations = count_events(args.eval_strategy, args.eval_steps, steps, epochs)
-    return Length(steps, epochs, evaluations)

@@ -26,31 +26,20 @@ Gather = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network predicts for the N items that count.
-
-    Attributes:
-        task: of the network.
-        labels: `(N,)`.
-        label_logp: `(N,)` float64, the log-probability of the label.
-        predicted: `(N,)`, the most likely class.
-        confidence: `(N,)` float64, its probability.
-        agrees: `(N,)` bool, whether the teacher predicts the same class; None without a teacher.
-        teacher_kl: `(N,)` float64, KL(teacher || network), nats; None without a teacher.
-    """
+    """What a network predicts for the N items that count; the last two with a teacher only."""
 
     task: Task
-    labels: Tensor
-    label_logp: Tensor
-    predicted: Tensor
-    confidence: Tensor
-    agrees: Tensor | None = None
-    teacher_kl: Tensor | None = None
+    labels: Tensor  # (N,)
+    label_logp: Tensor  # (N,) float64, the log-probability of the label
+    predicted: Tensor  # (N,), the most likely class
+    confidence: Tensor  # (N,) float64, its probability
+    agrees: Tensor | None = None  # (N,) bool, whether the teacher predicts the same class
+    teacher_kl: Tensor | None = None  # (N,) float64, KL(teacher || network), nats
 
     def metrics(self, entropy: float | None = None) -> dict[str, float | int]:
         """The task's metrics and `n`; with a teacher `teacher_agreement` (%) and `teacher_kl`.
 
-        Args:
-            entropy: of a text under its source, nats per word, for `above_entropy`.
+        `entropy` is of a text under its source, nats per word, for `above_entropy`.
         """
         nll = -self.label_logp.mean()  # ()
         known = {
@@ -101,7 +90,7 @@ def evaluate(
     teacher: PreTrainedModel | None = None,
     gather: Gather = lambda rows: rows,
 ) -> Evaluation:
-    """Measure a network, or the mean prediction of several.
+    """Measure a network, or the mean prediction of several, and compare it with a teacher's.
 
     Args:
         models: one network, or the members of an ensemble; moved to the device and put into
@@ -114,7 +103,7 @@ def evaluate(
         in_order: whether row b of each batch continues row b of the one before, as `TokenWindows`
             does: a recurrent network goes on from its state, and items are in the text's order,
             however many columns it is read in.
-        teacher: to compare the prediction with.
+        teacher: where there is one.
         gather: brings the rows of a batch together over all processes.
     """
     networks = [model.to(device).eval() for model in (*models, *([teacher] if teacher else []))]

@@ -29,24 +29,14 @@ DECIDING = ("torch", "transformers", "accelerate", "timm")
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A network to train, or an ensemble of networks.
+    """A network to train, or an ensemble of networks."""
 
-    Attributes:
-        folder: where it is kept, relative to the folder of all jobs of its graph: `generation-1`.
-        arguments: plain data, all that decides the result beside the jobs that it needs.
-        teachers: what the network learns from: nothing (labels alone), one network, or several,
-            whose mean prediction it then learns.
-        members: of an ensemble, which is not trained.
-        generation: 0 for labels alone, else one more than the highest of its teachers'.
-        saved: whether the weights of an ensemble are kept, or only what it measured.
-    """
-
-    folder: str
-    arguments: Mapping[str, Any]
-    teachers: tuple["Job", ...] = ()
-    members: tuple["Job", ...] = ()
-    generation: int = 0
-    saved: bool = True
+    folder: str  # relative to the folder of all jobs of its graph: `generation-1`
+    arguments: Mapping[str, Any]  # plain data that decide the result, beside the jobs it needs
+    teachers: tuple["Job", ...] = ()  # none: labels alone; of several it learns the mean prediction
+    members: tuple["Job", ...] = ()  # of an ensemble, which is not trained
+    generation: int = 0  # for labels alone, else one more than the highest of its teachers'
+    saved: bool = True  # whether the weights of an ensemble are kept, or only what it measured
 
     @property
     def needs(self) -> tuple["Job", ...]:
@@ -56,48 +46,33 @@ class Job:
     @cached_property
     def digest(self) -> str:
         """sha256 of all that decides its result: its arguments, and those of the jobs it needs."""
-        return digest(self.arguments, self.teachers, self.members)
+        return sha256_of_json(
+            {
+                **self.arguments,
+                "teachers": [teacher.digest for teacher in self.teachers],
+                "members": [member.digest for member in self.members],
+            }
+        )
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the trainings of a graph have in common beside their arguments: networks and data.
+    """What the trainings of a graph have in common beside their arguments: networks and data."""
 
-    Attributes:
-        model_init: a fresh network for a generation; torch is seeded for it beforehand.
-        train_dataset: what all networks are trained on.
-        eval_dataset: for validation while training.
-        test_dataset: what each network is measured on once, when it is finished.
-        trainer: further arguments of `BANTrainer`: `data_collator`, `processing_class`, ...
-        data: what records say of the data, plain JSON.
-        entropy: of a test text under its source, nats per word, where it is known.
-    """
-
-    model_init: Callable[[int], "PreTrainedModel"]
+    model_init: Callable[[int], "PreTrainedModel"]  # fresh, for a generation; torch is seeded
     train_dataset: "Dataset"
-    eval_dataset: "Dataset | None" = None
-    test_dataset: "Dataset | None" = None
-    trainer: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    entropy: float | None = None
+    eval_dataset: "Dataset | None" = None  # for validation while training
+    test_dataset: "Dataset | None" = None  # each network is measured on it once, when finished
+    trainer: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of `BANTrainer`: `data_collator`, ...
+    data: Mapping[str, Any] = field(default_factory=dict)  # what records say of it, plain JSON
+    entropy: float | None = None  # of a test text under its source, nats per word, if known
 
 
 def generation_seed(seed: int, generation: int) -> int:
     """The seed of a generation of a family, in [0, 2^31): fresh, and a function of both."""
     return int(np.random.SeedSequence([seed, generation]).generate_state(1)[0] >> 1)
-
-
-def digest(
-    arguments: Mapping[str, Any], teachers: Iterable[Job] = (), members: Iterable[Job] = ()
-) -> str:
-    """The digest of a job, before it has a folder that may be named after it."""
-    return sha256_of_json(
-        {
-            **arguments,
-            "teachers": [teacher.digest for teacher in teachers],
-            "members": [member.digest for member in members],
-        }
-    )
 
 
 def code_digest() -> str:
@@ -119,8 +94,7 @@ def in_order(jobs: Iterable[Job]) -> list[Job]:
             raise BANError(f"job {job.folder} needs itself: {chain}.")
         for earlier in job.needs:
             add(earlier, (*above, job))
-        same = found.setdefault(job.folder, job)
-        if same.digest != job.digest:
+        if found.setdefault(job.folder, job).digest != job.digest:
             raise BANError(f"two different jobs have the folder {job.folder}.")
 
     for job in jobs:

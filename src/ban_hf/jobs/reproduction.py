@@ -2,9 +2,10 @@
 
 import contextlib
 import functools
+import itertools
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ from ban_hf.jobs.results import entry_of, environment_of
 from ban_hf.jobs.setup import Splits, prepare, read_objectives
 from ban_hf.jobs.table import Table
 from ban_hf.jobs.training import (
-    build_ensemble,
     evaluation,
     evaluation_file,
     is_done,
     read_evaluation,
     train,
 )
-from ban_hf.lineage.files import sha256_of_json
+from ban_hf.lineage.files import sha256_of_json, write_json
+from ban_hf.lineage.record import RECORD, Record, Reference, reference
 from ban_hf.lineage.results import Budget, Claim, Column, ColumnKind, Figures, Order, Results, Row
 from ban_hf.training.arguments import BANTrainingArguments
 
@@ -37,18 +38,13 @@ Cell = tuple[str, str, int]  # row, column, seed
 
 
 class Reproduction:
-    """Some rows and columns of a table, with some seeds.
+    """Some rows (by default all) and columns (those of the paper) of a table, with some seeds.
 
-    Args:
-        table: its name, `table2`, or a YAML file.
-        budget: `paper`, `gpu` or `cpu`.
-        rows: their names; all by default.
-        columns: their names; `paper` (the default) are those of the paper, `all` all of them.
-        seeds: of each cell.
-        output_dir: of the jobs, which other tables share, and of the table's own folder.
-
-    Raises:
-        BANError: for a name that does not exist; the near one is named.
+    Attributes:
+        home: folder of the jobs' folders, which other tables share.
+        folder: of the table's report.
+        cells: the job of each.
+        jobs: those and what they need, in order.
     """
 
     def __init__(
@@ -62,6 +58,8 @@ class Reproduction:
         output_dir: str | Path,
     ) -> None:
         self.table, self.output_dir = Table(table, budget), Path(output_dir)
+        self.home = self.output_dir / JOBS
+        self.folder = self.output_dir / f"{self.table.name}-{budget}"
         self.rows = self.table.choose_rows(rows)
         self.columns = self.table.choose_columns(columns)
         if not (self.rows and self.columns):
@@ -72,73 +70,70 @@ class Reproduction:
         self.seeds = list(seeds)
         self.cells: dict[Cell, Job] = {
             (row, column, seed): self.table.job(row, column, seed)
-            for seed in self.seeds
-            for row in self.rows
-            for column in self.columns
+            for seed, row, column in itertools.product(self.seeds, self.rows, self.columns)
         }
         self.jobs = in_order(self.cells.values())
 
-    @property
-    def home(self) -> Path:
-        """The folder of the jobs' folders."""
-        return self.output_dir / JOBS
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the table's report."""
-        return self.output_dir / f"{self.table.name}-{self.table.budget}"
+    def is_done(self, job: Job) -> bool:
+        """Whether a job is trained and measured."""
+        return read_evaluation(job, self.home) is not None
 
     @property
     def missing(self) -> list[Job]:
-        """The jobs that are not done: not trained, or not measured."""
-        return [job for job in self.jobs if read_evaluation(job, self.home) is None]
+        """The jobs that are not done."""
+        return [job for job in self.jobs if not self.is_done(job)]
 
     @property
     def finished_cells(self) -> dict[Cell, Job]:
         """The cells whose jobs are done."""
-        cells = self.cells.items()
-        return {cell: job for cell, job in cells if read_evaluation(job, self.home) is not None}
+        return {cell: job for cell, job in self.cells.items() if self.is_done(job)}
 
     def run(self, workers: int | None = None, *, force: bool = False) -> None:
-        """Run what is missing.
-
-        Args:
-            workers: processes at a time, by default one for each GPU; one alone is this process.
-            force: whether to run the jobs of the cells again, though they are done.
+        """Run what is missing; with `force` the jobs of the cells, though they are done.
 
         Raises:
             JobsFailed: when all that do not need the failed jobs are done.
             BANError: if another run is writing into `output_dir`.
         """
+        caches, logs = self.output_dir / CACHES, self.output_dir / LOGS
         with locked(self.output_dir):
             if force:
-                shutil.rmtree(self.output_dir / CACHES, ignore_errors=True)
+                shutil.rmtree(caches, ignore_errors=True)
             for job in self.cells.values() if force else ():
                 shutil.rmtree(self.home / job.folder, ignore_errors=True)
                 evaluation_file(job, self.home).unlink(missing_ok=True)
-            missing = self.missing
+            missing = {job.folder for job in self.missing}
             count = max(1, min(workers or torch.cuda.device_count(), len(missing)))
             run = functools.partial(run_cell, home=self.home, caches=self._caches())
-            done = {job.folder for job in self.jobs} - {job.folder for job in missing}
-            logs = self.output_dir / LOGS
             workplace: contextlib.AbstractContextManager[Executor] = (
                 contextlib.closing(Workers(run, count, logs))
                 if count > 1
                 else contextlib.nullcontext(InProcess(run, logs))
             )
-            with workplace as executor:
-                run_jobs(self.jobs, executor, lambda job: job.folder in done, progress=True)
-            shutil.rmtree(self.output_dir / CACHES, ignore_errors=True)
+            try:
+                with workplace as executor:
+                    run_jobs(
+                        self.jobs, executor, lambda job: job.folder not in missing, progress=True
+                    )
+            finally:
+                renew_references(self.home, missing)
+            shutil.rmtree(caches, ignore_errors=True)
 
     def _caches(self) -> dict[str, str]:
-        """The cache of each job whose teachers' outputs other jobs need too, by its folder."""
-        names = {job.folder: name for job in self.jobs if (name := _cache_name(job))}
-        students = Counter(names.values())
-        return {
-            folder: str(self.output_dir / CACHES / name)
-            for folder, name in names.items()
-            if students[name] > 1
+        """The cache of each job whose teachers' outputs other jobs need too, by its folder.
+
+        Those of one seed see the same views.
+        """
+        names = {
+            job.folder: sha256_of_json(
+                [[teacher.folder for teacher in job.teachers], job.arguments["training"]["seed"]]
+            )[:12]
+            for job in self.jobs
+            if job.teachers and job.arguments["task"] == "image"
         }
+        students = Counter(names.values())
+        caches = self.output_dir / CACHES
+        return {f: str(caches / name) for f, name in names.items() if students[name] > 1}
 
     def results(self, command: str) -> Results:
         """The results of what is done.
@@ -178,33 +173,55 @@ class Reproduction:
 
     def row(self, name: str) -> Row:
         """What the file says of a row, with its parameters by column at the paper's size."""
-        spec = self.table.rows[name]
         # Of all columns, also of those not asked for: tables of other columns must merge with it.
         sizes = {column: self.table.paper_size(name, column) for column in self.table.columns}
         known = {column: size for column, size in sizes.items() if size is not None}
-        kept = ("heading", "paper", "paper_validation", "paper_parameters", "note")
-        given = {"heading": name} | {key: spec[key] for key in kept if key in spec}
-        return msgspec.convert({"name": name, "sizes": known, **given}, Row)
+        given = {"heading": name, **self.table.rows[name], "name": name, "sizes": known}
+        return msgspec.convert(given, Row)
 
 
 def run_cell(job: Job, home: Path, caches: Mapping[str, str]) -> None:
     """Train the network of a cell, or measure its ensemble."""
     args, setup = _setup(job if not job.members else job.members[0], caches.get(job.folder))
-    if job.saved and is_done(job, home):  # only its measurement is missing
+    if job.members or is_done(job, home):  # only its measurement is missing
         evaluation(job, home, setup, args)
-    elif job.members:
-        build_ensemble(job, home, setup, args, family=job.folder)
     else:
         train(job, home, setup, args, family=job.folder)
+
+
+def renew_references(home: Path, trained: Collection[str]) -> None:
+    """Name teachers that were trained just now by the records that they have now.
+
+    A teacher that is trained again, because it was lost or by force, gets the same weights and a
+    new record: its students need no training, but their records name the old one. A teacher whose
+    weights are others keeps its old name, by which `verify` finds that it was changed.
+    """
+    renewed = set(trained)
+    folders = (path.parent for path in home.glob(f"*/{RECORD}"))
+    records = {folder: Record.read(folder) for folder in folders}
+    for folder, record in sorted(records.items(), key=lambda item: item[1].generation or 0):
+        teachers = tuple(_renewed(teacher, folder, renewed) for teacher in record.teachers)
+        if teachers != record.teachers:
+            record.teachers = teachers
+            write_json(folder / RECORD, record.to_dict())
+            renewed.add(folder.name)
+
+
+def _renewed(teacher: Reference, folder: Path, renewed: Collection[str]) -> Reference:
+    place = folder / str(teacher.path)
+    if place.name not in renewed or not (place / RECORD).is_file():
+        return teacher
+    now = reference(place, folder)
+    return now if now.weights_sha256 == teacher.weights_sha256 else teacher
 
 
 def _setup(job: Job, cache: str | None) -> tuple[BANTrainingArguments, Setup]:
     """The arguments of a training, its networks and its data."""
     arguments = job.arguments
     training = dict(arguments["training"])
-    objective, label_weight = next(
-        iter(read_objectives(training["objective"], training.get("label_weight")).values())
-    )
+    objectives = read_objectives(training["objective"], training.get("label_weight"))
+    (objective, label_weight), *_ = objectives.values()
+    # In a table the labels count where a column says so, whatever the task.
     training |= {"objective": objective, "label_weight": label_weight or 0.0}
     args = BANTrainingArguments(
         output_dir="unused",  # each job has a scratch folder of its own
@@ -226,14 +243,6 @@ def _setup(job: Job, cache: str | None) -> tuple[BANTrainingArguments, Setup]:
 def _load(dataset: DataArguments, task: str) -> Splits:
     """Data, read once in a process."""
     return load_splits(dataset, task)
-
-
-def _cache_name(job: Job) -> str | None:
-    """What identifies the cache of its teachers' outputs for its views; None without one."""
-    if not job.teachers or job.arguments["task"] != "image":
-        return None
-    teachers = [teacher.folder for teacher in job.teachers]
-    return sha256_of_json([teachers, job.arguments["training"]["seed"]])[:12]
 
 
 def column_of(name: str, spec: Mapping[str, Any]) -> Column:

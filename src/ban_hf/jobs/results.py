@@ -11,9 +11,8 @@ from ban_hf.jobs.job import Job
 from ban_hf.lineage.environment import hardware, versions
 from ban_hf.lineage.names import LOWER_IS_BETTER
 from ban_hf.lineage.record import LOG, Record
-from ban_hf.lineage.results import Entry, Outcomes, Parameters
+from ban_hf.lineage.results import Entry
 
-RELIABILITY = tuple[tuple[int, float | None, float | None], ...] | None
 #: What is kept of each epoch's log: a step's mean over the epoch, or an evaluation.
 LOGGED = (
     "loss label_loss learning_rate ground_truth_term dark_knowledge_term teacher_agreement "
@@ -32,51 +31,37 @@ def entry_of(
     seed: int,
     metric: str,
 ) -> Entry:
-    """What was measured of a job's network, and how it was trained.
-
-    Args:
-        job: finished.
-        home: folder of the jobs' folders.
-        found: its measurement, see `read_evaluation`.
-        row: name of its row.
-        column: name of its column.
-        seed: of the run.
-        metric: name of the leading metric.
-    """
-    entry = Entry(
-        row=row,
-        column=column,
-        seed=seed,
-        test={k: v for k, v in found["test"].items() if not k.startswith("teacher_")},
-        outcomes=msgspec.convert(found["outcomes"], Outcomes),
-        reliability=msgspec.convert(found.get("reliability"), RELIABILITY),
-        parameters=msgspec.convert(found["parameters"], Parameters),
-        network=_network(job, home),
-        job=job.folder,
-        arguments=job.digest,
-        code=found["code"],
-        members=tuple(member.folder for member in job.members),
-        teachers=tuple(teacher.folder for teacher in job.teachers),
-        teacher_agreement=found["test"].get("teacher_agreement"),
-    )
-    if job.members:
-        return entry
-    record, log = Record.read(home / job.folder), read_log(home / job.folder)
-    # Without a validation there is no curve.
-    curve = zip(log.get(f"eval_{metric}", ()), log.get("epoch", ()), strict=False)
-    known = [(value, at) for value, at in curve if value is not None]
-    sign = 1 if metric in LOWER_IS_BETTER else -1
-    best = min(known, key=lambda pair: sign * pair[0], default=None)
-    losses = [v for v in log.get("label_loss", log.get("loss", ())) if v is not None]
-    return msgspec.structs.replace(
-        entry,
-        validation={metric: known[-1][0]} if known else None,
-        best_validation={metric: best[0], "epoch": best[1]} if best else None,
-        log=log,
-        train_loss=losses[-1] if losses else None,
-        network_seed=record.seed.seed,
-        configuration=dict(job.arguments),
-    )
+    """What was measured of a finished job's network (see `evaluation`), and how it was trained."""
+    entry = {
+        "row": row,
+        "column": column,
+        "seed": seed,
+        "test": {k: v for k, v in found["test"].items() if not k.startswith("teacher_")},
+        "teacher_agreement": found["test"].get("teacher_agreement"),
+        **{name: found.get(name) for name in ("outcomes", "reliability", "parameters", "code")},
+        "network": _network(job, home),
+        "job": job.folder,
+        "arguments": job.digest,
+        "members": [member.folder for member in job.members],
+        "teachers": [teacher.folder for teacher in job.teachers],
+    }
+    if not job.members:
+        record, log = Record.read(home / job.folder), read_log(home / job.folder)
+        # Without a validation there is no curve.
+        curve = zip(log.get(f"eval_{metric}", ()), log.get("epoch", ()), strict=False)
+        known = [(value, at) for value, at in curve if value is not None]
+        sign = 1 if metric in LOWER_IS_BETTER else -1
+        best = min(known, key=lambda pair: sign * pair[0], default=None)
+        losses = [v for v in log.get("label_loss", log.get("loss", ())) if v is not None]
+        entry |= {
+            "validation": {metric: known[-1][0]} if known else None,
+            "best_validation": {metric: best[0], "epoch": best[1]} if best else None,
+            "log": log,
+            "train_loss": losses[-1] if losses else None,
+            "network_seed": record.seed.seed,
+            "configuration": dict(job.arguments),
+        }
+    return msgspec.convert(entry, Entry)
 
 
 def read_log(folder: Path) -> dict[str, tuple[float | None, ...]]:

@@ -24,17 +24,10 @@ def prepare(
     model_args: Mapping[str, Any] | None = None,
     window: int = 35,
 ) -> tuple[BANTrainingArguments, Setup]:
-    """The arguments and the setup of trainings of a network on a dataset.
+    """The setup of trainings of a network on a dataset, and their arguments.
 
-    Args:
-        splits: from `load_images` or `load_text`.
-        args: of the trainings.
-        model_name: see `create_classifier` and `create_language_model`.
-        model_args: of the network.
-        window: words that back-propagation through time goes back.
-
-    Returns:
-        A copy of the arguments, for data that come in whole batches, and the setup.
+    These are a copy, for data that come in whole batches. `window` is the number of words that
+    back-propagation through time goes back.
     """
     args, parts = data_of(splits, args, model_name, dict(model_args or {}), window)
     data: dict[str, Any] = {"source": splits.source}
@@ -47,8 +40,7 @@ def prepare(
 
 def describe_dataset(splits: Splits, window: int = 35) -> dict[str, Any]:
     """What a report says of a dataset."""
-    name = Path(str(splits.source["id"])).name
-    known = dict(splits.source) | {"name": name}
+    known = dict(splits.source) | {"name": Path(str(splits.source["id"])).name}
     if isinstance(splits, ImageSplits):
         return known | {"train_samples": len(splits.train)}
     entropies = {"entropy": splits.entropy, "test_entropy": splits.test_entropy}
@@ -59,10 +51,8 @@ def describe_dataset(splits: Splits, window: int = 35) -> dict[str, Any]:
 def read_objectives(given: str, label_weight: float | None) -> dict[str, tuple[str, float | None]]:
     """Objectives as a recipe or a table names them: `kd`, `kd+label`, `kd,kd+label,cwtm,dkpp`.
 
-    Args:
-        given: one name, or several with commas in between.
-        label_weight: of the objectives without `+label`. Where it is None and one has `+label`, it
-            is 0: `kd,kd+label` is BAN and BAN+L, of a language model, too.
+    `label_weight` is of those without `+label`. Where it is None and one has `+label`, it is 0:
+    `kd,kd+label` is BAN and BAN+L, of a language model, too.
 
     Returns:
         By the given name, the objective and its `label_weight`, None where the task decides it.
@@ -90,12 +80,10 @@ def read_objectives(given: str, label_weight: float | None) -> dict[str, tuple[s
         label_weight = 0.0
     found: dict[str, tuple[str, float | None]] = {}
     for name in names:
-        is_marked = name in marked
-        meaning = name.removesuffix(WITH_LABELS), 1.0 if is_marked else label_weight
+        meaning = name.removesuffix(WITH_LABELS), 1.0 if name in marked else label_weight
         if name in found:
             raise BANError(f"objective={given!r} names {name!r} twice: leave one out.")
-        if meaning in found.values():
-            same = next(other for other in found if found[other] == meaning)
+        for same in (other for other in found if found[other] == meaning):
             raise BANError(
                 f"objective={given!r}: {same!r} and {name!r} are the same with label_weight=1: "
                 "leave one of them out, or give label_weight=0."

@@ -20,8 +20,8 @@ training, whatever its length.
 import functools
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -30,10 +30,9 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
 from ban_hf.errors import BANError, did_you_mean
-from ban_hf.jobs.job import Job, code_digest, digest, generation_seed
+from ban_hf.jobs.job import Job, code_digest, generation_seed
 from ban_hf.lineage.files import sha256_of_json
 from ban_hf.models.cifar_networks import is_cifar_name
 from ban_hf.models.factory import create_classifier, create_language_model
@@ -45,28 +44,27 @@ NAME = re.compile(r"\w[\w.+-]*")
 METRIC_OF = {"image": "error", "text": "perplexity"}
 CLAIMS = {"beats": (2, 2), "explains": (3, 3), "saturates": (3, None)}  # and of how many columns
 
-Kind = type | tuple[type, ...]
-Kinds = Mapping[str, Kind]  # the names that there are, and what each holds
+#: The names that a part of a file may have, and what each holds: a value of some type, or names in
+#: turn. `...` stands for any name.
+Names = Mapping[Any, Any]
 NUMBER = (int, float)
-IN_WORDS: dict[Kind, str] = {
+IN_WORDS = {
     str: "a text",
     bool: "true or false",
     int: "a whole number",
-    dict: "'name: value' lines",
     list: "a list",
     NUMBER: "a number",
     (str, list): "a name, or a list of names",
-    (str, dict): "a name, or 'name: value' lines",
 }
-TRAINING: Kinds = {field.name: object for field in fields(BANTrainingArguments)}
-PARTS: Kinds = dict.fromkeys(NEEDED, dict) | {
-    **dict.fromkeys("title source task metric base note".split(), str),
+ANY: Names = {...: object}
+TRAINING: Names = {field.name: object for field in fields(BANTrainingArguments)}
+PARTS: Names = dict.fromkeys("title source task metric base note".split(), str) | {
+    **dict.fromkeys("dataset training budgets networks columns rows figures".split(), ANY),
     "claims": list,
-    "figures": dict,
 }
-OF_BUDGET: Kinds = dict.fromkeys(("dataset", "training", "network"), dict)
-OF_NETWORK: Kinds = {"name": str, "args": dict, "training": dict}
-OF_COLUMN: Kinds = {
+BUDGET: Names = {"dataset": ANY, "training": TRAINING, "network": ANY}
+NETWORK: Names = {"name": str, "args": ANY, "training": TRAINING}
+COLUMN: Names = {
     "heading": str,
     "beyond": bool,
     "network": str,
@@ -74,13 +72,10 @@ OF_COLUMN: Kinds = {
     "ensemble": list,
     "draw": int,
     "share_ends": bool,
-    "scale": dict,
+    "scale": dict.fromkeys(TRAINING, NUMBER),
     **TRAINING,
 }
-OF_ROW: Kinds = {"heading": str, "network": str, "note": str, "columns": dict} | dict.fromkeys(
-    ("paper", "paper_validation", "paper_parameters"), dict
-)
-FIGURES: Kinds = {"generations": list, "ensembles": dict, "ablation": list}
+FIGURES: Names = {"generations": list, "ensembles": {...: list}, "ablation": list}
 #: What a budget may change, in words.
 WORDS = {
     "name": "data set",
@@ -98,36 +93,15 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789-'./&$#N*\\"
 
 
 class Table:
-    """A table of the paper, at one budget.
-
-    Attributes:
-        name: `table2`.
-        budget: `paper`, `gpu`, `cpu`, or another of its file's.
-        spec: the file's contents, with those of its base.
-    """
+    """A table of the paper, at one budget; `spec` is what `read_table` gives."""
 
     def __init__(self, name: str, budget: str) -> None:
         self.asked, self.spec = name, read_table(name)
-        self.name = Path(name).stem
-        self.budget = budget
-        self._budget = self.spec["budgets"][choose("budget", budget, self.spec["budgets"])] or {}
-
-    @property
-    def rows(self) -> dict[str, Any]:
-        """By name."""
-        found: dict[str, Any] = self.spec["rows"]
-        return found
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """By name, in order."""
-        found: dict[str, Any] = self.spec["columns"]
-        return found
-
-    def columns_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns, as a row has them."""
-        own = row.get("columns", {})
-        return {name: column | own.get(name, {}) for name, column in self.columns.items()}
+        self.name, self.budget = Path(name).stem, budget
+        self.rows: dict[str, Any] = self.spec["rows"]
+        self.columns: dict[str, Any] = self.spec["columns"]
+        self._changes = self.spec["budgets"][choose("budget", budget, self.spec["budgets"])]
+        self._code = code_digest()
 
     def choose_rows(self, names: Sequence[str]) -> list[str]:
         """The rows of these names; all where none is given."""
@@ -152,20 +126,17 @@ class Table:
         """What it is trained and measured on, at this budget."""
         return self._part("dataset")
 
-    def job(self, row: str, column: str, seed: int) -> Job:
-        """What makes a cell with a seed."""
-        return self._job(row, column, seed, ())
-
-    def _job(self, row: str, column: str, seed: int, above: tuple[str, ...]) -> Job:
+    def job(self, row: str, column: str, seed: int, above: tuple[str, ...] = ()) -> Job:
+        """What makes a cell with a seed; `above` are the columns that need it."""
         if column in above:
             raise BANError(f"{self.name}: column {column!r} needs itself: {', '.join(above)}.")
         choose("column", column, self.columns)
-        spec = self.columns_of(self.rows[row])[column]
+        spec = self.columns[column] | self.rows[row].get("columns", {}).get(column, {})
 
         def needed(key: str) -> tuple[Job, ...]:
             names = spec.get(key, [])
             names = [names] if isinstance(names, str) else names
-            return tuple(self._job(row, name, seed, (*above, column)) for name in names)
+            return tuple(self.job(row, name, seed, (*above, column)) for name in names)
 
         teachers, members = needed("teacher"), needed("ensemble")
         if any(job.members for job in (*teachers, *members)):
@@ -173,40 +144,51 @@ class Table:
                 f"{self.name}: column {column!r} needs a column that is an ensemble, which is not "
                 "saved: name that column's members."
             )
-        common = {"task": self.spec["task"], "dataset": self.dataset}
-        if members:
-            return _job(f"ensemble-of-{len(members)}", common, members=members)
-        network = self._network(spec.get("network") or self.rows[row]["network"])
-        own = {name: value for name, value in spec.items() if name in TRAINING}
-        training = {"objective": "kd"} | self._part("training") | network.pop("training", {}) | own
-        for name, factor in spec.get("scale", {}).items():
-            if not isinstance(training.get(name), int | float):
-                raise BANError(f"{self.name}: column {column!r}: scale: {name} is no number here.")
-            training[name] *= factor
-        draw = spec.get("draw", 1 if teachers else 0)
-        training["seed"] = generation_seed(seed, draw)
-        share_ends = bool(spec.get("share_ends"))
-        both = [network["name"], *(job.arguments["network"]["name"] for job in teachers)]
-        if share_ends and not (len(teachers) == 1 and all(map(is_cifar_name, both))):
-            raise BANError(
-                f"{self.name}: column {column!r}: share_ends needs one teacher, and both of our "
-                f"CIFAR networks; these are {', '.join(both)}."
-            )
-        own = {"network": network, "training": training, "share_ends": share_ends}
-        objective = training["objective"] if teachers else "labels"
-        return _job(f"{network['name']}-{objective}", common | own, teachers)
+        arguments = {"task": self.spec["task"], "dataset": self.dataset}
+        words = f"ensemble-of-{len(members)}"
+        if not members:
+            network = self._network(spec.get("network") or self.rows[row]["network"])
+            training = self._training(column, spec, network.pop("training", {}))
+            training["seed"] = generation_seed(seed, spec.get("draw", 1 if teachers else 0))
+            arguments |= {"network": network, "training": training}
+            arguments["share_ends"] = bool(spec.get("share_ends"))
+            if arguments["share_ends"]:
+                self._check_ends(column, network, teachers)
+            words = f"{network['name']}-{training['objective'] if teachers else 'labels'}"
+        generation = 1 + max((teacher.generation for teacher in teachers), default=-1)
+        job = Job(words, arguments, teachers, members, generation, saved=not members)
+        return replace(job, folder=f"{words}-{sha256_of_json([job.digest, self._code])[:12]}")
 
     def _part(self, name: str) -> dict[str, Any]:
         """A part of the file, as the budget has it."""
-        return {**self.spec[name], **self._budget.get(name, {})}
+        return {**self.spec[name], **self._changes.get(name, {})}
 
     def _network(self, name: str) -> dict[str, Any]:
         """`name` and `args` of a network, and fields of `training`, as the budget has them."""
         sizes = self.spec["networks"][choose("network", name, self.spec["networks"])]
         found = sizes.get(self.budget, sizes["paper"])
-        found = {"name": found} if isinstance(found, str) else dict(found)
-        found["args"] = self._budget.get("network", {}) | found.get("args", {})
-        return found
+        return {**found, "args": self._changes.get("network", {}) | found.get("args", {})}
+
+    def _training(
+        self, column: str, spec: Mapping[str, Any], networks: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A column's own fields of the training over its network's, over the table's."""
+        own = {name: value for name, value in spec.items() if name in TRAINING}
+        training = {"objective": "kd", **self._part("training"), **networks, **own}
+        for name, factor in spec.get("scale", {}).items():
+            if not isinstance(training.get(name), NUMBER):
+                raise BANError(f"{self.name}: column {column!r}: scale: {name} is no number here.")
+            training[name] *= factor
+        return training
+
+    def _check_ends(self, column: str, network: Mapping[str, Any], teachers: Sequence[Job]) -> None:
+        """Raise unless a network can have the first and last layers of its teacher."""
+        both = [network["name"], *(job.arguments["network"]["name"] for job in teachers)]
+        if not (len(teachers) == 1 and all(map(is_cifar_name, both))):
+            raise BANError(
+                f"{self.name}: column {column!r}: share_ends needs one teacher, and both of our "
+                f"CIFAR networks; these are {', '.join(both)}."
+            )
 
     @cached_property
     def _papers(self) -> "Table":
@@ -220,13 +202,10 @@ class Table:
         """
         try:
             job = self._papers.job(row, column, 1)
-            if job.members:
+            if job.members or job.arguments["dataset"]["name"] not in CLASSES:
                 return None
-            network, dataset = job.arguments["network"], job.arguments["dataset"]["name"]
-            if dataset not in CLASSES:
-                return None
-            shared = job.arguments["share_ends"]
-            return count_parameters(self.spec["task"], dataset, network, shared=shared)
+            parts = ("task", "dataset", "network", "share_ends")
+            return _count_trained(json.dumps({name: job.arguments[name] for name in parts}))
         except (ValueError, TypeError):
             return None
 
@@ -238,80 +217,93 @@ class Table:
         changes = []
         for part in ("dataset", "training", "network"):
             standard = self.spec.get(part) or {}
-            for name, value in self._budget.get(part, {}).items():
+            for name, value in self._changes.get(part, {}).items():
                 was = f" (budget paper: {standard[name]})" if name in standard else ""
                 changes.append(f"{WORDS.get(name, name.replace('_', ' '))} {value}{was}")
-        own = [
-            sizes[self.budget] for sizes in self.spec["networks"].values() if self.budget in sizes
-        ]
+        networks = self.spec["networks"].values()
+        own = [sizes[self.budget] for sizes in networks if self.budget in sizes]
         if own:
             changes.append("smaller networks")
         for found in own:
-            if not isinstance(found, str) and "training" in found:  # beside its size
+            if "training" in found:  # beside its size
                 settings = found.get("args", {}) | found["training"]
                 said = ", ".join(f"{name} {value}" for name, value in settings.items())
                 changes.append(f"{found['name']} with {said}")
         return "; ".join(changes)
 
 
-def _job(
-    words: str,
-    arguments: dict[str, Any],
-    teachers: tuple[Job, ...] = (),
-    members: tuple[Job, ...] = (),
-) -> Job:
-    """A job whose folder has words for people, and the digest of all that decides its result."""
-    identity = sha256_of_json([digest(arguments, teachers, members), code_digest()])[:12]
-    generation = 1 + max((teacher.generation for teacher in teachers), default=-1)
-    return Job(f"{words}-{identity}", arguments, teachers, members, generation, saved=not members)
+@functools.cache
+def _count_trained(arguments: str) -> int:
+    """The parameters that a job trains, by its arguments as JSON; shared ends are its teacher's."""
+    of = json.loads(arguments)
+    size, network = CLASSES[of["dataset"]["name"]], of["network"]
+    with torch.device("meta"):
+        if of["task"] == "image":
+            model: Any = create_classifier(network["name"], num_labels=size, **network["args"])
+        else:
+            words = [*LETTERS, *(f"a{i}" for i in range(size - len(LETTERS)))]
+            model = create_language_model(network["name"], words=words, **network["args"])
+    for end in model.network.ends if of["share_ends"] else ():
+        end.requires_grad_(False)
+    return int(model.num_parameters(only_trainable=True))
+
+
+# The file
 
 
 def read_table(name: str) -> dict[str, Any]:
-    """The contents of a table's file, over those of its base.
+    """The contents of a table's file (`table1` to `table6`, or a YAML file), over its base's.
 
-    Args:
-        name: `table1` to `table6`, or a YAML file.
+    `budgets` are mappings, also those that change nothing, and so are the sizes of `networks`.
 
     Raises:
-        ValueError: for a table or a file that is not there, and for whatever in it is not known, or
+        BANError: for a table or a file that is not there, and for whatever in it is not known, or
             is of another kind than it must be; the near match is named.
     """
     spec = _read(_find(name), ())
-    if missing := [part for part in NEEDED if part not in spec]:
-        raise BANError(f"{name}: there is no {', '.join(missing)}.")
-    if not isinstance(spec["dataset"].get("name"), str):
-        raise BANError(f"{name}: dataset: give its name.")
-    _check(f"{name}: training", spec["training"], TRAINING)
-    for budget, changes in _named(name, "budget", spec["budgets"]):
-        where = f"{name}: budget {budget}"
-        _check(where, changes or {}, OF_BUDGET)
-        _check(f"{where}: training", (changes or {}).get("training", {}), TRAINING)
-    for network, sizes in _named(name, "network", spec["networks"]):
-        _check_network(f"{name}: network {network}", sizes, spec["budgets"])
-    for column, found in _named(name, "column", spec["columns"]):
-        _check_column(f"{name}: column {column}", found)
-    for row, found in _named(name, "row", spec["rows"]):
-        _check_row(f"{name}: row {row}", found, spec["columns"])
+    _check_needed(name, spec, NEEDED)
+    _check_needed(f"{name}: dataset", spec["dataset"], ["name"])
+    _check(name, spec, {**PARTS, "dataset": {"name": str, ...: object}, "training": TRAINING})
+    spec["budgets"] = {key: changes or {} for key, changes in spec["budgets"].items()}
+    spec["networks"] = {key: _sizes(sizes) for key, sizes in spec["networks"].items()}
+    figures = dict.fromkeys(spec["columns"], NUMBER)
+    row: Names = {"heading": str, "network": str, "note": str} | {
+        "columns": dict.fromkeys(spec["columns"], COLUMN),
+        **dict.fromkeys(("paper", "paper_validation", "paper_parameters"), figures),
+    }
+    sizes = dict.fromkeys(spec["budgets"], NETWORK)
+    for part, known in {"budget": BUDGET, "network": sizes, "column": COLUMN, "row": row}.items():
+        for key, found in spec[f"{part}s"].items():
+            if not (isinstance(key, str) and NAME.fullmatch(key)):  # of a folder, too
+                raise BANError(
+                    f"{name}: {part} {key!r}: a name begins with a letter or a digit and goes on "
+                    "with these or any of + - . _, as a text (in YAML: in quotes, if it is a "
+                    "number)."
+                )
+            _check(f"{name}: {part} {key}", found, known)
+    for key, found in spec["networks"].items():
+        if "paper" not in found:
+            raise BANError(f"{name}: network {key}: give at least its name at the budget `paper`.")
+        for budget, size in found.items():
+            _check_needed(f"{name}: network {key}: {budget}", size, ["name"])
+    for key, found in spec["rows"].items():
+        _check_needed(f"{name}: row {key}", found, ["network"])
     task = choose(f"{name}: task", spec["task"], METRIC_OF)
     choose(f"{name}: metric", spec["metric"], [METRIC_OF[task]])
     _check_claims(name, spec)
     return spec
 
 
-def _named(table: str, what: str, given: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """The items of a part, whose names are to be names of folders, too."""
-    for name, value in given.items():
-        if not (isinstance(name, str) and NAME.fullmatch(name)):
-            raise BANError(
-                f"{table}: {what} {name!r}: a name begins with a letter or a digit and goes on "
-                "with these or any of + - . _, as a text (in YAML: in quotes, if it is a number)."
-            )
-        yield name, value
+def _sizes(sizes: Any) -> Any:
+    """A network's name and arguments by budget; one that has a name alone is given by it."""
+    if not isinstance(sizes, dict):
+        return sizes
+    return {k: {"name": size} if isinstance(size, str) else size for k, size in sizes.items()}
 
 
 def _check_claims(name: str, spec: Mapping[str, Any]) -> None:
     """Raise, before anything is trained, for a claim or figure of a column that does not exist."""
-    named: list[Any] = []
+    columns: list[Any] = []
     for claim in spec.get("claims", []):
         _check(f"{name}: claim", claim, {"says": str} | dict.fromkeys(CLAIMS, list))
         kind = next((kind for kind in CLAIMS if kind in claim), "")
@@ -322,42 +314,13 @@ def _check_claims(name: str, spec: Mapping[str, Any]) -> None:
                 f"{name}: claim {claim}: give `says`, and one of beats (2 columns), explains (3 "
                 "columns), saturates (3 columns or more)."
             )
-        named += claim[kind]
-    _check(f"{name}: figures", spec.get("figures", {}), FIGURES)
-    for figure, part in spec.get("figures", {}).items():
-        lines = part if isinstance(part, dict) else {"": part}
-        _check(f"{name}: figures: {figure}", lines, dict.fromkeys(lines, list))
-        named += [column for line in lines.values() for column in line]
-    for column in named:
+        columns += claim[kind]
+    figures = spec.get("figures", {})
+    _check(f"{name}: figures", figures, FIGURES)
+    for lines in ({"": f} if isinstance(f, list) else f for f in figures.values()):
+        columns += [column for line in lines.values() for column in line]
+    for column in columns:
         choose(f"{name}: column", column, spec["columns"])
-
-
-def _check_network(where: str, sizes: Any, budgets: Collection[str]) -> None:
-    _check(where, sizes, dict.fromkeys(budgets, (str, dict)))
-    if "paper" not in sizes:
-        raise BANError(f"{where}: give at least its name at the budget `paper`.")
-    for budget, found in sizes.items():
-        if not isinstance(found, str):
-            _check(f"{where}: {budget}", found, OF_NETWORK)
-            _check(f"{where}: {budget}: training", found.get("training", {}), TRAINING)
-            if "name" not in found:
-                raise BANError(f"{where}: {budget}: there is no name.")
-
-
-def _check_column(where: str, column: Any) -> None:
-    _check(where, column, OF_COLUMN)
-    _check(f"{where}: scale", column.get("scale", {}), dict.fromkeys(TRAINING, NUMBER))
-
-
-def _check_row(where: str, row: Any, columns: Collection[str]) -> None:
-    _check(where, row, OF_ROW)
-    if "network" not in row:
-        raise BANError(f"{where}: there is no network.")
-    for part in ("paper", "paper_validation", "paper_parameters"):
-        _check(f"{where}: {part}", row.get(part, {}), dict.fromkeys(columns, NUMBER))
-    _check(f"{where}: columns", row.get("columns", {}), dict.fromkeys(columns, dict))
-    for column, found in row.get("columns", {}).items():
-        _check_column(f"{where}: column {column}", found)
 
 
 def _find(name: str) -> Traversable:
@@ -399,59 +362,28 @@ def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
-def _check(where: str, given: Any, known: Kinds) -> None:
-    """Raise unless this is a mapping from known names to values of the right type."""
+def _check(where: str, given: Any, known: Names) -> None:
+    """Raise unless this is a mapping from known names to values of the right kind."""
     if not isinstance(given, dict):
         raise BANError(f"{where} must hold 'name: value' lines.")
     for name, value in given.items():
-        if name not in known:
+        if name not in known and ... not in known:
             raise BANError(f"{where}: unknown {name!r}.{did_you_mean(str(name), known)}")
-        if not isinstance(value, known[name]):
-            kind = IN_WORDS[known[name]]
-            raise BANError(f"{where}: {name} must hold {kind}, and is {value!r}.")
+        kind = known[name if name in known else ...]
+        if isinstance(kind, dict):
+            _check(f"{where}: {name}", value, kind)
+        elif not isinstance(value, kind):
+            raise BANError(f"{where}: {name} must hold {IN_WORDS[kind]}, and is {value!r}.")
+
+
+def _check_needed(where: str, given: Mapping[str, Any], needed: Sequence[str]) -> None:
+    if missing := [name for name in needed if name not in given]:
+        raise BANError(f"{where}: there is no {', '.join(missing)}.")
 
 
 def choose(what: str, name: str, known: Collection[str], more: str = "") -> str:
-    """Raise unless a name is known; the name.
-
-    Raises:
-        ValueError: naming what there is.
-    """
+    """The name, if it is known; otherwise an error that names what there is."""
     if not (isinstance(name, str) and name in known):
         near = did_you_mean(str(name), list(known))
         raise BANError(f"{what}={name!r} is none.{near} There are {', '.join(known)}{more}.")
     return name
-
-
-def count_parameters(task: str, dataset: str, network: Mapping[str, Any], *, shared: bool) -> int:
-    """The parameters that a network trains.
-
-    Args:
-        task: `image` or `text`.
-        dataset: its name, which tells classes or words.
-        network: `name` and `args`.
-        shared: whether its first convolution and last linear layer are its teacher's, and so not
-            counted.
-
-    Raises:
-        KeyError: for a data set that is not the paper's.
-    """
-    return _built_once(task, dataset, network["name"], json.dumps(network["args"]), shared)
-
-
-@functools.cache
-def _built_once(task: str, dataset: str, name: str, arguments: str, shared: bool) -> int:
-    """Counted once for the many cells that have the same network; `arguments` as JSON."""
-    size, args = CLASSES[dataset], json.loads(arguments)
-    with torch.device("meta"):
-        if task == "image":
-            model: Any = create_classifier(name, num_labels=size, **args)
-        else:
-            words = [*LETTERS, *(f"a{i}" for i in range(size - len(LETTERS)))]
-            model = create_language_model(name, words=words, **args)
-    frozen = model.network.ends if shared else ()
-    return _count(model) - sum(map(_count, frozen))
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -19,7 +19,6 @@ from accelerate import PartialState
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from msgspec.structs import replace
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -81,23 +80,12 @@ def train(
 ) -> None:
     """Train a job's network to its end, measure it, and put its folder in place.
 
-    Args:
-        job: the jobs that teach it are finished under `home`.
-        home: folder of the jobs' folders.
-        setup: networks and data.
-        args: of this training, with its own seed; `output_dir` is set here.
-        family: that the record names.
-        family_seed: from which the seed was drawn, for the record.
-        initial_teacher: how the record names the teacher, where that is not by its folder.
-        last: number of the last generation of the sequence, for the progress bar.
-
-    Raises:
-        BANError: where `model_init` gave weights that another network has had.
-        FloatingPointError: where a loss becomes NaN or infinite.
+    `args` are of this training, with its own seed, which was drawn from `family_seed`. The record
+    names the teacher by its folder, or as `initial_teacher`. `last` is the last generation of the
+    sequence, for the progress bar.
     """
-    work, folder = scratch(home, job), home / job.folder
     args = copy.copy(args)
-    args.output_dir = str(work)
+    args.output_dir = str(scratch(home, job))
     set_seed(args.seed)
     model = setup.model_init(job.generation)
     args = fast_arguments(args, model)
@@ -108,72 +96,94 @@ def train(
     if shares_ends:
         assert isinstance(teacher, CifarNetForImageClassification)  # as the table has checked
         share_ends(model, teacher)
-    data_seed = args.seed if args.data_seed is None else args.data_seed
-    trainer = BANTrainer(
-        model,
-        args,
-        teacher=teacher,
-        train_dataset=_seeded(setup.train_dataset, data_seed),
-        eval_dataset=setup.eval_dataset,
-        **setup.trainer,
-    )
-    _show_progress(trainer, job.generation, job.generation if last is None else last)
+    dataset = setup.train_dataset
+    if isinstance(dataset, ImageViews):  # a copy: the caller's own is not changed
+        dataset = dataset.with_seed(args.seed if args.data_seed is None else args.data_seed)
+    trainer = make_trainer(model, setup, args, teacher=teacher, train_dataset=dataset)
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(GenerationProgress(job.generation, last or job.generation))
     training = train_to_end(trainer, args.seed if family_seed is None else family_seed)
     record = Record(
         kind="generation",
         family=family,
         generation=job.generation,
-        data=dict(setup.data),
         seed=Seed(args.seed, family_seed, init_sha256, weights_digest(trainer.model)),
         training=training,
         architecture=replace(architecture(trainer.model), shared_ends=shares_ends),
-        code=versions(),
     )
     if job.teachers:
-        record.teachers = (
-            (initial_teacher,)
-            if initial_teacher
-            else tuple(reference(home / each.folder, folder) for each in job.teachers)
-        )
-        record.objective = Objective(
-            args.objective, args.temperature, args.teacher_weight, args.label_weight or 0.0
-        )
-    partial = work / "finished"
-    _save(trainer, partial)
-    if args.should_save:
-        write_json(partial / LOG, trainer.state.log_history)
-    trainer.accelerator.wait_for_everyone()
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    # Both as they are saved: the trainer has laid out the others for speed.
-    networks = [load_model(partial)]
-    found = measure(networks, setup, trainer, load_teacher(job, home), trained)
-    _put_in_place(job, home, record, partial, found, args.should_save)
+        weights = args.teacher_weight, args.known_label_weight
+        record.objective = Objective(args.objective, args.temperature, *weights)
+        record.teachers = references(job, home, job.teachers)
+    if initial_teacher is not None:
+        record.teachers = (initial_teacher,)
+    _finish(job, home, setup, trainer, record)
 
 
 def build_ensemble(
     job: Job, home: Path, setup: Setup, args: BANTrainingArguments, *, family: str
 ) -> None:
-    """Put an ensemble together, measure it, and put its folder in place if it is to be saved."""
-    members = [load_model(home / member.folder) for member in job.members]
-    model = BornAgainEnsemble.from_members(members) if job.saved else members[0]
-    trainer = measuring_trainer(model, setup, args, home)
-    found = measure(members, setup, trainer)
-    if not job.saved:
-        if args.should_save:
-            write_evaluation(job, home, found)
-        trainer.accelerator.wait_for_everyone()
-        return
+    """Put an ensemble together, measure it, and put its folder in place."""
+    model = BornAgainEnsemble.from_members([load_model(home / m.folder) for m in job.members])
     record = Record(
         kind="ensemble",
         family=family,
-        members=tuple(reference(home / m.folder, home / job.folder) for m in job.members),
-        data=dict(setup.data),
+        members=references(job, home, job.members),
         architecture=architecture(model),
-        code=versions(),
     )
-    partial = scratch(home, job)
-    _save(trainer, partial)
-    _put_in_place(job, home, record, partial, found, args.should_save)
+    _finish(job, home, setup, measuring_trainer(model, setup, args, home), record)
+
+
+def _finish(job: Job, home: Path, setup: Setup, trainer: BANTrainer, record: Record) -> None:
+    """Save a network, measure it, and put its folder in its place: whole or not at all."""
+    partial, writes = scratch(home, job) / "finished", trainer.args.should_save
+    if writes:
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+    trainer.save_model(str(partial))
+    if writes:
+        # A pickle of the arguments, with paths of this machine; the record has them as JSON.
+        (partial / "training_args.bin").unlink(missing_ok=True)
+        if not job.members:
+            write_json(partial / LOG, trainer.state.log_history)
+    trainer.accelerator.wait_for_everyone()
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    # All as they are saved: the trainer has laid out the others for speed.
+    networks = [load_model(home / m.folder) for m in job.members] or [load_model(partial)]
+    teacher = load_teacher(job, home)
+    found = measure(networks, setup, trainer, teacher, 0 if job.members else trained)
+    trainer.accelerator.wait_for_everyone()  # all have read the networks in `partial`
+    if writes:
+        record.data, record.code = dict(setup.data), versions()
+        record.metrics = _metric_values(found.get("test", {}))
+        record.write(partial)
+        folder = home / job.folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_evaluation(job, home, found, partial)  # of no network, if a kill follows
+        shutil.rmtree(folder, ignore_errors=True)  # an ensemble of fewer members
+        os.replace(partial, folder)
+        shutil.rmtree(scratch(home, job), ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _metric_values(test: Mapping[str, float | int]) -> tuple[MetricValue, ...]:
+    """The metrics of the test set as a record has them."""
+    return tuple(
+        MetricValue(
+            name=name,
+            value=value if math.isfinite(value) else None,
+            split="test",
+            n=test["n"],
+            higher_is_better=name not in LOWER_IS_BETTER,
+        )
+        for name, value in test.items()
+        if name != "n"
+    )
+
+
+def references(job: Job, home: Path, others: Sequence[Job]) -> tuple[Reference, ...]:
+    """How a job's record names its teachers, or its members."""
+    return tuple(reference(home / other.folder, home / job.folder) for other in others)
 
 
 def load_teacher(job: Job, home: Path) -> PreTrainedModel | None:
@@ -182,6 +192,14 @@ def load_teacher(job: Job, home: Path) -> PreTrainedModel | None:
     if len(networks) < 2:
         return networks[0] if networks else None
     return BornAgainEnsemble.from_members(networks)
+
+
+def make_trainer(
+    model: PreTrainedModel, setup: Setup, args: BANTrainingArguments, **changes: Any
+) -> BANTrainer:
+    """A trainer on the data of a setup, but for the changes."""
+    data = {"train_dataset": setup.train_dataset, "eval_dataset": setup.eval_dataset}
+    return BANTrainer(model, args, **{**data, **setup.trainer, **changes})
 
 
 def measuring_trainer(
@@ -193,47 +211,35 @@ def measuring_trainer(
     """
     args = copy.copy(args)
     args.output_dir, args.fast = str(home), False
-    return BANTrainer(
-        model,
-        args,
-        train_dataset=setup.train_dataset,
-        eval_dataset=setup.eval_dataset,
-        **setup.trainer,
-    )
+    return make_trainer(model, setup, args)
 
 
 def measure(
     models: Sequence[PreTrainedModel],
     setup: Setup,
     trainer: BANTrainer,
-    teacher: PreTrainedModel | None = None,
-    trained: int = 0,
+    teacher: PreTrainedModel | None,
+    trained: int,
 ) -> dict[str, Any]:
     """Measure a network, or the ensemble of several, on the test set, on all processes together.
 
-    Args:
-        models: the network, or the members of the ensemble.
-        setup: with the test set; where it is None, `test` is not in what is returned.
-        trainer: whose batches and processes are used.
-        teacher: to compare with.
-        trained: the number of parameters that were trained, for the record.
+    Of the trainer its batches and processes are used. Without a test set there is no `test` in what
+    is returned. `trained` is the number of parameters that were.
     """
-    whole = sum(p.numel() for model in models for p in model.parameters())
-    parameters = {"all": whole, "trainable": trained}
+    parameters = {"all": sum(m.num_parameters() for m in models), "trainable": trained}
     if setup.test_dataset is None:
         return {"parameters": parameters}
     # All of it; and not `get_eval_dataloader`, which may keep the validation set's loader.
     drops, trainer.args.dataloader_drop_last = trainer.args.dataloader_drop_last, False
     loader = trainer.get_test_dataloader(setup.test_dataset)
     trainer.args.dataloader_drop_last = drops
-    accelerator = trainer.accelerator
 
     def gather(rows: Tensor) -> Tensor:
         # Sentences are padded to the longest of each process; what is added has the weight 0.
-        padded = accelerator.pad_across_processes(rows, dim=1)
-        return accelerator.gather_for_metrics(padded)
+        padded = trainer.accelerator.pad_across_processes(rows, dim=1)
+        return trainer.accelerator.gather_for_metrics(padded)
 
-    found = evaluate(
+    return evaluate(
         models,
         [loader],
         trainer.task,
@@ -241,8 +247,28 @@ def measure(
         in_order=isinstance(setup.test_dataset, TokenWindows),
         teacher=teacher,
         gather=gather,
-    )
-    return found.to_dict(setup.entropy) | {"parameters": parameters}
+    ).to_dict(setup.entropy) | {"parameters": parameters}
+
+
+def evaluation(job: Job, home: Path, setup: Setup, args: BANTrainingArguments) -> dict[str, Any]:
+    """What was measured of a job; measured now where nothing was kept."""
+    found = read_evaluation(job, home)
+    PartialState().wait_for_everyone()  # all have looked before one of them writes
+    if found is not None:
+        return found
+    models = [load_model(home / each.folder) for each in job.members or (job,)]
+    trained = 0
+    if not job.members:
+        trained = models[0].num_parameters()
+        if Record.read(home / job.folder).architecture.shared_ends:
+            assert isinstance(models[0], CifarNetForImageClassification)
+            trained -= sum(p.numel() for end in models[0].network.ends for p in end.parameters())
+    trainer = measuring_trainer(models[0], setup, args, home)
+    found = measure(models, setup, trainer, load_teacher(job, home), trained)
+    if args.should_save:
+        write_evaluation(job, home, found)
+    PartialState().wait_for_everyone()
+    return read_evaluation(job, home) or found
 
 
 def evaluation_file(job: Job, home: Path) -> Path:
@@ -256,14 +282,7 @@ def evaluation_file(job: Job, home: Path) -> Path:
 def write_evaluation(
     job: Job, home: Path, found: Mapping[str, Any], folder: Path | None = None
 ) -> None:
-    """Keep what was measured of a job, and of which networks.
-
-    Args:
-        job: that was measured.
-        home: folder of the jobs' folders.
-        found: from `measure`.
-        folder: of its network, where that is not in its place yet.
-    """
+    """Keep what was measured of a job, whose network may not be in its place yet."""
     path = evaluation_file(job, home)
     path.parent.mkdir(parents=True, exist_ok=True)
     networks = _weights([folder] if folder else _measured(job, home))
@@ -277,28 +296,6 @@ def read_evaluation(job: Job, home: Path) -> dict[str, Any] | None:
         return None
     found = read_json(path)
     return found if found.get("networks") == _weights(networks) else None
-
-
-def evaluation(job: Job, home: Path, setup: Setup, args: BANTrainingArguments) -> dict[str, Any]:
-    """What was measured of a finished job; measured now where nothing was kept."""
-    found = read_evaluation(job, home)
-    PartialState().wait_for_everyone()  # all have looked before one of them writes
-    if found is not None:
-        return found
-    models = [load_model(home / each.folder) for each in job.members or (job,)]
-    trained = 0
-    if not job.members:
-        trained = sum(p.numel() for p in models[0].parameters())
-        if Record.read(home / job.folder).architecture.shared_ends:
-            assert isinstance(models[0], CifarNetForImageClassification)
-            trained -= sum(p.numel() for end in models[0].network.ends for p in end.parameters())
-    teacher = load_teacher(job, home)
-    trainer = measuring_trainer(models[0], setup, args, home)
-    found = measure(models, setup, trainer, teacher, trained)
-    if args.should_save:
-        write_evaluation(job, home, found)
-    PartialState().wait_for_everyone()
-    return read_evaluation(job, home) or found
 
 
 def is_done(job: Job, home: Path) -> bool:
@@ -321,12 +318,7 @@ def _weights(folders: Sequence[Path]) -> list[str]:
 def train_to_end(trainer: BANTrainer, seed: int) -> Training:
     """Train, from the last checkpoint if there is one; what the record holds of it.
 
-    Args:
-        trainer: of a job.
-        seed: that the run was given, from which that of the job may be drawn.
-
-    Raises:
-        BANError: if no step was trained.
+    The record's seed is that of the run, from which the job's own may be drawn.
     """
     args = trainer.args
     # Without the optimizer's state a training cannot go on from a checkpoint.
@@ -379,11 +371,6 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _seeded(dataset: Dataset, seed: int) -> Dataset:
-    """The dataset with views of this seed; the caller's own is not changed."""
-    return dataset.with_seed(seed) if isinstance(dataset, ImageViews) else dataset
-
-
 def _check_fresh(job: Job, home: Path, init_sha256: str, seed: int) -> None:
     """Raise if fresh weights are those that a teacher, or a teacher's teacher, has had.
 
@@ -398,60 +385,6 @@ def _check_fresh(job: Job, home: Path, init_sha256: str, seed: int) -> None:
                 "fresh or trained: build a new model each time, with weights drawn from torch's "
                 "global generator, which is seeded for each generation."
             )
-
-
-def _save(trainer: BANTrainer, partial: Path) -> None:
-    """Save a trainer's network in a folder that is not in its place yet."""
-    if trainer.args.should_save:
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-    trainer.save_model(str(partial))
-    if trainer.args.should_save:
-        # A pickle of the arguments, with paths of this machine; the record has them as JSON.
-        (partial / "training_args.bin").unlink(missing_ok=True)
-
-
-def _put_in_place(
-    job: Job, home: Path, record: Record, partial: Path, found: Mapping[str, Any], writes: bool
-) -> None:
-    """Write the record, and move the folder to its place: whole or not at all.
-
-    `writes` says which processes do: one, or one of each machine (`should_save`).
-    """
-    state = PartialState()
-    state.wait_for_everyone()  # all have read the networks in `partial`
-    if writes:
-        record.metrics = metric_values(found.get("test", {}))
-        record.write(partial)
-        folder = home / job.folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        write_evaluation(job, home, found, partial)  # of no network, if a kill follows
-        shutil.rmtree(folder, ignore_errors=True)  # an ensemble of fewer members
-        os.replace(partial, folder)
-        shutil.rmtree(scratch(home, job), ignore_errors=True)
-    state.wait_for_everyone()
-
-
-def metric_values(test: Mapping[str, float | int]) -> tuple[MetricValue, ...]:
-    """The metrics of the test set as a record has them."""
-    n = test.get("n")
-    return tuple(
-        MetricValue(
-            name=name,
-            value=value if math.isfinite(value) else None,
-            split="test",
-            n=n,
-            higher_is_better=name not in LOWER_IS_BETTER,
-        )
-        for name, value in test.items()
-        if name != "n"
-    )
-
-
-def _show_progress(trainer: BANTrainer, generation: int, generations: int) -> None:
-    """One line an epoch in place of a dictionary of logs."""
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(GenerationProgress(generation, generations))
 
 
 def quiet_loading() -> None:

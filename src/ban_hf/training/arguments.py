@@ -48,7 +48,7 @@ class BANTrainingArguments(DistillationArguments, TrainingArguments):
             0 < self.temperature < math.inf,
             f"temperature={self.temperature} must be above 0 and finite; the paper uses 1.",
         )
-        label_weight = self.label_weight or 0.0
+        label_weight = self.known_label_weight
         _require(
             0 <= self.teacher_weight < math.inf and 0 <= label_weight < math.inf,
             f"teacher_weight={self.teacher_weight} and label_weight={label_weight} "
@@ -83,6 +83,11 @@ class BANTrainingArguments(DistillationArguments, TrainingArguments):
             self.teacher_cache is None or bool(self.teacher_cache.strip()),
             "teacher_cache is empty: name a folder, or leave it out.",
         )
+
+    @property
+    def known_label_weight(self) -> float:
+        """`label_weight`, which is 0 until the task is known."""
+        return self.label_weight or 0.0
 
 
 def _require(condition: bool, message: str) -> None:

@@ -109,7 +109,7 @@ class StepLoss:
             BANError: if `label_weight` needs labels, and there are none.
         """
         args, items = self.args, self.batches[micro_batch]
-        label_weight = args.label_weight or 0.0
+        label_weight = args.known_label_weight
         if label_weight and items.labels is None:
             raise BANError(
                 f"label_weight={label_weight} needs labels, but train_dataset has none: "
