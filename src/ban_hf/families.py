@@ -22,6 +22,7 @@ from ban_hf.jobs.cost import plan
 from ban_hf.jobs.job import Job, Setup, generation_seed
 from ban_hf.jobs.results import entry_of, environment_of
 from ban_hf.jobs.training import evaluation
+from ban_hf.lineage.catalog import as_name
 from ban_hf.lineage.environment import canonical_arguments
 from ban_hf.lineage.family import (
     as_noted,
@@ -29,7 +30,6 @@ from ban_hf.lineage.family import (
     finished_generations,
     generation_folders,
 )
-from ban_hf.lineage.names import as_name
 from ban_hf.lineage.record import RECORD, Record, architecture
 from ban_hf.lineage.results import (
     ROW,

@@ -38,6 +38,7 @@ from ban_hf.jobs.training import (
     references,
     train,
 )
+from ban_hf.lineage.catalog import as_name
 from ban_hf.lineage.environment import canonical_arguments
 from ban_hf.lineage.family import (
     CHECKPOINTS,
@@ -49,7 +50,6 @@ from ban_hf.lineage.family import (
     refuse_another,
 )
 from ban_hf.lineage.files import plain_json, read_json
-from ban_hf.lineage.names import as_name
 from ban_hf.lineage.record import (
     RECORD,
     Record,

@@ -29,8 +29,8 @@ from ban_hf.cli.main import main
 from ban_hf.cli.parser import COMMANDS, PARSER
 from ban_hf.cli.terminal import draw_tree
 from ban_hf.data import word_tokenizer
+from ban_hf.lineage.catalog import counted
 from ban_hf.lineage.files import read_json, write_json
-from ban_hf.lineage.names import counted
 from ban_hf.lineage.record import RECORD, MetricValue, Objective, Reference
 from ban_hf.tasks.auto import load_model
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from table_results import IMAGES, entry, image_entry, labels, table, text_entry
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.names import method_of
+from ban_hf.lineage.catalog import method_of
 from ban_hf.lineage.results import (
     Entry,
     Outcomes,

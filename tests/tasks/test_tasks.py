@@ -24,7 +24,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from ban_hf import BANTrainer, BornAgainEnsemble
 from ban_hf.errors import BANError
-from ban_hf.lineage.names import CATALOG, LOWER_IS_BETTER, TaskFacts
+from ban_hf.lineage.catalog import CATALOG, LOWER_IS_BETTER, TaskFacts
 from ban_hf.reports.model_card import AUTO_CLASSES
 from ban_hf.tasks.auto import TASKS, build_model, load_model, resolve_task, task_of
 from ban_hf.tasks.base import IGNORED, Task, check_label_loss, class_labels

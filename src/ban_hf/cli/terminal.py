@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.errors import did_you_mean
+from ban_hf.lineage.catalog import MEASURES, counted
 from ban_hf.lineage.family import Lineage
-from ban_hf.lineage.names import MEASURES, counted
 from ban_hf.lineage.record import Record
 from ban_hf.lineage.results import finite
 

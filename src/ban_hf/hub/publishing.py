@@ -23,9 +23,9 @@ from ban_hf.hub.client import clean_token
 from ban_hf.hub.location import LOCAL_GENERATION, HubRevision, LocalPath, Location, resolve
 from ban_hf.hub.repository import Repository, full_name, generation_repository
 from ban_hf.hub.verification import Entry, ancestry, check_file, check_model, walk
+from ban_hf.lineage.catalog import CATALOG
 from ban_hf.lineage.family import finished_generations, is_finished
 from ban_hf.lineage.files import as_json, read_json
-from ban_hf.lineage.names import CATALOG
 from ban_hf.lineage.record import CARD, LOG, PICTURE, RECORD, FileEntry, Record, Reference
 from ban_hf.lineage.results import Results, results_of_records
 from ban_hf.reports.model_card import render_card

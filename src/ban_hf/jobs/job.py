@@ -63,9 +63,8 @@ class Setup:
     train_dataset: "Dataset"
     eval_dataset: "Dataset | None" = None  # for validation while training
     test_dataset: "Dataset | None" = None  # each network is measured on it once, when finished
-    trainer: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # of `BANTrainer`: `data_collator`, ...
+    #: Further arguments of `BANTrainer`: `data_collator`, `processing_class` and so on.
+    trainer: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)  # what records say of it, plain JSON
     entropy: float | None = None  # of a test text under its source, nats per word, if known
 

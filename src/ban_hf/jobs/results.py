@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from ban_hf.jobs.job import Job
+from ban_hf.lineage.catalog import LOWER_IS_BETTER
 from ban_hf.lineage.environment import hardware, versions
-from ban_hf.lineage.names import LOWER_IS_BETTER
 from ban_hf.lineage.record import LOG, Record
 from ban_hf.lineage.results import Entry
 

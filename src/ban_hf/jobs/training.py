@@ -33,10 +33,10 @@ from ban_hf.errors import BANError
 from ban_hf.jobs.evaluation import evaluate
 from ban_hf.jobs.job import Job, Setup, code_digest, in_order
 from ban_hf.jobs.progress import GenerationProgress
+from ban_hf.lineage.catalog import LOWER_IS_BETTER
 from ban_hf.lineage.environment import canonical_arguments, hardware, versions, weights_digest
 from ban_hf.lineage.family import CHECKPOINTS
 from ban_hf.lineage.files import read_json, sha256_of_json, write_json
-from ban_hf.lineage.names import LOWER_IS_BETTER
 from ban_hf.lineage.record import (
     LOG,
     RECORD,

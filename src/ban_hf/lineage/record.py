@@ -21,8 +21,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
+from ban_hf.lineage.catalog import MARKUP, as_name, data_name, method_of
 from ban_hf.lineage.files import plain_json, read_json, sha256_of_file, sha256_of_json, write_json
-from ban_hf.lineage.names import MARKUP, as_name, data_name, method_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -20,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.names import MEASURES, Measure, data_name, method_of
+from ban_hf.lineage.catalog import MEASURES, Measure, data_name, method_of
 
 SCHEMA = "ban_hf.results/2"
 BLOCK = 500  # words in a block; the test text of Penn Treebank has some 165 blocks

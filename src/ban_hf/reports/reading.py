@@ -12,8 +12,8 @@ import msgspec
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
+from ban_hf.lineage.catalog import MEASURES
 from ban_hf.lineage.files import read_json
-from ban_hf.lineage.names import MEASURES
 from ban_hf.lineage.results import (
     ROW,
     SCHEMA,

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.names import MEASURES
+from ban_hf.lineage.catalog import MEASURES
 from ban_hf.lineage.results import Array, Entry, Results, finite, item_losses
 
 REPLICATES = 2000

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from ban_hf.lineage.names import MEASURES, Metric
+from ban_hf.lineage.catalog import MEASURES, Metric
 from ban_hf.lineage.results import ClaimKind, Results, Row
 from ban_hf.reports.statistics import (
     Difference,

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from ban_hf.errors import BANError, did_you_mean
-from ban_hf.lineage.names import ENSEMBLE
+from ban_hf.lineage.catalog import ENSEMBLE
 from ban_hf.tasks.base import Task
 from ban_hf.tasks.heads import CausalLanguageModeling, ImageClassification, SequenceClassification
 

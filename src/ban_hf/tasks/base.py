@@ -18,8 +18,8 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ban_hf.data.description import IGNORED
 from ban_hf.errors import BANError
-from ban_hf.lineage.names import Metric
-from ban_hf.lineage.names import TaskFacts as TaskFacts
+from ban_hf.lineage.catalog import Metric
+from ban_hf.lineage.catalog import TaskFacts as TaskFacts
 
 TOKENIZER_FILE = "tokenizer_config.json"
 

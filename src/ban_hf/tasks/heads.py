@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from ban_hf.data.description import IGNORED
 from ban_hf.errors import BANError
-from ban_hf.lineage.names import CATALOG
+from ban_hf.lineage.catalog import CATALOG
 from ban_hf.tasks.base import Labels, Task, class_labels
 
 

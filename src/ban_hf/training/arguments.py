@@ -8,7 +8,7 @@ from torch import nn
 from transformers import SchedulerType, TrainingArguments
 
 from ban_hf.errors import BANError, did_you_mean
-from ban_hf.lineage.names import LOWER_IS_BETTER
+from ban_hf.lineage.catalog import LOWER_IS_BETTER
 from ban_hf.objectives import OBJECTIVES
 from ban_hf.training.distillation import CACHE_DTYPES, DistillationArguments
 from ban_hf.training.performance import (

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.lineage.names import ENSEMBLE
+from ban_hf.lineage.catalog import ENSEMBLE
 
 State = Any  # a tensor, None, or a tuple of states
 
