@@ -22,7 +22,7 @@ demo: $(STAMP)  ## train three generations and their ensemble on digits, about t
 		accelerate launch recipes/ban_cifar.py $(ARGS)
 
 test: $(STAMP)  ## run the tests, offline
-	@$(RUN) $(OFFLINE) pytest -n 2 --dist loadfile $(ARGS)
+	@$(RUN) $(OFFLINE) pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)  ## lint, formatting and types
 	@$(RUN) ruff check .

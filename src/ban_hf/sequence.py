@@ -130,11 +130,6 @@ def train_generations(
         HubError: where the Hub cannot be reached, at the start or, with all trained, at the end.
         FloatingPointError: where a loss becomes NaN; the finished generations stay.
     """
-    if generations < bool(teacher):
-        raise BANError(
-            f"generations={generations}: it counts the students, and must not be negative, nor 0 "
-            "where there is a teacher."
-        )
     if isinstance(model_init, nn.Module):
         raise BANError(
             f"model_init is a {type(model_init).__name__}: give a function that builds a fresh one "
@@ -179,6 +174,11 @@ class Sequence:
         family: str | None = None,
         teacher: str | None = None,
     ) -> None:
+        if generations < bool(teacher):
+            raise BANError(
+                f"generations={generations}: it counts the students, and must not be negative, nor "
+                "0 where there is a teacher."
+            )
         self.setup, self.args, self.generations = setup, copy.copy(args), generations
         self.has_ensemble, self.requested_family, self.requested_teacher = ensemble, family, teacher
         self.publisher = Publisher(args)
@@ -256,7 +256,7 @@ class Sequence:
 
     def _is_done(self, job: Job) -> bool:
         """Whether a job is finished; an ensemble of other members is not."""
-        done = is_done(job, self.output_dir)
+        done = all(is_done(each, self.output_dir) for each in (job, *job.members))
         if done and job.members:
             named = references(job, self.output_dir, job.members)
             done = Record.read(self.output_dir / job.folder).members == named

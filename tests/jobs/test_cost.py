@@ -51,7 +51,9 @@ def test_a_generation_is_its_steps_its_evaluations_and_its_test():
 
 def test_what_is_finished_is_not_counted(tmp_path):
     chain, ensemble = ["g0", "control", "g1 < g0", "g2 < g1"], ["ensemble = g1 g2"]
-    assert count(tmp_path, chain, ensemble) == Counts(2, 2, 0, 2, 0, 0)
+    counts = count(tmp_path, chain, ensemble)
+    assert counts == Counts(2, 2, 0, 2, 0, 0)
+    assert counts.seconds(250, 375, 100) == 2 * 250 + 2 * 375 + 2 * 100
     assert count(tmp_path, chain, ensemble, ["g0", "g1"]) == Counts(1, 1, 0, 2, 0, 2)
     rest = ["g2", "control", "ensemble"]
     assert count(tmp_path, chain, ensemble, rest) == Counts(0, 0, 0, 0, 0, 4)
@@ -66,6 +68,7 @@ def test_students_of_one_teacher_cost_what_labels_cost_once_it_has_run(tmp_path)
     assert (counts.students, counts.replaying, counts.copies) == (6, 0, 3)
     counts = count(tmp_path, SIBLINGS, cached=True)
     assert (counts.labels, counts.students, counts.replaying) == (1, 4, 2)
+    assert counts.seconds(250, 375, 100) == 3 * 250 + 4 * 375
     counts = count(tmp_path, SIBLINGS, finished=["teacher/g0", "a/g1", "a/g2"], cached=True)
     assert (counts.labels, counts.students, counts.replaying, counts.copies) == (0, 2, 2, 2)
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from filelock import FileLock
-from launch import run_recipe
+from launch import on_two_processes, run_recipe
 from PIL import Image
 from table_results import family_rows
 
@@ -22,6 +22,22 @@ from ban_hf import (
 )
 from ban_hf.cli.main import main
 from ban_hf.lineage.record import Record
+
+
+def test_two_processes_train_a_family(tmp_path):
+    options = ["--smoke", "--use_cpu", "--generations", "1", "--output_dir", str(tmp_path)]
+    on_two_processes("recipes/ban_cifar.py", *options)
+    record = Record.read(tmp_path / "generation-1")
+    assert record.training.world_size == 2
+    assert {"model.safetensors", "config.json"} <= {file.path for file in record.files}
+    assert (tmp_path / "ensemble" / "model.safetensors").is_file()
+
+
+def test_a_run_that_failed_before_its_first_save_may_start_anew(tmp_path):
+    with pytest.raises(family.Killed):
+        family.train(tmp_path, callbacks=[family.KillAt(0, 1)])
+    lineage = family.train(tmp_path, generations=1, learning_rate=0.05)
+    assert lineage.generations[0].training.arguments["learning_rate"] == 0.05
 
 
 def test_a_model_init_that_goes_in_a_circle_is_refused(tmp_path):

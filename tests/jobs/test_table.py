@@ -333,8 +333,16 @@ def test_a_name_that_there_is_not_is_refused_and_the_near_one_named(asked, messa
     [
         ({"colums": {}}, r"own.yaml: unknown 'colums'. Did you mean 'columns'\?"),
         (
+            {"rows": {"small": {"networks": "wrn-28-1"}}},
+            r"row small: unknown 'networks'. Did you mean 'network'\?",
+        ),
+        (
             {"columns": {"teacher": {"learning_rat": 1}}},
             r"column teacher: unknown 'learning_rat'. Did you mean 'learning_rate'\?",
+        ),
+        (
+            {"rows": {"small": {"network": "wrn-28-1", "columns": {"bann": {}}}}},
+            r"row small: columns: unknown 'bann'. Did you mean 'ban'\?",
         ),
         (
             {"rows": {"small": {"network": "wrn-28-1", "columns": {"ban": {"teacer": "ban"}}}}},
@@ -352,8 +360,10 @@ def test_a_name_that_there_is_not_is_refused_and_the_near_one_named(asked, messa
             {"columns": {"teacher": {"teacher": "ban"}, "ban": {"teacher": "teacher"}}},
             r"own: column 'teacher' needs itself: teacher, ban",
         ),
+        ({"columns": {"both": {"ensemble": ["both"]}}}, "column 'both' needs itself"),
         ({"columns": {"teacher": {"share_ends": True}}}, "'teacher': share_ends needs one teacher"),
         ({"base": "no.yaml"}, "no.yaml cannot be read as YAML"),
+        ({"training": {"num_train_epoch": 1}}, r"training: unknown 'num_train_epoch'. Did you"),
         ({"budgets": {"tiny": {"trainig": {}}}}, r"budget tiny: unknown 'trainig'. Did you mean"),
         ({"budgets": {"tiny": {"training": {"epochs": 1}}}}, "budget tiny: training: unknown"),
         ({"networks": {"net": "cifar_wrn_10_1"}}, "network net must hold 'name: value' lines"),
@@ -371,16 +381,21 @@ def test_a_name_that_there_is_not_is_refused_and_the_near_one_named(asked, messa
             r"claim: unknown 'beat'. Did you mean 'beats'",
         ),
         ({"claims": [{"beats": ["ban"], "says": "x"}]}, r"one of beats \(2 columns\)"),
+        ({"claims": [{"beats": ["ban", "teacher", "ban"], "says": "x"}]}, "one of beats"),
         ({"claims": [{"beats": ["ban", "teacher"]}]}, "give `says`, and one of beats"),
         ({"claims": [{"beats": 5, "says": "x"}]}, "claim: beats must hold a list, and is 5"),
+        ({"claims": ["ban"]}, "claim must hold 'name: value' lines"),
         ({"figures": {"gens": ["ban"]}}, "figures: unknown 'gens'"),
+        ({"figures": {"generations": {"a": ["ban"]}}}, "generations must hold a list"),
         ({"figures": {"ensembles": ["ban"]}}, "ensembles must hold 'name: value' lines"),
         ({"figures": {"ensembles": {"a": "ban"}}}, "ensembles: a must hold a list"),
         ({"note": ["x"]}, r"note must hold a text, and is \['x'\]"),
         ({"dataset": {"name": 5}}, "dataset: name must hold a text, and is 5"),
+        ({"columns": {"teacher": {"heading": 5}}}, "column teacher: heading must hold a text"),
         ({"columns": {"ban": {"teacher": 5}}}, "teacher must hold a name, or a list of names"),
         ({"columns": {"ban": {"teacher": [5]}}}, "column=5 is none"),
         ({"columns": {"ban": {"draw": "x"}}}, "column ban: draw must hold a whole number"),
+        ({"columns": {"ban": {"scale": [1]}}}, "column ban: scale must hold 'name: value' lines"),
         ({"columns": {"ban": {"scale": {"learning_rate": "2"}}}}, "must hold a number, and is '2'"),
         ({"columns": {"ban": {"scale": {"optim": 2}}}}, "'ban': scale: optim is no number here"),
         (
@@ -392,10 +407,20 @@ def test_a_name_that_there_is_not_is_refused_and_the_near_one_named(asked, messa
         ({"networks": {"n": {"paper": {"name": "cifar_wrn_10_1", "args": [1]}}}}, "args must hold"),
         ({"base": "own.yaml"}, "own.yaml is its own base"),
         ({"figures": {"ablation": ["teachr"]}}, "column='teachr' is none"),
+        (
+            {"rows": {"small": {"network": "wrn-28-1", "paper": {"bann": 1}}}},
+            r"row small: paper: unknown 'bann'",
+        ),
+        ({"metric": "accuracy"}, "metric='accuracy' is none.* There are error"),
         ({"metric": "perplexity"}, "metric='perplexity' is none.* There are error"),
         ({"dataset": "digits"}, "dataset must hold 'name: value' lines"),
+        ({"rows": ["small"]}, "rows must hold 'name: value' lines"),
         ({"rows": {"small": {"heading": "Small"}}}, "row small: there is no network"),
         ({"columns": {"teacher": None}}, "column teacher must hold 'name: value' lines"),
+        (
+            {"columns": {"teacher": {"scale": {"learning_rat": 2}}}},
+            r"column teacher: scale: unknown 'learning_rat'. Did you mean 'learning_rate'\?",
+        ),
     ],
 )
 def test_a_file_that_says_what_is_not_known_is_refused(spec, message, tmp_path):

@@ -11,9 +11,10 @@ from cached_students import KillAt
 from family import Killed
 from tiny import distance
 
-from ban_hf import BANTrainingArguments, train_generations
+from ban_hf import BANTrainingArguments, BornAgainEnsemble, train_generations
 from ban_hf.data.arguments import DataArguments, load_splits
 from ban_hf.jobs import training
+from ban_hf.jobs.evaluation import evaluate
 from ban_hf.jobs.job import Job, in_order
 from ban_hf.jobs.reproduction import TASKS, run_cell
 from ban_hf.jobs.results import entry_of, read_log
@@ -225,6 +226,22 @@ def test_an_ensemble_has_the_figures_of_the_mean_of_its_members(home):
     assert 100 * lost.sum() / ones.sum() == pytest.approx(found["test"]["error"], rel=1e-12)
     right = sum(n * correct for n, _, correct in found["reliability"] if n)
     assert right == pytest.approx(len(lost) - lost.sum(), abs=1e-3)
+
+
+def test_an_ensemble_of_language_models_mixes_their_probabilities(home):
+    members = tuple(TEXTS.job("lstm", column, 1) for column in ("teacher", "ban+l"))
+    common = {name: members[0].arguments[name] for name in ("task", "dataset")}
+    job = Job("ensemble-of-texts", common, members=members, saved=False)
+    made(home, job)
+    networks = [load_model(home / member.folder) for member in members]
+    args, setup = prepared(members[0], output_dir="unused")
+    trainer = training.measuring_trainer(networks[0], setup, args, home / "unused")
+    loader = trainer.get_eval_dataloader(setup.test_dataset)
+    whole = BornAgainEnsemble.from_members(networks)
+    expected = evaluate([whole], [loader], trainer.task, in_order=True).metrics(setup.entropy)
+    found = results(home, job)["test"]
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert {"nll", "perplexity", "above_entropy", "n"} <= found.keys()
 
 
 def test_what_is_kept_of_a_text_gives_back_the_perplexity(home):

@@ -308,10 +308,16 @@ def card(
     return Card.of(where, revision, license).render()
 
 
-def write_card(where: str | Path, folder: str | Path, **options: str | None) -> list[Path]:
+def write_card(
+    where: str | Path,
+    folder: str | Path,
+    *,
+    revision: str | None = None,
+    license: str | None = None,
+) -> list[Path]:
     """Render a card again, see `card`, into a folder: `README.md` and its picture; the files."""
+    files = Card.of(where, revision, license).files()
     Path(folder).mkdir(parents=True, exist_ok=True)
-    files = Card.of(where, **options).files()
     for name, content in files.items():
         Path(folder, name).write_bytes(content)
     return [Path(folder, name) for name in files]
@@ -476,13 +482,14 @@ class Publisher:
         for number, folder in list(self.unpublished.items()):
             name = generation_repository(self.repo_id, number)
             try:
-                commit = push_generation(folder, name, **asdict(self.terms))
+                print(
+                    f"Published {push_generation(folder, name, **asdict(self.terms))}", flush=True
+                )
             except (BANError, OSError) as error:  # at the end it is raised
                 logger.warning(
                     "%s is not published yet, but will be tried again: %s", folder, error
                 )
                 return
-            print(f"Published {commit}", flush=True)
             del self.unpublished[number]
 
     def publish_family(self, output_dir: Path) -> None:

@@ -88,6 +88,11 @@ class Counts:
         """Networks to train."""
         return self.labels + self.students + self.replaying
 
+    def seconds(self, of_labels: float, of_student: float, of_test: float) -> float:
+        """Of all: of a network with labels and one with a teacher, and of a test of one network."""
+        replayed = (self.labels + self.replaying) * of_labels
+        return replayed + self.students * of_student + self.ensembles * of_test
+
     def __str__(self) -> str:
         kinds = {
             f"with labels{' (the controls among them)' if self.labels > 1 else ''}": self.labels,
@@ -127,8 +132,7 @@ def plan(
             paces.append(_time_training(setup, brief, "with a teacher", setup.model_init(1))[1])
     evaluations = count_events(args.eval_strategy, args.eval_steps, steps, epochs)
     seconds = [pace.network(steps, evaluations) for pace in paces]
-    total = (counts.labels + counts.replaying) * seconds[0] + counts.students * seconds[-1]
-    total += counts.ensembles * labels.test
+    total = counts.seconds(seconds[0], seconds[-1], labels.test)
     data, model = setup.train_dataset, trainer.model
     batch = trainer.get_total_train_batch_size(args)
     items = f"x {data.window} words" if isinstance(data, TokenWindows) else "images"

@@ -103,6 +103,7 @@ class Reproduction:
                 shutil.rmtree(self.home / job.folder, ignore_errors=True)
                 evaluation_file(job, self.home).unlink(missing_ok=True)
             missing = {job.folder for job in self.missing}
+            untrained = {job.folder for job in self.jobs if not is_done(job, self.home)}
             count = max(1, min(workers or torch.cuda.device_count(), len(missing)))
             run = functools.partial(run_cell, home=self.home, caches=self._caches())
             workplace: contextlib.AbstractContextManager[Executor] = (
@@ -116,7 +117,7 @@ class Reproduction:
                         self.jobs, executor, lambda job: job.folder not in missing, progress=True
                     )
             finally:
-                renew_references(self.home, missing)
+                renew_references(self.home, untrained)
             shutil.rmtree(caches, ignore_errors=True)
 
     def _caches(self) -> dict[str, str]:
@@ -196,9 +197,10 @@ def renew_references(home: Path, trained: Collection[str]) -> None:
     new record: its students need no training, but their records name the old one. A teacher whose
     weights are others keeps its old name, by which `verify` finds that it was changed.
     """
-    renewed = set(trained)
-    folders = (path.parent for path in home.glob(f"*/{RECORD}"))
-    records = {folder: Record.read(folder) for folder in folders}
+    renewed, records = set(trained), dict[Path, Record]()
+    for path in home.glob(f"*/{RECORD}") if renewed else ():
+        with contextlib.suppress(BANError):  # a damaged record is for `verify` to name
+            records[path.parent] = Record.read(path.parent)
     for folder, record in sorted(records.items(), key=lambda item: item[1].generation or 0):
         teachers = tuple(_renewed(teacher, folder, renewed) for teacher in record.teachers)
         if teachers != record.teachers:

@@ -259,6 +259,8 @@ def build_cifar_network(name: str, *, num_classes: int = 100, **kwargs: Any) -> 
     """The freshly initialized network `name`, see the table at the top of this module."""
     for pattern, (build, _) in _FAMILIES.items():
         if match := re.fullmatch(pattern, name):
+            if unknown := kwargs.keys() - {*cifar_arguments(name), "in_chans"}:
+                raise TypeError(f"{name} has no argument {', '.join(sorted(unknown))}")
             numbers = [float(n) if "." in n else int(n) for n in match.groups()]
             return build(*numbers, num_classes=num_classes, **kwargs)
     raise ValueError(f"unknown CIFAR network {name!r}: names follow {', '.join(_FAMILIES)}")

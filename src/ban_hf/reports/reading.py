@@ -64,8 +64,8 @@ def read_results(paths: Iterable[str | os.PathLike[str]]) -> Results:
         )
     merged = next(iter(parts.values()))
     if len(parts) > 1:
-        _check_seeds(parts)
         _check_alike(parts, _conditions)
+        _check_seeds(parts)
         merged = _merged([*parts.values()])
     _check_alike(parts, _outcomes)
     rows, columns = ([one.name for one in part] for part in (merged.rows, merged.columns))

@@ -76,7 +76,8 @@ class StepLoss:
         self.forget()
 
     def forget(self) -> None:
-        """Begin to sum up for another line of the log."""
+        """Begin to sum up for another line of the log, and let go of the last step's items."""
+        self.batches: Sequence[Items] = ()
         self._steps = 0
         self._items: Tensor | None = None  # (), of all steps, the same on every process
         self._sums: Tensor | None = None  # (COLUMNS,), shares of each process
@@ -294,7 +295,7 @@ class FiniteLossGuard(TrainerCallback):
 
     def note(self, loss: Tensor, step: int) -> None:
         """Remember the step if its loss `()` is the first that is no number."""
-        bad_step = torch.where(loss.isfinite(), NEVER, step)  # ()
+        bad_step = torch.where(loss.isfinite().all(), NEVER, step)  # ()
         earlier = bad_step if self.first_bad_step is None else self.first_bad_step
         self.first_bad_step = torch.minimum(earlier, bad_step)
 

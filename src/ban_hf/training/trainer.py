@@ -341,14 +341,15 @@ class BANTrainer(Trainer):
         # Smoothed where Trainer, without a teacher, does so.
         smoothing = self.args.label_smoothing_factor if self.task.one_item_a_row else 0.0
         label_loss = agreement = divergence = torch.zeros_like(items.weights)  # (N,) each
-        if items.labels is not None:
-            label_loss = label_cross_entropy(items.logits, items.labels, items.weights, smoothing)
         if self.frozen_teacher is not None:
             plain = self.frozen_teacher.plain
-            found = self.frozen_teacher.forward(self.task.forward_inputs(plain, inputs))
-            statistics = item_statistics(items.logits, self.task.items(plain, inputs, found))
-            agreement = ItemStatistics.of(statistics).teacher_agreement
-            divergence = ItemStatistics.of(statistics).teacher_loss
+            outputs = self.frozen_teacher.forward(self.task.forward_inputs(plain, inputs))
+            columns = item_statistics(items.logits, self.task.items(plain, inputs, outputs))
+            found = ItemStatistics.of(columns)  # (N,) each
+            label_loss, agreement = found.label_loss, found.teacher_agreement
+            divergence = found.teacher_loss
+        if items.labels is not None and (smoothing or self.frozen_teacher is None):
+            label_loss = label_cross_entropy(items.logits, items.labels, items.weights, smoothing)
         kept = [label_loss, agreement, divergence, items.weights]
         measured = torch.stack([column.float() for column in kept], 1)  # (N, 4)
         # Row by row: those that fill up the last batch for all processes are dropped.
