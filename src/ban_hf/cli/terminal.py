@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ban_hf.errors import did_you_mean
-from ban_hf.lineage.catalog import MEASURES, counted
+from ban_hf.lineage.catalog import MEASURES, counted, finite
 from ban_hf.lineage.family import Lineage
 from ban_hf.lineage.record import Record
-from ban_hf.lineage.results import finite
 
 BRANCH, ASCII_BRANCH = "└─ ", "`- "  # from a teacher to its student
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal obeys, but for \n and \t

@@ -4,6 +4,7 @@ Records, results, cards and the command line need these words without torch, so 
 imported here. What a task does with a model is in `ban_hf.tasks`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -21,6 +22,11 @@ def method_of(objective: Mapping[str, Any] | None) -> str:
         return "labels"
     name = "BAN" if objective["name"] == "kd" else str(objective["name"]).upper()
     return f"{name}+L" if objective["label_weight"] else name
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None if it is missing or not finite."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def counted(generations: Sequence[int]) -> str:

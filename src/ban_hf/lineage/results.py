@@ -9,7 +9,6 @@ seconds. `reports.reading` reads the files of earlier versions into this form.
 """
 
 import base64
-import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -20,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.catalog import MEASURES, Measure, data_name, method_of
+from ban_hf.lineage.catalog import MEASURES, Measure, data_name, finite, method_of
 
 SCHEMA = "ban_hf.results/2"
 BLOCK = 500  # words in a block; the test text of Penn Treebank has some 165 blocks
@@ -206,11 +205,6 @@ class Results(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The entries of a cell by seed, those alone whose leading metric is a finite number."""
         cell = self.cell(row, column)
         return {s: entry for s, entry in cell.items() if entry.value(self.metric) is not None}
-
-
-def finite(value: float | None) -> float | None:
-    """The number, or None if it is missing or not finite."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 # Outcomes

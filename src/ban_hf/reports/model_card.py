@@ -18,8 +18,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.catalog import CATALOG, Metric, counted, data_name, method_of, source_of
-from ban_hf.lineage.results import Column, Results, finite, results_of_records
+from ban_hf.lineage.catalog import CATALOG, Metric, counted, data_name, finite, method_of, source_of
+from ban_hf.lineage.results import Column, Results, results_of_records
 from ban_hf.reports.tables import MISSING, cell, escaped
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.catalog import MEASURES
-from ban_hf.lineage.results import Array, Entry, Results, finite, item_losses
+from ban_hf.lineage.catalog import MEASURES, finite
+from ban_hf.lineage.results import Array, Entry, Results, item_losses
 
 REPLICATES = 2000
 SEED = 0  # of the bootstrap: the same results give the same report
