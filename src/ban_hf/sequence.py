@@ -45,6 +45,7 @@ from ban_hf.lineage.family import (
     Lineage,
     check_folders,
     finished_generations,
+    is_finished,
     load_family,
     note_family,
     refuse_another,
@@ -272,7 +273,7 @@ class Sequence:
         return replace(copied, path=None, repo_id=repo_id, revision=revision)
 
     def _is_finished(self, generation: int) -> bool:
-        return (self.output_dir / f"generation-{generation}" / RECORD).is_file()
+        return is_finished(self.output_dir / f"generation-{generation}")
 
     # The folder
 
@@ -337,7 +338,7 @@ class Sequence:
         if self.args.should_save:
             note_family(self.output_dir, self.family, self.facts)
             for folder in (self.output_dir / CHECKPOINTS).glob("*"):
-                if (self.output_dir / folder.name / RECORD).is_file():
+                if is_finished(self.output_dir / folder.name):
                     shutil.rmtree(folder)
             with contextlib.suppress(OSError):  # a later generation's, of a run of more
                 (self.output_dir / CHECKPOINTS).rmdir()

@@ -26,6 +26,7 @@ from ban_hf.jobs.training import (
     read_evaluation,
     train,
 )
+from ban_hf.lineage.family import is_finished
 from ban_hf.lineage.files import sha256_of_json, write_json
 from ban_hf.lineage.record import RECORD, Record, Reference, reference
 from ban_hf.lineage.results import Budget, Claim, Column, ColumnKind, Figures, Order, Results, Row
@@ -211,7 +212,7 @@ def renew_references(home: Path, trained: Collection[str]) -> None:
 
 def _renewed(teacher: Reference, folder: Path, renewed: Collection[str]) -> Reference:
     place = folder / str(teacher.path)
-    if place.name not in renewed or not (place / RECORD).is_file():
+    if place.name not in renewed or not is_finished(place):
         return teacher
     now = reference(place, folder)
     return now if now.weights_sha256 == teacher.weights_sha256 else teacher

@@ -35,11 +35,10 @@ from ban_hf.jobs.job import Job, Setup, code_digest, in_order
 from ban_hf.jobs.progress import GenerationProgress
 from ban_hf.lineage.catalog import LOWER_IS_BETTER
 from ban_hf.lineage.environment import canonical_arguments, hardware, versions, weights_digest
-from ban_hf.lineage.family import CHECKPOINTS
+from ban_hf.lineage.family import CHECKPOINTS, is_finished
 from ban_hf.lineage.files import read_json, sha256_of_json, write_json
 from ban_hf.lineage.record import (
     LOG,
-    RECORD,
     MetricValue,
     Objective,
     Record,
@@ -292,7 +291,7 @@ def write_evaluation(
 def read_evaluation(job: Job, home: Path) -> dict[str, Any] | None:
     """What was measured of a job's networks; None if it was not, or of other networks."""
     path, networks = evaluation_file(job, home), _measured(job, home)
-    if not (path.is_file() and all((folder / RECORD).is_file() for folder in networks)):
+    if not (path.is_file() and all(map(is_finished, networks))):
         return None
     found = read_json(path)
     return found if found.get("networks") == _weights(networks) else None
@@ -301,7 +300,7 @@ def read_evaluation(job: Job, home: Path) -> dict[str, Any] | None:
 def is_done(job: Job, home: Path) -> bool:
     """Whether a job is finished."""
     if job.saved:
-        return (home / job.folder / RECORD).is_file()
+        return is_finished(home / job.folder)
     return read_evaluation(job, home) is not None
 
 

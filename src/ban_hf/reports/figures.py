@@ -190,7 +190,7 @@ def axis_title(results: Results) -> str:
 
 
 def _note(results: Results, rows: Sequence[str], *, of_differences: bool = False) -> str:
-    """What stands below the title: table, row, bars and budget."""
+    """The line below the title: table, row, bars and budget."""
     budget = [results.budget.says] if results.budget is not None else []
     bars = how_sure(results, of_differences=of_differences)
     return facts(results, rows, f"bars: {bars}", *budget)

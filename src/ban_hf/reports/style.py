@@ -56,6 +56,6 @@ def asked_for(results: Results, columns: Iterable[str]) -> list[str]:
 
 
 def facts(results: Results, rows: Sequence[str], *more: str) -> str:
-    """What stands below a title: the table, the row where it is the only one, and more."""
+    """The line below a title: the table, the row where it is the only one, and more."""
     row = [results.row(rows[0]).heading] if len(rows) == 1 and not results.is_family else []
     return " · ".join([results.title, *row, *more])
