@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -93,27 +93,75 @@ class Measure(Struct, frozen=True):
         return f"{split} {self.title} {self.unit}".rstrip()
 
 
-OF_CLASSES = (Metric("nll", "NLL", "nats", 3), Metric("ece", "ECE %", "points", 2))
+def _percent(name: str, heading: str) -> Metric:
+    return Metric(name, f"{heading} %", "points", 2, greater_is_better=True)
+
+
+ERROR = Metric("error", "test error %", "points", 2)
+NLL = Metric("nll", "NLL", "nats", 3)
+OF_CLASSES = (NLL, Metric("ece", "ECE %", "points", 2))
 OF_WORDS = (
     Metric("nll", "nats per word", "nats", 4),
     Metric("above_entropy", "above the entropy", "nats", 4),
 )
-#: By the name of the leading metric.
+#: By the name of the leading metric; of several that were measured the first here leads.
 MEASURES = {
-    "error": Measure((Metric("error", "test error %", "points", 2), *OF_CLASSES), "%"),
+    "entity_f1": Measure(
+        (
+            _percent("entity_f1", "test entity F1"),
+            _percent("precision", "precision"),
+            _percent("recall", "recall"),
+            Metric("error", "token error %", "points", 2),
+            NLL,
+        ),
+        "%",
+        "tokens",
+    ),
+    "exact_match": Measure(
+        (_percent("exact_match", "test exact match"), _percent("span_f1", "span F1"), NLL),
+        "%",
+        "positions",
+    ),
+    "macro_f1": Measure(
+        (_percent("macro_f1", "test macro F1"), _percent("average_precision", "mAP"), NLL), "%"
+    ),
+    "miou": Measure(
+        (
+            _percent("miou", "test mean IoU"),
+            Metric("error", "pixel error %", "points", 2),
+            NLL,
+        ),
+        "%",
+        "pixels",
+    ),
+    "rmse": Measure(
+        (
+            Metric("rmse", "test RMSE", "in RMSE", 4),
+            Metric("pearson", "Pearson r", "in r", 4, greater_is_better=True),
+            Metric("spearman", "Spearman rho", "in rho", 4, greater_is_better=True),
+        )
+    ),
+    "token_error": Measure(
+        (
+            Metric("token_error", "test token error %", "points", 2),
+            Metric("wer", "WER %", "points", 2),
+        ),
+        "%",
+        "tokens",
+    ),
+    "error": Measure((ERROR, *OF_CLASSES), "%"),
     "perplexity": Measure(
         (Metric("perplexity", "test perplexity", "in perplexity", 2), *OF_WORDS), items="words"
     ),
-    "accuracy": Measure(
-        (Metric("accuracy", "test accuracy %", "points", 2, greater_is_better=True), *OF_CLASSES),
-        "%",
-    ),
+    "accuracy": Measure((_percent("accuracy", "test accuracy"), *OF_CLASSES), "%"),
     "loss": Measure((Metric("loss", "test loss", "nats", 4),)),
 }
-
-
 # Tasks
 
+#: What turns the logits of an item into its prediction: see `ban_hf.objectives`.
+Activation = Literal["softmax", "sigmoid", "identity"]
+#: The leading metric of a head whose items are not one class: by what turns its logits into one.
+LEADING: dict[Activation, str] = {"sigmoid": "macro_f1", "identity": "rmse"}
 #: The `model_type` of a `BornAgainEnsemble`, whose task is that of its members.
 ENSEMBLE = "born_again_ensemble"
 
@@ -122,35 +170,96 @@ ENSEMBLE = "born_again_ensemble"
 class TaskFacts:
     """What is known of a task without its code."""
 
-    name: str  # the Hub's pipeline tag, and the key in `CATALOG`
+    name: str  # the key in `CATALOG`; the Hub's pipeline tag, unless `pipeline_tag` differs
     auto_class: str  # of `transformers`, that loads its models
     metrics: tuple[Metric, ...] = MEASURES["loss"].metrics  # the first is drawn and watched
     loss_type: str | None = None  # what `transformers` takes the loss of its models to be
+    tag: str | None = None  # the Hub's pipeline tag, where it is not the name
 
     @property
     def headline(self) -> Metric:
         """The metric that tables lead with, and that a training is watched by."""
         return self.metrics[0]
 
+    @property
+    def pipeline_tag(self) -> str:
+        """The Hub's name of what its models are for."""
+        return self.tag or self.name
 
+
+def _facts(
+    name: str, auto_class: str, leading: str, loss_type: str | None = None, tag: str | None = None
+) -> TaskFacts:
+    return TaskFacts(name, auto_class, MEASURES[leading].metrics, loss_type, tag)
+
+
+#: By name. Of a model that several tasks know, the first of them is the task.
 CATALOG = {
     facts.name: facts
     for facts in (
-        TaskFacts(
+        _facts(
             "image-classification",
             "AutoModelForImageClassification",
-            MEASURES["error"].metrics,
+            "error",
             "ForImageClassification",
         ),
-        TaskFacts(
+        _facts(
             "text-classification",
             "AutoModelForSequenceClassification",
-            MEASURES["error"].metrics,
+            "error",
             "ForSequenceClassification",
         ),
-        TaskFacts(
-            "text-generation", "AutoModelForCausalLM", MEASURES["perplexity"].metrics, "ForCausalLM"
+        _facts(
+            "audio-classification",
+            "AutoModelForAudioClassification",
+            "error",
+            "ForAudioClassification",
         ),
+        _facts(
+            "video-classification",
+            "AutoModelForVideoClassification",
+            "error",
+            "ForVideoClassification",
+        ),
+        _facts("multiple-choice", "AutoModelForMultipleChoice", "error"),
+        _facts(
+            "next-sentence-prediction",
+            "AutoModelForNextSentencePrediction",
+            "error",
+            tag="text-classification",
+        ),
+        _facts(
+            "token-classification",
+            "AutoModelForTokenClassification",
+            "entity_f1",
+            "ForTokenClassification",
+        ),
+        _facts(
+            "audio-frame-classification",
+            "AutoModelForAudioFrameClassification",
+            "error",
+            tag="audio-classification",
+        ),
+        _facts(
+            "question-answering",
+            "AutoModelForQuestionAnswering",
+            "exact_match",
+            "ForQuestionAnswering",
+        ),
+        _facts(
+            "image-segmentation",
+            "AutoModelForSemanticSegmentation",
+            "miou",
+            "ForSemanticSegmentation",
+        ),
+        _facts("fill-mask", "AutoModelForMaskedLM", "perplexity", "ForMaskedLM"),
+        _facts("text-generation", "AutoModelForCausalLM", "perplexity", "ForCausalLM"),
+        _facts("text2text-generation", "AutoModelForSeq2SeqLM", "perplexity"),
+        _facts("automatic-speech-recognition", "AutoModelForSpeechSeq2Seq", "perplexity"),
+        _facts(
+            "ctc", "AutoModelForCTC", "token_error", "ForCTC", tag="automatic-speech-recognition"
+        ),
+        _facts("image-text-to-text", "AutoModelForImageTextToText", "perplexity"),
     )
 }
 

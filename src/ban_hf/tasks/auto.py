@@ -17,13 +17,30 @@ from transformers import (
 
 from ban_hf.errors import BANError, did_you_mean
 from ban_hf.lineage.catalog import ENSEMBLE
+from ban_hf.tasks import heads
 from ban_hf.tasks.base import Task
-from ban_hf.tasks.heads import CausalLanguageModeling, ImageClassification, SequenceClassification
 
-#: The tasks by the Hub's pipeline tag.
+#: The tasks by name: the Hub's pipeline tag, where it has one for them.
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (ImageClassification(), SequenceClassification(), CausalLanguageModeling())
+    for task in (
+        heads.ImageClassification(),
+        heads.SequenceClassification(),
+        heads.AudioClassification(),
+        heads.VideoClassification(),
+        heads.MultipleChoice(),
+        heads.NextSentencePrediction(),
+        heads.TokenClassification(),
+        heads.AudioFrameClassification(),
+        heads.QuestionAnswering(),
+        heads.SemanticSegmentation(),
+        heads.MaskedLanguageModeling(),
+        heads.CausalLanguageModeling(),
+        heads.Seq2SeqLanguageModeling(),
+        heads.SpeechSeq2Seq(),
+        heads.CTC(),
+        heads.ImageTextToText(),
+    )
 }
 
 
@@ -47,7 +64,7 @@ def task_of(model: nn.Module | PretrainedConfig) -> Task:
         if known:
             return known[0]
     for task in TASKS.values() if isinstance(model, PreTrainedModel) else ():
-        if task.facts.loss_type == model.loss_type:
+        if task.facts.loss_type is not None and task.facts.loss_type == model.loss_type:
             return task
     names = _class_names(model)
     raise BANError(

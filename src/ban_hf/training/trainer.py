@@ -21,9 +21,16 @@ from ban_hf.data.description import POSITIONS
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.tasks.auto import load_model, resolve_task
-from ban_hf.tasks.base import Task, check_label_loss, check_label_range, label_cross_entropy
+from ban_hf.tasks.base import Task
+from ban_hf.tasks.losses import check_label_loss, check_label_range, label_terms
 from ban_hf.training.arguments import BANTrainingArguments, describe, fast_arguments
-from ban_hf.training.loss import FiniteLossGuard, ItemStatistics, StepLoss, item_statistics
+from ban_hf.training.loss import (
+    FiniteLossGuard,
+    ItemStatistics,
+    StepLoss,
+    item_statistics,
+    undefined_statistics,
+)
 from ban_hf.training.performance import (
     allow_fast_products,
     describe_compilation,
@@ -85,6 +92,8 @@ class BANTrainer(Trainer):
         FloatingPointError: from `train`, where the loss becomes NaN or infinite.
     """
 
+    can_return_loss: bool
+    label_names: list[str]
     lr_scheduler: LRScheduler | None
     train_dataset: Any
 
@@ -132,7 +141,8 @@ class BANTrainer(Trainer):
             self.add_callback(self.frozen_teacher)
         self._classes: int | None = None  # known when the labels were checked
         self._evaluating = False
-        self._evaluated: list[Tensor] = []  # sums of rows, (B, 4) each
+        self._evaluated: list[Tensor] = []  # sums of rows and groups, (B, G, 5) each
+        self._undefined: list[str] = []  # statistics that have no meaning for this task's items
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.step_loss.forget()  # of a training that was broken off
@@ -270,10 +280,11 @@ class BANTrainer(Trainer):
         if self._classes is None:
             self._check_labels(self._prepare_inputs(batches[0]))
         if self._classes is not None:
-            for labels in (batch.get(n) for batch in batches for n in self.task.label_names):
-                # To read them from a GPU would make the step wait.
-                if isinstance(labels, Tensor) and labels.device.type == "cpu":
-                    check_label_range(labels, self._classes)
+            for batch in batches:
+                for labels in self.task.class_numbers(self.model, batch):
+                    # To read them from a GPU would make the step wait.
+                    if labels.device.type == "cpu":
+                        check_label_range(labels, self._classes)
         if self.frozen_teacher is not None:
             self._begin_step(self.frozen_teacher, batches, positions)
         return batches, num_items
@@ -314,7 +325,7 @@ class BANTrainer(Trainer):
             extra = self.task.extra_loss(self.model, outputs)
             if extra is not None:
                 loss = loss + extra / len(self.step_loss.batches)
-        elif self.teacher is not None or (self._evaluating and not self.task.one_item_a_row):
+        elif self.teacher is not None or self._evaluating:
             outputs = self._run_student(model, inputs)
             loss = self._measure(outputs, inputs)
         else:
@@ -338,24 +349,46 @@ class BANTrainer(Trainer):
     def _measure(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
         """The label loss of an evaluation's batch; what else is measured is kept."""
         items = self.task.items(self.model, inputs, outputs)
-        # Smoothed where Trainer, without a teacher, does so.
-        smoothing = self.args.label_smoothing_factor if self.task.one_item_a_row else 0.0
-        label_loss = agreement = divergence = torch.zeros_like(items.weights)  # (N,) each
+        label_loss = label_weight = items.weights.new_zeros(items.rows, items.groups)
+        if items.has_labels:
+            # Smoothed as `Trainer` does, but for a perplexity, which would be none of the words.
+            is_perplexity = self.task.headline.name == "perplexity"
+            smoothing = 0.0 if is_perplexity else self.args.label_smoothing_factor
+            terms = label_terms(items.logits, items, smoothing)  # (M,), (M,)
+            by_row = [x.view(items.rows, -1, items.groups).sum(1) for x in terms]  # (B, G) each
+            label_loss, label_weight = by_row
+        columns = torch.stack([items.weights] * 3, 1)  # (N, 3)
         if self.frozen_teacher is not None:
             plain = self.frozen_teacher.plain
             outputs = self.frozen_teacher.forward(self.task.forward_inputs(plain, inputs))
-            columns = item_statistics(items.logits, self.task.items(plain, inputs, outputs))
-            found = ItemStatistics.of(columns)  # (N,) each
-            label_loss, agreement = found.label_loss, found.teacher_agreement
-            divergence = found.teacher_loss
-        if items.labels is not None and (smoothing or self.frozen_teacher is None):
-            label_loss = label_cross_entropy(items.logits, items.labels, items.weights, smoothing)
-        kept = [label_loss, agreement, divergence, items.weights]
-        measured = torch.stack([column.float() for column in kept], 1)  # (N, 4)
+            theirs = self.task.items(plain, inputs, outputs)
+            found = ItemStatistics.of(item_statistics(items.logits, theirs))  # (N,) each
+            columns = torch.stack([items.weights, found.teacher_agreement, found.teacher_loss], 1)
+            self._undefined = undefined_statistics(theirs)
         # Row by row: those that fill up the last batch for all processes are dropped.
-        rows = measured.view(items.rows, -1, 4).sum(1)  # (B, 4)
-        self._evaluated.append(self.accelerator.gather_for_metrics(rows))
-        return rows[:, 0].sum() / rows[:, 3].sum().clamp(min=1)
+        rows = columns.view(items.rows, -1, items.groups, 3).sum(1)  # (B, G, 3)
+        rows = torch.cat([torch.stack([label_loss, label_weight], -1), rows], -1)  # (B, G, 5)
+        self._evaluated.append(self.accelerator.gather_for_metrics(rows.float()))
+        sums = rows.sum(0)  # (G, 5)
+        return (sums[:, 0] / sums[:, 1].clamp(min=1)).mean()
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As in `Trainer`; without labels, too, what teacher and student predict is compared."""
+        if self.teacher is None or any(x in inputs for x in self.label_names):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        label_names, can_return_loss = self.label_names, self.can_return_loss
+        self.label_names, self.can_return_loss = [], True  # so that `compute_loss` is called
+        try:
+            found = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        finally:
+            self.label_names, self.can_return_loss = label_names, can_return_loss
+        return None, *found[1:]
 
     def evaluation_loop(
         self,
@@ -381,12 +414,18 @@ class BANTrainer(Trainer):
         return output
 
     def _means(self) -> dict[str, float]:
-        """The means over all items of an evaluation."""
-        *sums, items = torch.cat(self._evaluated).double().sum(0).tolist()
-        loss, agreement, divergence = (total / max(1, items) for total in sums)
-        means = {"loss": loss} | self.task.loss_metrics(loss)
+        """The means over all items of an evaluation; of several groups their mean."""
+        sums = torch.cat(self._evaluated).double().sum(0)  # (G, 5)
+        losses, labels, items, agreements, divergences = sums.unbind(1)  # (G,) each
+        means: dict[str, float] = {}
+        if bool(labels.any()):
+            loss = (losses / labels.clamp(min=1)).mean().item()
+            means = {"loss": loss} | self.task.loss_metrics(loss)
         if self.teacher is not None:
-            means |= {"teacher_agreement": 100 * agreement, "teacher_kl": divergence}
+            count = items.clamp(min=1)  # (G,)
+            means["teacher_kl"] = (divergences / count).mean().item()
+            if "teacher_agreement" not in self._undefined:
+                means["teacher_agreement"] = 100 * (agreements / count).mean().item()
         return means
 
     def _broadcast_buffers(self) -> None:
