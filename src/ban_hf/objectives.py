@@ -42,9 +42,9 @@ def kd(
 ) -> Tensor:
     """Knowledge distillation, the objective of born-again networks.
 
-    Formula: T^2 KL(p_T || q_T), with p_T = softmax(t / T) and q_T = softmax(z / T). For `sigmoid`
-    the mean over labels of the same for two classes, p_T = sigmoid(t / T); for `identity` the mean
-    of (z - t)^2, whatever T is.
+    Formula: T^2 KL(p_T || q_T), with p_T = softmax(t / T) and q_T = softmax(z / T).
+    Sigmoid: the mean over labels of T^2 KL(p_T || q_T) for two classes, with p_T = sigmoid(t / T).
+    Identity: the mean over numbers of (z - t)^2, whatever T is.
     Gradient: of an item with respect to z, T (q_T - p_T), at T = 1 q - p (eq. 4); for `sigmoid`
     T (q_T - p_T) / C, for `identity` 2 (z - t) / C.
     Shapes: logits `(N, C)`; labels are not used; result `(N,)`.
@@ -80,8 +80,9 @@ def cwtm(
     """Confidence weighted by teacher max: label learning, reweighted; no dark knowledge at all.
 
     Formula: N w_s H(y_s, q_s), with w_s = max_j p_{j,s} / sum_u max_j p_{j,u} over the batch,
-    also where the teacher is wrong. The temperature softens the teacher's p alone. For `sigmoid`
-    the maximum is the mean over labels of max(p, 1 - p), and H that of the binary cross-entropy.
+    also where the teacher is wrong. The temperature softens the teacher's p alone.
+    Sigmoid: N w_s H(y_s, q_s), where the maximum is the mean over labels of max(p, 1 - p), and H
+    that of the binary cross-entropies.
     Gradient: of an item with respect to z, N w_s (q - onehot(y)).
     Shapes: logits `(N, C)`, labels `(N,)`; result `(N,)`.
     Reduction: the batch loss is the mean over the items. The weights depend on the whole batch:

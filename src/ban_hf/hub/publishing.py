@@ -38,11 +38,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OWN_TYPES = ("ban_", "born_again_")  # how the model types of ban_hf's classes begin
-#: Pipeline tags by what the name of a model's class contains.
+#: Tasks by what the name of a model's class contains.
 TAGS_OF_CLASSES = {
-    "ForImageClassification": "image-classification",
-    "ForSequenceClassification": "text-classification",
-    "ForCausalLM": "text-generation",
+    **{facts.loss_type: facts.name for facts in CATALOG.values() if facts.loss_type},
     "LMHeadModel": "text-generation",
 }
 

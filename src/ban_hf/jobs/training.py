@@ -113,7 +113,8 @@ def train(
     )
     if job.teachers:
         weights = args.teacher_weight, args.known_label_weight
-        record.objective = Objective(args.objective, args.temperature, *weights)
+        activation = trainer.task.activation(trainer.model, {})
+        record.objective = Objective(args.objective, args.temperature, *weights, activation)
         record.teachers = references(job, home, job.teachers)
     if initial_teacher is not None:
         record.teachers = (initial_teacher,)

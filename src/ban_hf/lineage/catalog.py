@@ -170,11 +170,14 @@ ENSEMBLE = "born_again_ensemble"
 class TaskFacts:
     """What is known of a task without its code."""
 
-    name: str  # the key in `CATALOG`; the Hub's pipeline tag, unless `pipeline_tag` differs
+    name: str  # the key in `CATALOG`; the Hub's pipeline tag, unless `tag` differs
     auto_class: str  # of `transformers`, that loads its models
     metrics: tuple[Metric, ...] = MEASURES["loss"].metrics  # the first is drawn and watched
     loss_type: str | None = None  # what `transformers` takes the loss of its models to be
+    noun: str = "model"  # what a card calls its models
     tag: str | None = None  # the Hub's pipeline tag, where it is not the name
+    purpose: str = ""  # what a pipeline does, and what it is called with; empty without a pipeline
+    example: str = ""
 
     @property
     def headline(self) -> Metric:
@@ -186,80 +189,147 @@ class TaskFacts:
         """The Hub's name of what its models are for."""
         return self.tag or self.name
 
-
-def _facts(
-    name: str, auto_class: str, leading: str, loss_type: str | None = None, tag: str | None = None
-) -> TaskFacts:
-    return TaskFacts(name, auto_class, MEASURES[leading].metrics, loss_type, tag)
+    @property
+    def is_of_words(self) -> bool:
+        """Whether its items are words of a text that is written."""
+        return self.headline.name == "perplexity"
 
 
 #: By name. Of a model that several tasks know, the first of them is the task.
 CATALOG = {
     facts.name: facts
     for facts in (
-        _facts(
+        TaskFacts(
             "image-classification",
             "AutoModelForImageClassification",
-            "error",
+            MEASURES["error"].metrics,
             "ForImageClassification",
+            noun="image classifier",
+            purpose="To classify an image",
+            example='"image.png"',
         ),
-        _facts(
+        TaskFacts(
             "text-classification",
             "AutoModelForSequenceClassification",
-            "error",
+            MEASURES["error"].metrics,
             "ForSequenceClassification",
+            noun="text classifier",
+            purpose="To classify a text",
+            example='"Some text."',
         ),
-        _facts(
+        TaskFacts(
             "audio-classification",
             "AutoModelForAudioClassification",
-            "error",
+            MEASURES["error"].metrics,
             "ForAudioClassification",
+            noun="classifier of recordings",
+            purpose="To classify a recording",
+            example='"recording.wav"',
         ),
-        _facts(
+        TaskFacts(
             "video-classification",
             "AutoModelForVideoClassification",
-            "error",
+            MEASURES["error"].metrics,
             "ForVideoClassification",
+            noun="classifier of videos",
+            purpose="To classify a video",
+            example='"video.mp4"',
         ),
-        _facts("multiple-choice", "AutoModelForMultipleChoice", "error"),
-        _facts(
+        TaskFacts(
+            "multiple-choice",
+            "AutoModelForMultipleChoice",
+            MEASURES["error"].metrics,
+            noun="multiple-choice model",
+        ),
+        TaskFacts(
             "next-sentence-prediction",
             "AutoModelForNextSentencePrediction",
-            "error",
+            MEASURES["error"].metrics,
+            noun="next-sentence model",
             tag="text-classification",
         ),
-        _facts(
+        TaskFacts(
             "token-classification",
             "AutoModelForTokenClassification",
-            "entity_f1",
+            MEASURES["entity_f1"].metrics,
             "ForTokenClassification",
+            noun="token classifier",
+            purpose="To tag the words of a text",
+            example='"Some text."',
         ),
-        _facts(
+        TaskFacts(
             "audio-frame-classification",
             "AutoModelForAudioFrameClassification",
-            "error",
+            MEASURES["error"].metrics,
+            noun="classifier of audio frames",
             tag="audio-classification",
         ),
-        _facts(
+        TaskFacts(
             "question-answering",
             "AutoModelForQuestionAnswering",
-            "exact_match",
+            MEASURES["exact_match"].metrics,
             "ForQuestionAnswering",
+            noun="question-answering model",
         ),
-        _facts(
+        TaskFacts(
             "image-segmentation",
             "AutoModelForSemanticSegmentation",
-            "miou",
+            MEASURES["miou"].metrics,
             "ForSemanticSegmentation",
+            noun="segmentation model",
+            purpose="To segment an image",
+            example='"image.png"',
         ),
-        _facts("fill-mask", "AutoModelForMaskedLM", "perplexity", "ForMaskedLM"),
-        _facts("text-generation", "AutoModelForCausalLM", "perplexity", "ForCausalLM"),
-        _facts("text2text-generation", "AutoModelForSeq2SeqLM", "perplexity"),
-        _facts("automatic-speech-recognition", "AutoModelForSpeechSeq2Seq", "perplexity"),
-        _facts(
-            "ctc", "AutoModelForCTC", "token_error", "ForCTC", tag="automatic-speech-recognition"
+        TaskFacts(
+            "text2text-generation",
+            "AutoModelForSeq2SeqLM",
+            MEASURES["perplexity"].metrics,
+            noun="sequence-to-sequence model",
         ),
-        _facts("image-text-to-text", "AutoModelForImageTextToText", "perplexity"),
+        TaskFacts(
+            "fill-mask",
+            "AutoModelForMaskedLM",
+            MEASURES["perplexity"].metrics,
+            "ForMaskedLM",
+            noun="masked language model",
+            purpose="To fill a gap",
+            example='f"Some {fill.tokenizer.mask_token}."',
+        ),
+        TaskFacts(
+            "text-generation",
+            "AutoModelForCausalLM",
+            MEASURES["perplexity"].metrics,
+            "ForCausalLM",
+            noun="language model",
+            purpose="To write on from a few words",
+            example='"the company", max_new_tokens=20, do_sample=True',
+        ),
+        TaskFacts(
+            "automatic-speech-recognition",
+            "AutoModelForSpeechSeq2Seq",
+            MEASURES["perplexity"].metrics,
+            noun="speech recognizer",
+            purpose="To write down a recording",
+            example='"recording.wav"',
+        ),
+        TaskFacts(
+            "ctc",
+            "AutoModelForCTC",
+            MEASURES["token_error"].metrics,
+            "ForCTC",
+            noun="speech recognizer",
+            tag="automatic-speech-recognition",
+            purpose="To write down a recording",
+            example='"recording.wav"',
+        ),
+        TaskFacts(
+            "image-text-to-text",
+            "AutoModelForImageTextToText",
+            MEASURES["perplexity"].metrics,
+            noun="vision-language model",
+            purpose="To ask about an image",
+            example='"image.png", text="What is this?"',
+        ),
     )
 }
 

@@ -127,6 +127,15 @@ class Task:
         """A batch as a model gets it that is run for its logits alone: without labels."""
         return {name: value for name, value in inputs.items() if name not in self.label_names}
 
+    def check_outputs(self, outputs: Any) -> None:
+        """Raise unless a model's outputs have logits for each of `outputs`."""
+        for name, _ in self.outputs:
+            if getattr(outputs, name, None) is None:
+                raise BANError(
+                    f"A model of task {self.name!r} must give {name}, as one with a head of "
+                    f"{self.facts.auto_class} does, not {type(outputs).__name__}."
+                )
+
     def logits(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Tensor:
         """The items' logits: `(N, C)`, row by row."""
         found: list[Tensor] = [
@@ -143,6 +152,7 @@ class Task:
 
     def items(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Items:
         """A batch and a model's outputs as items."""
+        self.check_outputs(outputs)
         labels, weights = self.labels(model, inputs, outputs)
         return Items(
             self.logits(model, inputs, outputs),

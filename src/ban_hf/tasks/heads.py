@@ -30,6 +30,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "multi_label_classification": "sigmoid",
     "regression": "identity",
 }
+#: Methods of speech models that tell how many frames so many samples make.
+FRAME_COUNTS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
 #: Causal language models whose labels are the next words already: they are not shifted again.
 UNSHIFTED = set(
     "BartForCausalLM BigBirdPegasusForCausalLM BlenderbotForCausalLM BlenderbotSmallForCausalLM "
@@ -380,7 +382,7 @@ def _frames_that_count(model: nn.Module, inputs: dict[str, Any], frames: int) ->
     recording = inputs[plain.main_input_name]  # (B, samples), or more axes
     if mask is None:
         return torch.ones(len(recording), frames, device=recording.device)
-    lengths_of = getattr(plain, "_get_feat_extract_output_lengths", None)
+    lengths_of = next((getattr(plain, x) for x in FRAME_COUNTS if x in dir(plain)), None)
     if lengths_of is None:
         raise BANError(
             f"{type(plain).__name__} does not tell how many frames a recording has, so that padded "

@@ -115,7 +115,7 @@ def check_label_loss(
         expected = float(loss if extra is None else loss + extra)
         try:
             outputs = _run_in_evaluation(model, inputs | (state or {}))
-        except (IndexError, RuntimeError, ValueError) as error:
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise BANError(
                 f"{type(model).__name__} cannot compute its own loss of these labels, which task "
                 f"{task.name!r} can: {error}"

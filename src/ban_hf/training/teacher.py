@@ -78,12 +78,7 @@ class FrozenTeacher(TrainerCallback):
             self.model.eval()
         with torch.inference_mode():
             outputs = self.model(**inputs, **self.carried.give("teacher"), **options)
-        for output in self.task.outputs:
-            if getattr(outputs, output.name, None) is None:
-                raise BANError(
-                    f"teacher gives no {output.name}, but {type(outputs).__name__}: it must have a "
-                    f"head, as {self.task.facts.auto_class} gives it."
-                )
+        self.task.check_outputs(outputs)
         self.carried.keep("teacher", outputs)
         return outputs
 
