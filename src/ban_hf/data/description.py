@@ -76,18 +76,25 @@ def _fingerprint_items(dataset: Dataset, count: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
-    """The same global random numbers each time; the generators go on as if nothing was drawn."""
+def kept_random_states() -> Iterator[None]:
+    """The global random generators of the CPU go on afterwards as if nothing was drawn."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # the CPU's alone, whose state is put back
-        random.seed(0)
-        np.random.seed(0)
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """The same global random numbers each time."""
+    with kept_random_states():
+        torch.default_generator.manual_seed(0)  # the CPU's alone, whose state is put back
+        random.seed(0)
+        np.random.seed(0)
+        yield
 
 
 def _update(digest: Any, value: Any) -> None:

@@ -99,6 +99,7 @@ def train(
     if isinstance(dataset, ImageViews):  # a copy: the caller's own is not changed
         dataset = dataset.with_seed(args.seed if args.data_seed is None else args.data_seed)
     trainer = make_trainer(model, setup, args, teacher=teacher, train_dataset=dataset)
+    trainer.stops_at_nan = True  # generation 0, too, before it is saved
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(GenerationProgress(job.generation, last or job.generation))

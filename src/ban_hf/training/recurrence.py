@@ -79,7 +79,8 @@ class CarriedState(TrainerCallback):
         self._resumed: dict[str, State] = {}
 
     def add(self, role: str, model: nn.Module) -> None:
-        """Add the student or the teacher."""
+        """Add the student or the teacher, in place of an earlier one."""
+        self.recurrent.discard(role)
         if is_recurrent(model):
             self.recurrent.add(role)
 

@@ -27,7 +27,12 @@ from ban_hf.lineage.files import plain_json, sha256_of_json
 from ban_hf.lineage.record import architecture
 from ban_hf.tasks.base import Output, Task
 from ban_hf.training.arguments import BANTrainingArguments
-from ban_hf.training.performance import is_convolutional, prepare_frozen, to_channels_last
+from ban_hf.training.performance import (
+    is_convolutional,
+    named_outputs,
+    prepare_frozen,
+    to_channels_last,
+)
 from ban_hf.training.recurrence import CarriedState
 from ban_hf.training.teacher_cache import TeacherCache
 
@@ -76,8 +81,9 @@ class FrozenTeacher(TrainerCallback):
         """The teacher's outputs for a batch, in evaluation mode and without a graph."""
         if self.model.training:  # a callback or an evaluation switched it: BatchNorm would move
             self.model.eval()
+        options |= self.carried.give("teacher") | named_outputs(self.plain)
         with torch.inference_mode():
-            outputs = self.model(**inputs, **self.carried.give("teacher"), **options)
+            outputs = self.model(**inputs, **options)
         self.task.check_outputs(outputs)
         self.carried.keep("teacher", outputs)
         return outputs
