@@ -134,6 +134,7 @@ class BANTrainer(Trainer):
         self._evaluated: list[Tensor] = []  # sums of rows and groups, (B, G, 5) each
         self._undefined: list[str] = []  # statistics that have no meaning for this task's items
         self._measured: set[str] = set()  # metrics of evaluations that Trainer does not have
+        self._before_search: dict[str, Any] = {}
         self._given_task = task
         self._set_up_student(needs_task=teacher is not None)
         if teacher is not None:
@@ -261,8 +262,15 @@ class BANTrainer(Trainer):
         `compute_metrics` gives: what we measure besides does not count. A trial whose loss becomes
         NaN under a teacher is pruned, where optuna searches in one process.
         """
+        names = ("objective", "temperature", "teacher_weight", "label_weight")
+        self._before_search = {name: getattr(self.args, name) for name in names}
         rate = self._rate_trial if compute_objective is None else compute_objective
         return super().hyperparameter_search(hp_space, rate, *args, **kwargs)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Set a trial's arguments; one that its space leaves out is not the last trial's."""
+        vars(self.args).update(self._before_search if trial is not None else {})
+        super()._hp_search_setup(trial)
 
     def _rate_trial(self, metrics: dict[str, float]) -> float:
         of_trainer = {k: v for k, v in metrics.items() if k not in self._measured}
