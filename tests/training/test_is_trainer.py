@@ -78,11 +78,11 @@ def own_loss(outputs, labels, num_items_in_batch=None):
 class Metrics:
     """Keeps all that it is given."""
 
-    def __init__(self) -> None:
-        self.given = []
+    def __init__(self, names=("predictions", "label_ids", "inputs", "losses")) -> None:
+        self.names, self.given = names, []
 
     def __call__(self, prediction, compute_result=True):
-        for name in ("predictions", "label_ids", "inputs", "losses"):
+        for name in self.names:
             part = getattr(prediction, name)
             arrays = part.values() if isinstance(part, dict) else [part]
             self.given += [torch.as_tensor(array) for array in arrays if array is not None]

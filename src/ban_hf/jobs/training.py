@@ -26,6 +26,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer_utils import has_length
 
 from ban_hf.data.augmentation import ImageViews
 from ban_hf.data.windows import TokenWindows
@@ -333,7 +334,8 @@ def train_to_end(trainer: BANTrainer, seed: int) -> Training:
         arguments=arguments,
         arguments_sha256=sha256_of_json(arguments),
         steps=trainer.state.global_step,
-        epochs=trainer.state.epoch,
+        # Of a stream the passes are not known: there Trainer counts a share of all steps.
+        epochs=trainer.state.epoch if has_length(trainer.train_dataset) else None,
         world_size=args.world_size,
         hardware=hardware(),
         seconds=round(stopwatch.seconds, 1),

@@ -7,9 +7,11 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 from tqdm.auto import trange
 from transformers import (
     DataCollatorWithPadding,
@@ -48,6 +50,20 @@ def check_shares_nothing(teacher: nn.Module, student: nn.Module) -> None:
             "teacher and model are the same object or share trainable weights, so that nothing "
             "would be learnt: give the student fresh weights, such as type(model)(config)."
         )
+
+
+def check_storable(dataset: Any, args: BANTrainingArguments) -> None:
+    """Raise unless `teacher_cache` can tell, by a position, what the teacher reads in an epoch."""
+    # A subclass may show something else.
+    if args.teacher_cache is None or type(dataset) in (ImageViews, TokenWindows):
+        return
+    is_stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
+    why = ", a stream, whose items have no numbers" if is_stream else ""
+    raise BANError(
+        f"teacher_cache={args.teacher_cache!r} needs to know what the teacher reads in each epoch: "
+        "train_dataset must be ImageViews (load_images) or TokenWindows, not "
+        f"{type(dataset).__name__}{why}. Or leave teacher_cache out."
+    )
 
 
 class FrozenTeacher(TrainerCallback):
@@ -160,12 +176,7 @@ class CachedTeacher(FrozenTeacher):
 
     def _check_data(self, dataset: Any, collator: Any) -> None:
         """Raise unless it is known what the teacher reads in each epoch."""
-        if type(dataset) not in (ImageViews, TokenWindows):  # a subclass may show something else
-            raise BANError(
-                f"teacher_cache={self.args.teacher_cache!r} needs to know what the teacher reads "
-                "in each epoch: train_dataset must be ImageViews (load_images) or "
-                f"TokenWindows, not {type(dataset).__name__}. Or leave teacher_cache out."
-            )
+        check_storable(dataset, self.args)
         known = collate if isinstance(dataset, ImageViews) else default_data_collator
         if collator is not known and not isinstance(collator, DataCollatorWithPadding):
             raise BANError(

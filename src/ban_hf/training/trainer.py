@@ -269,7 +269,8 @@ class BANTrainer(Trainer):
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Set a trial's arguments; one that its space leaves out is not the last trial's."""
-        vars(self.args).update(self._before_search if trial is not None else {})
+        for name, value in self._before_search.items() if trial is not None else ():
+            setattr(self.args, name, value)
         super()._hp_search_setup(trial)
 
     def _rate_trial(self, metrics: dict[str, float]) -> float:
@@ -409,6 +410,9 @@ class BANTrainer(Trainer):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches or self._task is None:
             return batches, num_items
+        if self.teacher is not None and len(batches) < num_batches:
+            # A stream ended within the step. Trainer makes no step of it, but keeps its gradient.
+            return [], None
         is_cached = isinstance(self.frozen_teacher, CachedTeacher)
         positions = [batch.pop(POSITIONS) if is_cached else None for batch in batches]
         if self._classes is None:
