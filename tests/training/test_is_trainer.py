@@ -128,6 +128,9 @@ CASES = {
         gradient_checkpointing=True,
     ),
     "label smoothing": dict(label_smoothing_factor=0.1),
+    "the best checkpoint": line_case(  # of a ViT Trainer loads none: save_pretrained renames it
+        load_best_model_at_end=True, save_strategy="steps", save_steps=2, save_total_limit=1
+    ),
     "the model is built by a function": dict(model_init=lambda: vit(1, hidden_dropout_prob=0.2)),
 }
 OF_TRAINER = ("model_init", "compute_loss_func", "preprocess_logits_for_metrics")
@@ -245,13 +248,15 @@ def test_the_check_of_the_labels_draws_no_random_number_and_leaves_the_model_as_
         BANTrainer, tmp_path, model=lambda: NoisyForImageClassification(vit(1).config)
     )
     batch = next(iter(trainer.get_train_dataloader()))
-    states, before, config = random_states(), weights(trainer.model), trainer.model.config.to_dict()
+    states, before = random_states(), weights(trainer.model)
+    config = trainer.model.config.to_dict()
     trainer._check_labels(batch)
     assert trainer.model.calls == 2
     assert trainer._classes == CLASSES
     assert random_states() == states
     assert distance(trainer.model, before) == 0
-    assert trainer.model.config.to_dict() == config
+    learned = {"problem_type": "single_label_classification"}  # as by the first step
+    assert trainer.model.config.to_dict() == config | learned
     assert trainer.model.training
 
 

@@ -20,7 +20,7 @@ from tiny import (
 )
 from torch import nn
 from torch.utils.data import Subset
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ban_hf import BANTrainer
@@ -275,6 +275,38 @@ def test_what_a_stream_cannot_have_is_refused(tmp_path):
 
 
 # Memory and kernels
+
+
+class OutOfMemory(TrainerCallback):
+    """Has no room for a batch of 10."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.train_batch_size >= 10:
+            raise RuntimeError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("objective", ["kd", "dkpp"])
+def test_a_batch_size_that_is_found_gives_what_it_gives_when_it_is_given(objective, tmp_path):
+    """In the weights, and in the logs from the first line on."""
+    runs = []
+    for found in (False, True):
+        trainer = taught(
+            tmp_path,
+            vit(1),
+            confident(vit(2)),
+            Images(27),
+            objective=objective,
+            per_device_train_batch_size=10 if found else 9,  # nine tenths
+            auto_find_batch_size=found,
+            train_sampling_strategy="sequential",
+        )
+        if found:
+            trainer.add_callback(OutOfMemory())
+        trainer.train()
+        runs.append(trainer)
+    assert distance(runs[0].model, vit(1)) > 1e-2
+    assert distance(runs[0].model, runs[1].model) == 0
+    assert history(runs[0]) == history(runs[1])
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path):

@@ -50,9 +50,7 @@ from ban_hf.training.teacher import CachedTeacher, FrozenTeacher, check_shares_n
 logger = logging.getLogger(__name__)
 
 MICRO_BATCH = "micro_batch"  # what get_batch_samples adds to a batch: its place in the step
-SKIP_LOGITS = (
-    "skip_logits"  # what Trainer adds under use_liger_kernel, where it needs the loss alone
-)
+SKIP_LOGITS = "skip_logits"  # what Trainer adds, with Liger's kernels, where the loss is enough
 
 
 class BANTrainer(Trainer):
@@ -70,7 +68,11 @@ class BANTrainer(Trainer):
     the micro-batches.
 
     Before the first step, and before an evaluation, one batch with labels must have the loss that
-    the model itself reports for it (`tasks.base.check_label_loss`).
+    the model itself reports for it (`tasks.losses.check_label_loss`), if its task is known. Without
+    a teacher it need not be.
+
+    A training adds callbacks of ours only while it runs, and only those that it needs: for the
+    teacher and its cache, `ImageViews`, `TokenWindows`, and against NaN (`stops_at_nan`).
 
     On `TokenWindows`, a text in reading order, recurrent students and teachers continue from their
     state after the last window, in training (truncated back-propagation through time) and in
@@ -95,10 +97,10 @@ class BANTrainer(Trainer):
         trainer_kwargs: everything else, as for `Trainer`.
 
     Raises:
-        BANError: for a model that no task knows, a task that does not fit it, or labels that it
-            reads in another way; for a teacher that cannot teach it (see `Task.check_pair`);
-            for `TokenWindows` of another batch size, and for gradient accumulation on them.
-        FloatingPointError: from `train`, where the loss becomes NaN or infinite.
+        BANError: for a task that does not fit the model, or labels that it reads in another way;
+            for `TokenWindows` of another batch size, and for gradient accumulation on them; with a
+            teacher for a model that no task knows, or that it cannot teach (`Task.check_pair`).
+        FloatingPointError: from `train` with a teacher, where the loss becomes NaN or infinite.
     """
 
     can_return_loss: bool
@@ -123,7 +125,7 @@ class BANTrainer(Trainer):
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         if args.fast:
             allow_fast_products(args)
-        #: Whether a loss that is no number stops a training.
+        #: Whether a loss that is no number stops a training. A sequence sets it for generation 0.
         self.stops_at_nan = teacher is not None
         self.finite_loss_guard = FiniteLossGuard(self.accelerator.gather)
         self.carried = CarriedState()
@@ -199,7 +201,6 @@ class BANTrainer(Trainer):
         self.task.check_pair(teacher, self.model, self.processing_class, self._teacher_name)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        self.step_loss.forget()  # of a training that was broken off
         self.carried.reads_in_order = isinstance(self.train_dataset, TokenWindows)
         try:
             output = super().train(*args, **kwargs)
@@ -214,7 +215,11 @@ class BANTrainer(Trainer):
         return output
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Here `train` has built the student, by `model_init`, and set the arguments of a trial."""
+        """Here `train` has built the student, by `model_init`, and set the arguments of a trial.
+
+        Under `auto_find_batch_size` it begins again where the memory is short.
+        """
+        self.step_loss.forget()  # of a training that was broken off
         if self.model_init is not None:
             self.args.check()
             self._set_up_student(needs_task=self.teacher is not None)
@@ -583,7 +588,7 @@ class BANTrainer(Trainer):
 
     def _broadcast_buffers(self) -> None:
         """Rank 0's BatchNorm statistics, which are those that get saved, for every process."""
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and self._task is not None:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
