@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from family import views
 from tiny import CLASSES, Images, arguments, cifar, confident, distance, vit, weights
 from transformers import ViTForImageClassification
 
-from ban_hf import BANTrainer
+from ban_hf import BANTrainer, collate
 from ban_hf.errors import BANError
 
 optuna = pytest.importorskip("optuna")
@@ -124,3 +125,28 @@ def test_each_student_has_its_labels_checked_and_the_fast_layout(tmp_path):
         assert found._classes == CLASSES
         weight = found.model.network.stem.conv.weight
         assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_teacher_s_outputs_are_stored_in_the_first_trial_and_replayed_in_the_others(tmp_path):
+    trials = [dict(num_train_epochs=1), dict(num_train_epochs=2, objective="cwtm"), dict(seed=9)]
+    rated, runs = [], []
+    for name, cache in (("online", None), ("cached", str(tmp_path / "cache"))):
+        teacher = confident(vit(2))
+        found = BANTrainer(
+            args=arguments(
+                tmp_path / name, max_steps=-1, remove_unused_columns=False, teacher_cache=cache
+            ),
+            model_init=student,
+            teacher=teacher,
+            train_dataset=views(24),
+            eval_dataset=views(9, seed=1, augment=False),
+            data_collator=collate,
+        )
+        training = []
+        found.teacher.register_forward_hook(
+            lambda *_, of=found, to=training: to.append(of._evaluating)
+        )
+        rated.append(search(found, trials)[1])
+        runs.append(training.count(False))
+    assert rated[0] == rated[1]
+    assert runs == [2 * (1 + 2 + 2), 2 * 2]  # each batch of two epochs, once

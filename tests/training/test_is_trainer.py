@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import CLASSES, Images, arguments, cifar, distance, gpt2, lstm, text, vit, weights
+from tiny import CLASSES, Images, arguments, bert, cifar, distance, gpt2, lstm, text, vit, weights
 from torch import nn
 from torch.utils.data import IterableDataset, Subset
 from transformers import Trainer, TrainerCallback
@@ -128,6 +128,7 @@ CASES = {
         gradient_checkpointing=True,
     ),
     "label smoothing": dict(label_smoothing_factor=0.1),
+    "compiled": dict(torch_compile=True, torch_compile_backend="eager"),
     "the best checkpoint": line_case(  # of a ViT Trainer loads none: save_pretrained renames it
         load_best_model_at_end=True, save_strategy="steps", save_steps=2, save_total_limit=1
     ),
@@ -195,6 +196,26 @@ def test_without_a_teacher_all_is_as_with_the_stock_class(case, tmp_path):
     assert len(given.given) == len(also_given.given)
     for mine, expected in zip(also_given.given, given.given, strict=True):
         torch.testing.assert_close(mine, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "case", [dict(model=lambda: bert(1)), line_case()], ids=["words", "points"]
+)
+def test_a_training_is_resumed_as_with_the_stock_class(case, tmp_path):
+    if "data" not in case:
+        case["data"] = [
+            {"input_ids": row["input_ids"], "labels": i % 5} for i, row in enumerate(SENTENCES)
+        ]
+    options = dict(save_strategy="steps", save_steps=2, eval_strategy="no", evaluation=None)
+    runs = []
+    for kind in (Trainer, BANTrainer):
+        build(kind, tmp_path / kind.__name__, **case, **options)[0].train()
+        trainer, *_ = build(kind, tmp_path / kind.__name__, **case, **options)
+        trainer.train(resume_from_checkpoint=str(tmp_path / kind.__name__ / "checkpoint-2"))
+        runs.append(trainer)
+    assert runs[0].state.global_step == 5
+    assert logs(runs[0]) == logs(runs[1])
+    assert distance(runs[0].model, runs[1].model) == 0
 
 
 class Chained:
