@@ -30,7 +30,7 @@ def trainer(output_dir, teacher=None, model_init=student, **changes) -> BANTrain
 def search(found: BANTrainer, trials: list[dict], **options):
     """Search over these hyperparameters, one after the other; what each trial was rated."""
     ratings = []
-    rate = options.pop("compute_objective", found._rate_trial)
+    rate = options.pop("compute_objective", found._rate)
 
     def note(metrics):
         ratings.append(rate(metrics))

@@ -88,6 +88,16 @@ class CarriedState(TrainerCallback):
         """Whether a model continues from the state after the last window."""
         return self.reads_in_order and role in self.recurrent
 
+    def check_accumulation(self, args: TrainingArguments) -> None:
+        """Raise where a student would continue from states of old weights within a step."""
+        if self.carries("student") and args.gradient_accumulation_steps > 1:
+            raise BANError(
+                f"gradient_accumulation_steps={args.gradient_accumulation_steps} with a recurrent "
+                "model would not mean a larger batch: the micro-batches are windows that follow "
+                "one another, so each update would see a longer text with states of old weights. "
+                "Set it to 1; for a larger batch raise per_device_train_batch_size (more columns)."
+            )
+
     def give(self, role: str) -> dict[str, State]:
         """What a model is called with besides its batch."""
         return {"state": self.states.get(role)} if self.carries(role) else {}

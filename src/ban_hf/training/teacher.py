@@ -1,8 +1,9 @@
 """A frozen teacher in a training: run once for each step, or replayed from its cache."""
 
 import copy
+import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +50,25 @@ def check_shares_nothing(teacher: nn.Module, student: nn.Module) -> None:
         raise BANError(
             "teacher and model are the same object or share trainable weights, so that nothing "
             "would be learnt: give the student fresh weights, such as type(model)(config)."
+        )
+
+
+def check_columns(
+    dataset: Any, kept: Collection[str], teacher: nn.Module, student: nn.Module
+) -> None:
+    """Raise where `Trainer` removes a column because the student alone does not read it.
+
+    It keeps those with the names that are `kept`.
+    """
+    if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+        return
+    read = set(inspect.signature(teacher.forward).parameters) - set(kept)
+    if lost := sorted(read & set(dataset.column_names or ())):
+        raise BANError(
+            f"remove_unused_columns=True takes {', '.join(lost)} away, because "
+            f"{type(student).__name__} does not read it; the teacher, a "
+            f"{type(teacher).__name__}, does. Remove it from the data if the teacher can do "
+            "without; otherwise these two need other inputs, and cannot be teacher and student."
         )
 
 

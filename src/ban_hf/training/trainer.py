@@ -1,25 +1,18 @@
 """One generation: a `transformers.Trainer` whose student learns from a frozen teacher."""
 
 import contextlib
-import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.trainer_utils import (
-    EvalLoopOutput,
-    HPSearchBackend,
-    TrainOutput,
-    default_compute_objective,
-)
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ban_hf.data.augmentation import SetEpoch, has_views
 from ban_hf.data.description import POSITIONS, kept_random_states
@@ -45,7 +38,13 @@ from ban_hf.training.performance import (
     to_channels_last,
 )
 from ban_hf.training.recurrence import CarriedState, check_windows
-from ban_hf.training.teacher import CachedTeacher, FrozenTeacher, check_shares_nothing
+from ban_hf.training.search import SearchingTrainer
+from ban_hf.training.teacher import (
+    CachedTeacher,
+    FrozenTeacher,
+    check_columns,
+    check_shares_nothing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ MICRO_BATCH = "micro_batch"  # what get_batch_samples adds to a batch: its place
 SKIP_LOGITS = "skip_logits"  # what Trainer adds, with Liger's kernels, where the loss is enough
 
 
-class BANTrainer(Trainer):
+class BANTrainer(SearchingTrainer):
     """Trains a student from a frozen teacher; without a teacher it is `transformers.Trainer`.
 
     The loss of an optimizer step is
@@ -135,8 +134,6 @@ class BANTrainer(Trainer):
         self._evaluating = False
         self._evaluated: list[Tensor] = []  # sums of rows and groups, (B, G, 5) each
         self._undefined: list[str] = []  # statistics that have no meaning for this task's items
-        self._measured: set[str] = set()  # metrics of evaluations that Trainer does not have
-        self._before_search: dict[str, Any] = {}
         self._given_task = task
         self._set_up_student(needs_task=teacher is not None)
         if teacher is not None:
@@ -202,14 +199,7 @@ class BANTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.carried.reads_in_order = isinstance(self.train_dataset, TokenWindows)
-        try:
-            output = super().train(*args, **kwargs)
-        except FloatingPointError as error:
-            if self.hp_search_backend != HPSearchBackend.OPTUNA or self.args.world_size > 1:
-                raise
-            from optuna import TrialPruned  # it is installed, since it runs this trial
-
-            raise TrialPruned(str(error)) from error  # the search goes on
+        output = super().train(*args, **kwargs)
         if self.args.torch_compile:
             logger.info(describe_compilation())
         return output
@@ -221,7 +211,6 @@ class BANTrainer(Trainer):
         """
         self.step_loss.forget()  # of a training that was broken off
         if self.model_init is not None:
-            self.args.check()
             self._set_up_student(needs_task=self.teacher is not None)
             if self.frozen_teacher is not None:
                 self._check_pair(self.frozen_teacher.plain)
@@ -253,34 +242,6 @@ class BANTrainer(Trainer):
         finally:
             for callback in callbacks:
                 self.remove_callback(callback)
-
-    def hyperparameter_search(
-        self,
-        hp_space: Callable[..., dict[str, Any]] | None = None,
-        compute_objective: Callable[[dict[str, float]], float] | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """As in `Trainer`, also over `objective`, `temperature` and the weights.
-
-        By default a trial is rated as there, by the loss of an evaluation, or the sum of what
-        `compute_metrics` gives: what we measure besides does not count. A trial whose loss becomes
-        NaN under a teacher is pruned, where optuna searches in one process.
-        """
-        names = ("objective", "temperature", "teacher_weight", "label_weight")
-        self._before_search = {name: getattr(self.args, name) for name in names}
-        rate = self._rate_trial if compute_objective is None else compute_objective
-        return super().hyperparameter_search(hp_space, rate, *args, **kwargs)
-
-    def _hp_search_setup(self, trial: Any) -> None:
-        """Set a trial's arguments; one that its space leaves out is not the last trial's."""
-        for name, value in self._before_search.items() if trial is not None else ():
-            setattr(self.args, name, value)
-        super()._hp_search_setup(trial)
-
-    def _rate_trial(self, metrics: dict[str, float]) -> float:
-        of_trainer = {k: v for k, v in metrics.items() if k not in self._measured}
-        return float(default_compute_objective(of_trainer))
 
     @contextlib.contextmanager
     def _open_cache(self) -> Iterator[None]:
@@ -335,15 +296,11 @@ class BANTrainer(Trainer):
         args, in_order = self.args, self.carried.reads_in_order
         check_windows("train_dataset", self.train_dataset, args.train_batch_size, args)
         check_windows("eval_dataset", self.eval_dataset, args.eval_batch_size, args)
-        if self.carried.carries("student") and args.gradient_accumulation_steps > 1:
-            raise BANError(
-                f"gradient_accumulation_steps={args.gradient_accumulation_steps} with a recurrent "
-                "model would not mean a larger batch: the micro-batches are windows that follow "
-                "one another, so each update would see a longer text with states of old weights. "
-                "Set it to 1; for a larger batch raise per_device_train_batch_size (more columns)."
-            )
+        self.carried.check_accumulation(args)
         if self.frozen_teacher is not None and args.remove_unused_columns:
-            self._check_columns(self.frozen_teacher.plain)
+            self._set_signature_columns_if_needed()
+            plain, names = self.frozen_teacher.plain, self._signature_columns
+            check_columns(self.train_dataset, names, plain, self.model)
         # Trainer smooths the labels of a class that it does not know without shifting them.
         known = type(self.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         shifts = self._task is not None and "shift_labels" in self._task.label_names
@@ -352,20 +309,6 @@ class BANTrainer(Trainer):
             raise BANError(
                 "label_smoothing_factor without a teacher would train this language model on "
                 "labels that are not shifted: leave it out."
-            )
-
-    def _check_columns(self, teacher: nn.Module) -> None:
-        """Raise where `Trainer` removes a column because the student alone does not read it."""
-        if not isinstance(self.train_dataset, datasets.Dataset | datasets.IterableDataset):
-            return
-        self._set_signature_columns_if_needed()
-        read = set(inspect.signature(teacher.forward).parameters) - set(self._signature_columns)
-        if lost := sorted(read & set(self.train_dataset.column_names or ())):
-            raise BANError(
-                f"remove_unused_columns=True takes {', '.join(lost)} away, because "
-                f"{type(self.model).__name__} does not read it; the teacher, a "
-                f"{type(teacher).__name__}, does. Remove it from the data if the teacher can do "
-                "without; otherwise these two need other inputs, and cannot be teacher and student."
             )
 
     def _check_labels(self, inputs: dict[str, Any]) -> None:
@@ -568,7 +511,7 @@ class BANTrainer(Trainer):
         if self._evaluated:
             measured = {f"{metric_key_prefix}_{k}": v for k, v in self._means().items()}
             output.metrics.update(measured)
-            self._measured |= measured.keys() - {f"{metric_key_prefix}_loss"}
+            self.measured |= measured.keys() - {f"{metric_key_prefix}_loss"}
         return output
 
     def _means(self) -> dict[str, float]:
