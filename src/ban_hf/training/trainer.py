@@ -20,6 +20,13 @@ from ban_hf.data.augmentation import SetEpoch
 from ban_hf.data.description import POSITIONS
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
+from ban_hf.models.adapters import (
+    base_of,
+    check_kind,
+    is_adapted,
+    share_frozen,
+    without_adapter,
+)
 from ban_hf.tasks.auto import load_model, resolve_task
 from ban_hf.tasks.base import Task, check_label_loss, check_label_range, label_cross_entropy
 from ban_hf.training.arguments import BANTrainingArguments, describe, fast_arguments
@@ -69,11 +76,12 @@ class BANTrainer(Trainer):
     with a teacher also `eval_teacher_agreement` (%) and `eval_teacher_kl` (nats).
 
     Args:
-        model: the student.
+        model: the student; it may be a `PeftModel`.
         args: a `BANTrainingArguments`.
         teacher: a model whose output has `.logits`, a local folder, a Hub id (`ns/name@revision`),
             or None. A model is frozen and put into evaluation mode, in place; it stays outside the
-            student, its optimizer and its checkpoints.
+            student, its optimizer and its checkpoints. Of a student with an adapter (PEFT) it may
+            be the base, `model.get_base_model()`, which then teaches with the adapter off.
         task: what the student predicts: a name in `TASKS`, or a `Task`, for a class of your own; by
             default it is found by the student's class.
         trainer_kwargs: everything else, as for `Trainer`.
@@ -117,15 +125,15 @@ class BANTrainer(Trainer):
         self.add_callback(SetEpoch())  # the views of ImageViews, if they are the training set
         self.carried = CarriedState()
         self.add_callback(self.carried)
-        self.carried.add("student", self.model)
+        self.carried.add("student", self.student)
         self.step_loss = StepLoss(self.args, self.accelerator)
         self.teacher: nn.Module | None = None
         self.frozen_teacher: FrozenTeacher | None = None
         if teacher is not None:
-            module = teacher if isinstance(teacher, nn.Module) else load_model(teacher)
+            module = self._read_teacher(teacher)
             name = None if isinstance(teacher, nn.Module) else teacher
             check_shares_nothing(module, self.model)
-            self.task.check_pair(module, self.model, self.processing_class, name)
+            self.task.check_pair(module, self.student, self.processing_class, name)
             kind = FrozenTeacher if self.args.teacher_cache is None else CachedTeacher
             self.frozen_teacher = kind(module, self.task, self.carried, self.accelerator, self.args)
             self.teacher = self.frozen_teacher.model
@@ -133,6 +141,36 @@ class BANTrainer(Trainer):
         self._classes: int | None = None  # known when the labels were checked
         self._evaluating = False
         self._evaluated: list[Tensor] = []  # sums of rows, (B, 4) each
+
+    @property
+    def student(self) -> Any:
+        """The student as its task sees it: of an adapter its base, with the adapter's layers."""
+        return base_of(self.model)
+
+    def _read_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
+        """The teacher as it is run; one that is loaded here shares an adapted student's base."""
+        if is_adapted(self.model):
+            check_kind(self.model)
+        if isinstance(teacher, nn.Module):
+            if is_adapted(self.model) and teacher is self.student:
+                return without_adapter(self.model)
+            if is_adapted(teacher):
+                check_kind(teacher)
+            return base_of(teacher)
+        module = load_model(teacher)
+        self.share_base(module)
+        return module
+
+    @property
+    def has_whole_weights(self) -> bool:
+        """Whether each process has all of the student's weights."""
+        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def share_base(self, module: nn.Module) -> None:
+        """Let a model hold the weights of an adapted student's base in place of equal ones."""
+        casts = self.args.fp16_full_eval or self.args.bf16_full_eval  # the student, in place
+        if self.has_whole_weights and not casts:
+            share_frozen(module, self.model)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.step_loss.forget()  # of a training that was broken off
@@ -208,7 +246,7 @@ class BANTrainer(Trainer):
         if self.frozen_teacher is not None and args.remove_unused_columns:
             self._check_columns(self.frozen_teacher.plain)
         # Trainer smooths the labels of a class that it does not know without shifting them.
-        known = type(self.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        known = type(self.student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         unshifted = "shift_labels" in self.task.label_names and (in_order or not known)
         if args.label_smoothing_factor and self.teacher is None and unshifted:
             raise BANError(
@@ -235,7 +273,7 @@ class BANTrainer(Trainer):
         if self._classes is None and self.compute_loss_func in (None, _never_called):
             with self.compute_loss_context_manager():
                 state = self.carried.give("student")
-                self._classes = check_label_loss(self.task, self.model, inputs, state)
+                self._classes = check_label_loss(self.task, self.student, inputs, state)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -252,7 +290,7 @@ class BANTrainer(Trainer):
 
     def _run_student(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """The student's outputs, from the state after the last window."""
-        forward_inputs = self.task.forward_inputs(self.model, inputs)
+        forward_inputs = self.task.forward_inputs(self.student, inputs)
         outputs = model(**forward_inputs, **self.carried.give("student"))
         self.carried.keep("student", outputs)
         return outputs
@@ -308,10 +346,10 @@ class BANTrainer(Trainer):
             self._check_labels(inputs)
         if micro_batch is not None:
             outputs = self._run_student(model, inputs)
-            student = self.task.logits(self.model, inputs, outputs)  # (N, C)
+            student = self.task.logits(self.student, inputs, outputs)  # (N, C)
             # DDP averages gradients over the processes; the shares are to be summed.
             loss = self.step_loss.share(student, micro_batch) * self.accelerator.num_processes
-            extra = self.task.extra_loss(self.model, outputs)
+            extra = self.task.extra_loss(self.student, outputs)
             if extra is not None:
                 loss = loss + extra / len(self.step_loss.batches)
         elif self.teacher is not None or (self._evaluating and not self.task.one_item_a_row):
@@ -337,7 +375,7 @@ class BANTrainer(Trainer):
 
     def _measure(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
         """The label loss of an evaluation's batch; what else is measured is kept."""
-        items = self.task.items(self.model, inputs, outputs)
+        items = self.task.items(self.student, inputs, outputs)
         # Smoothed where Trainer, without a teacher, does so.
         smoothing = self.args.label_smoothing_factor if self.task.one_item_a_row else 0.0
         label_loss = agreement = divergence = torch.zeros_like(items.weights)  # (N,) each
