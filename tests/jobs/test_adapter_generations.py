@@ -23,6 +23,7 @@ from ban_hf import (
     verify_lineage,
 )
 from ban_hf.cli.main import main
+from ban_hf.errors import UnlistedFileError
 from ban_hf.tasks.auto import load_model
 from ban_hf.tasks.base import mean_logits
 
@@ -194,7 +195,24 @@ class TestVerified:
         assert main(["verify", str(run)]) == 1
         assert "model.safetensors" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("change", ["gone", "config", "sharded", "adapter"])
+    def test_a_base_in_shards_is_known_by_all_of_them(self, tmp_path):
+        base, run = tmp_path / "gpt2", tmp_path / "run"
+        tiny.gpt2(7).save_pretrained(base, max_shard_size="8KB")
+        train(run, base, 0)
+        shards = [path.name for path in base.glob("model-*.safetensors")]
+        files = Record.read(run / "generation-0").architecture.adapter.base_files
+        assert len(shards) > 1
+        assert {file.path for file in files} == {
+            *("config.json", "model.safetensors.index.json"),
+            *shards,
+        }
+        verify_lineage(run)
+        tiny.gpt2(8).save_pretrained(tmp_path / "other")  # loaders prefer a single file
+        shutil.copy(tmp_path / "other" / "model.safetensors", base)
+        with pytest.raises(UnlistedFileError, match=r"model\.safetensors"):
+            verify_lineage(run)
+
+    @pytest.mark.parametrize("change", ["gone", "config", "adapter"])
     def test_other_changes_are_found(self, movable, change):
         base, run = movable
         verify_lineage(run)
@@ -203,10 +221,6 @@ class TestVerified:
         elif change == "config":
             file = base / "config.json"
             file.write_text(file.read_text().replace("gelu_new", "relu"))
-        elif change == "sharded":  # loaders prefer the file that the record does not list
-            shutil.move(base / "model.safetensors", base / "shard.safetensors")
-            index = {"weight_map": {"a": "shard.safetensors"}}
-            (base / "model.safetensors.index.json").write_text(json.dumps(index))
         else:
             file = run / "generation-0" / "adapter_config.json"
             file.write_text(file.read_text().replace('"lora_alpha": 4', '"lora_alpha": 5'))

@@ -373,8 +373,8 @@ def check_bases(entries: Iterable[Entry]) -> None:
         listed = {file.path for file in files}
         if other := model_files(set(place.names()), partial(_read, place)) ^ listed:
             raise UnlistedFileError(
-                f"{place}, the base of {entry.place}, is loaded from {', '.join(sorted(other))} or "
-                "not, in another way than its record says."
+                f"{place}, the base of {entry.place}, is not loaded from the files that its record "
+                f"names: {', '.join(sorted(other))}."
             )
 
 

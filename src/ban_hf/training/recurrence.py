@@ -18,14 +18,12 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.lineage.catalog import ENSEMBLE
-from ban_hf.models.adapters import base_of
 
 State = Any  # a tensor, None, or a tuple of states
 
 
 def is_recurrent(model: nn.Module) -> bool:
     """Whether a model takes a `state` and gives one, or an ensemble has such a member."""
-    model = base_of(model)
     if isinstance(model, PreTrainedModel) and model.config.model_type == ENSEMBLE:
         return any(map(is_recurrent, model.get_submodule("members").children()))
     return "state" in inspect.signature(model.forward).parameters
