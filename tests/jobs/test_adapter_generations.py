@@ -97,6 +97,7 @@ class TestSaved:
         for generation in range(3):
             network = Record.read(done / f"generation-{generation}").architecture
             assert network.class_name == type(load_model(done / "generation-0")).__name__
+            assert "peft" in Record.read(done / f"generation-{generation}").code
             found = network.adapter
             assert (found.type, found.base, found.base_revision) == ("LORA", kind, None)
             assert {f.path: f.sha256 for f in found.base_files} == {

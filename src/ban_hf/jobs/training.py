@@ -168,7 +168,8 @@ def _finish(job: Job, home: Path, setup: Setup, trainer: BANTrainer, record: Rec
     found = measure(networks, setup, trainer, teacher, 0 if job.members else trained)
     trainer.accelerator.wait_for_everyone()  # all have read the networks in `partial`
     if writes:
-        record.data, record.code = dict(setup.data), versions()
+        packages = ["peft"] if is_adapted(trainer.model) else []
+        record.data, record.code = dict(setup.data), versions(*packages)
         record.metrics = _metric_values(found.get("test", {}))
         record.write(partial)
         folder = home / job.folder
