@@ -13,6 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ban_hf import BornAgainEnsemble, CharCNNLSTMForCausalLM, create_language_model
 from ban_hf.data import word_tokenizer
 from ban_hf.tasks.auto import TASKS
+from ban_hf.tasks.pairing import pair
 
 
 def by_hand(student, teacher, data, *, epochs=2, teacher_weight=1.0, label_weight=1.0):
@@ -286,7 +287,7 @@ def test_a_fresh_teacher_is_not_taken_for_the_working_directory(tmp_path, monkey
     word_tokenizer(["<eos>", "another"]).save_pretrained(tmp_path)
     monkeypatch.chdir(tmp_path)
     ours = word_tokenizer(["<eos>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 2))])
-    TASKS["text-generation"].check_pair(lstm(1), lstm(2), ours)
+    pair(TASKS["text-generation"], lstm(2), lstm(1), ours)
 
 
 def test_a_teacher_with_its_words_in_another_order_is_refused(tmp_path):

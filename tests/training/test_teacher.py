@@ -233,7 +233,7 @@ def test_a_teacher_that_cannot_teach_is_refused(tmp_path):
     refuse("same object or share trainable weights", student, sharing)
     refuse("teacher has 7 classes and model has 5", student, vit(2, num_labels=7))
     refuse(
-        "class 1 is 'cow' to the teacher and 'dog'", named("a dog cow d e"), named("a cow dog d e")
+        "has none called 'hen', which is class 1 of", named("a hen cow d e"), named("a cow dog d e")
     )
     refuse("compute_loss_func and teacher exclude", student, vit(2), compute_loss_func=print)
     refuse("nowhere' cannot be loaded: it must be a folder", student, str(tmp_path / "nowhere"))

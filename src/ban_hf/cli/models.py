@@ -28,8 +28,9 @@ from ban_hf.lineage.files import read_json
 from ban_hf.lineage.record import Record
 from ban_hf.models.factory import image_processor, vocabulary_digest
 from ban_hf.tasks.auto import load_model, task_of
-from ban_hf.tasks.base import TOKENIZER_FILE, normalized_weights
+from ban_hf.tasks.base import normalized_weights
 from ban_hf.tasks.data import PROCESSOR_FILE, ImageFormat, image_format
+from ban_hf.tasks.pairing import TOKENIZER_FILE
 from ban_hf.training.ensemble import BornAgainEnsemble, check_alike
 
 IMAGES_AT_ONCE, COLUMNS = 500, 20  # what the recipes' configurations measure with

@@ -7,6 +7,7 @@ recurrent one reads a text in order, its state carried along. An ensemble is a n
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ from ban_hf.lineage.results import block_losses, pack_classes
 from ban_hf.objectives import kd, label_losses
 from ban_hf.tasks.base import Items, Task, Transcripts, first_member
 from ban_hf.tasks.metrics import Predictions, scores
+from ban_hf.tasks.pairing import foreign_inputs, pair, without
 from ban_hf.training.recurrence import is_recurrent
 
 Gather = Callable[[Tensor], Tensor]
@@ -89,6 +91,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     in_order: bool = False,
     teacher: PreTrainedModel | None = None,
+    processor: Any = None,
     decode: Callable[[list[int]], str] | None = None,
     gather: Gather = lambda rows: rows,
 ) -> Evaluation:
@@ -105,11 +108,17 @@ def evaluate(
         in_order: whether row b of each batch continues row b of the one before, as `TokenWindows`
             does: a recurrent network goes on from its state, and items are in the text's order,
             however many columns it is read in.
-        teacher: where there is one.
+        teacher: where there is one; it reads the batches of the first loader in its own way
+            (`tasks.pairing`).
+        processor: the tokenizer or image processor of the models, to compare with the teacher's.
         decode: gives the text of token numbers, for the word error of recordings.
         gather: brings the rows of a batch together over all processes.
     """
     networks = [model.to(device).eval() for model in (*models, *([teacher] if teacher else []))]
+    foreign = [foreign_inputs(network, networks) for network in networks]
+    readers: list[Callable[..., Any]] = [partial(task.forward_inputs, model) for model in models]
+    pairing = None if teacher is None else pair(task, teacher, models[0], processor)
+    readers += [pairing.teacher_inputs] if pairing else []
     states: list[dict[str, Any]] = [{} for _ in networks]
     parts: list[Tensor] = []
     texts: list[tuple[list[int], list[int]]] = []
@@ -117,8 +126,9 @@ def evaluate(
     for group in zip(*loaders, strict=True):
         batches = [_to_device(batch, device) for batch in group]
         outputs = []
-        for network, batch, state in zip(networks, itertools.cycle(batches), states, strict=False):
-            outputs.append(network(**task.forward_inputs(network, batch), **state))
+        each = zip(networks, readers, itertools.cycle(batches), foreign, states, strict=False)
+        for network, read, batch, names, state in each:
+            outputs.append(network(**without(read(batch), names), **state))
             if in_order and is_recurrent(network):
                 state["state"] = outputs[-1].state
         together = outputs[0]
@@ -129,8 +139,8 @@ def evaluate(
         if not items.has_labels:
             raise BANError("the test set has no labels: there is nothing to measure by.")
         theirs = None
-        if teacher is not None:
-            theirs = task.logits(teacher, batches[0], outputs[-1]).double()  # (N, C)
+        if pairing is not None:
+            theirs = pairing.items(batches[0], outputs[-1])
         table = _table(items, theirs)  # (N, COLUMNS + 2 C')
         rows = gather(table.view(items.rows, -1, table.shape[1]))  # (B, N / B, COLUMNS + 2 C')
         parts.append(rows.cpu())
@@ -150,7 +160,7 @@ def evaluate(
     )
 
 
-def _table(items: Items, theirs: Tensor | None) -> Tensor:
+def _table(items: Items, theirs: Items | None) -> Tensor:
     """What is kept of each item: weight, loss, confidence, agreement, divergence, labels, output.
 
     `(N, 7)`, or of C labels or numbers `(N, 5 + 2 C)`; of items without labels these are 0.
@@ -159,16 +169,18 @@ def _table(items: Items, theirs: Tensor | None) -> Tensor:
     zeros = torch.zeros_like(logits[:, 0])  # (N,)
     agrees, divergence = zeros, zeros
     if theirs is not None:
-        divergence = kd(logits, theirs, activation=items.activation)  # (N,)
+        ours, teacher = theirs.beside(logits), theirs.logits.double()  # (N, C) each
+        divergence = kd(ours, teacher, activation=items.activation)  # (N,)
+        if items.activation == "softmax":
+            agrees = (ours.argmax(1) == teacher.argmax(1)).double()  # (N,)
+        elif items.activation == "sigmoid":
+            agrees = ((ours > 0) == (teacher > 0)).double().mean(1)  # (N,)
     if items.activation == "softmax":
         top, predicted = logits.softmax(1).max(1)  # (N,), (N,)
         output = predicted[:, None]  # (N, 1)
-        agrees = zeros if theirs is None else predicted == theirs.argmax(1)  # (N,)
     else:
         top = zeros
         output = logits.sigmoid() if items.activation == "sigmoid" else logits  # (N, C)
-        if theirs is not None and items.activation == "sigmoid":
-            agrees = ((logits > 0) == (theirs > 0)).double().mean(1)  # (N,)
     labels, losses = torch.zeros_like(output), zeros  # (N, C'), (N,)
     if items.labels is not None:
         labels = items.labels.view(len(output), -1)  # (N, C')

@@ -248,6 +248,7 @@ def measure(
     parameters = {"all": sum(map(parameter_count, models)), "trainable": trained}
     if setup.test_dataset is None:
         return {"parameters": parameters}
+    trainer.keep_columns([*models, *([teacher] if teacher else [])])
     # All of it; and not `get_eval_dataloader`, which may keep the validation set's loader.
     drops, trainer.args.dataloader_drop_last = trainer.args.dataloader_drop_last, False
     loader = trainer.get_test_dataloader(setup.test_dataset)
@@ -265,6 +266,7 @@ def measure(
         device=trainer.args.device,
         in_order=isinstance(setup.test_dataset, TokenWindows),
         teacher=teacher,
+        processor=trainer.processing_class,
         gather=gather,
     ).to_dict(setup.entropy) | {"parameters": parameters}
 

@@ -7,21 +7,17 @@ the ensemble see items only, and never the shape of a model's outputs.
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ban_hf.data.description import IGNORED
 from ban_hf.errors import BANError
 from ban_hf.lineage.catalog import ENSEMBLE, LEADING, Activation, Metric
 from ban_hf.lineage.catalog import TaskFacts as TaskFacts
-
-TOKENIZER_FILE = "tokenizer_config.json"
 
 
 class Output(NamedTuple):
@@ -67,6 +63,7 @@ class Items(NamedTuple):
     activation: Activation = "softmax"
     groups: int = 1  # G
     transcripts: Transcripts | None = None  # labels of rows, in place of `labels`
+    common: int | None = None  # C, if of a teacher whose student has further classes behind them
 
     @property
     def has_labels(self) -> bool:
@@ -76,6 +73,10 @@ class Items(NamedTuple):
     def by_group(self, column: Tensor) -> Tensor:
         """The sum of a column `(N,)` over the items of each group: `(G,)`."""
         return column.view(-1, self.groups).sum(0)
+
+    def beside(self, student_logits: Tensor) -> Tensor:
+        """A student's logits as they are compared with these, a teacher's: of the same classes."""
+        return student_logits if self.common is None else student_logits[:, : self.common]
 
 
 class Task:
@@ -92,12 +93,15 @@ class Task:
         facts: names and metrics.
         label_names: of a batch; a model that is run for its logits alone gets none of them.
         outputs: the logits among a model's outputs.
+        classes: what the classes of an item are: `names` of the config, `words` of its vocabulary,
+            or neither.
         default_label_weight: `label_weight` of a sequence of such models, where none is given.
     """
 
     facts: TaskFacts
     label_names: tuple[str, ...] = ("labels",)
     outputs: tuple[Output, ...] = (Output(),)
+    classes: Literal["names", "words"] | None = None
     default_label_weight: float = 0.0
 
     @property
@@ -202,26 +206,11 @@ class Task:
             for output in self.outputs
         }
 
-    def check_pair(
-        self,
-        teacher: nn.Module,
-        student: nn.Module,
-        processor: Any = None,
-        teacher_name: str | Path | None = None,
-    ) -> None:
+    def check_pair(self, teacher: nn.Module, student: nn.Module) -> None:
         """Raise unless a teacher's items mean what its student's do.
 
-        So for other classes, another order of them, another vocabulary, or another tokenizer.
-
-        The student's `processor` may be its tokenizer. `teacher_name` is the folder or Hub id that
-        the teacher was loaded from, by default what its config says.
+        `pairing.pair` looks after their classes and words.
         """
-        if not (isinstance(teacher, PreTrainedModel) and isinstance(student, PreTrainedModel)):
-            return
-        if student.main_input_name == teacher.main_input_name == "input_ids":
-            check_vocabularies(teacher.config, student.config)
-            if isinstance(processor, PreTrainedTokenizerBase):
-                check_tokenizers(str(teacher_name or teacher.config.name_or_path), processor)
 
     def loss_metrics(self, loss: float) -> dict[str, float]:
         """What an evaluation logs that follows from its label loss, by name."""
@@ -259,78 +248,12 @@ def first_member(model: nn.Module) -> Any:
     return model
 
 
-# Teacher and student
-
-
-def check_classes(teacher: PretrainedConfig, student: PretrainedConfig) -> None:
-    """Raise unless two models have the same classes in the same order, as far as they are named."""
-    theirs, ours = teacher.id2label, student.id2label
-    if len(theirs) != len(ours):
-        raise BANError(
-            f"teacher has {len(theirs)} classes and model has {len(ours)}: build the student with "
-            "the teacher's num_labels, or choose another teacher."
-        )
-    if _are_placeholders(theirs) or _are_placeholders(ours):
-        return
-    for i, label in ours.items():
-        if theirs[i] != label:
-            raise BANError(
-                f"teacher and model name their classes differently: class {i} is {theirs[i]!r} to "
-                f"the teacher and {label!r} to the model. Build the student with the teacher's "
-                "id2label and order the labels of the data by it."
-            )
-
-
-def _are_placeholders(id2label: dict[int, str]) -> bool:
-    """Whether these are the names that `transformers` gives where there are none."""
-    return all(name == f"LABEL_{i}" for i, name in id2label.items())
-
-
-def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig) -> None:
-    """Raise unless two models read the same words, as far as their configs tell."""
-    configs = [config.get_text_config().to_dict() for config in (teacher, student)]
-    theirs, ours = (config.get("vocab_size") for config in configs)
-    if theirs != ours and None not in (theirs, ours):
-        raise BANError(
-            f"teacher has a vocabulary of {theirs} and model one of {ours}: build the student with "
-            "the teacher's vocabulary, or choose another teacher."
-        )
-    theirs, ours = (config.get("vocabulary_sha256") for config in configs)
-    if theirs != ours and None not in (theirs, ours):
-        raise BANError(
-            "teacher and model have other words, or the same in another order: encode the text "
-            "with the teacher's tokenizer and build the student from its words."
-        )
-
-
-def check_tokenizers(teacher_name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise unless the teacher's tokenizer, where it is on this machine, numbers words alike."""
-    folder = _local_tokenizer(teacher_name)
-    if folder is None:
-        return
-    from transformers import AutoTokenizer  # half loaded when the Auto classes load this module
-
-    theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
-    for word, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-        if theirs.get(word) != index:
-            raise BANError(
-                f"teacher and processing_class number their words differently: {word!r} is "
-                f"{index} here and {theirs.get(word)} in {folder}. Use the teacher's tokenizer: "
-                f"AutoTokenizer.from_pretrained({str(folder)!r})."
-            )
-
-
-def _local_tokenizer(name: str) -> Path | None:
-    """The folder of a model's tokenizer; None if it is not on this machine."""
-    if not name:  # a fresh model, which has none
-        return None
-    if Path(name).is_dir():
-        return Path(name) if (Path(name) / TOKENIZER_FILE).is_file() else None
-    repo_id, _, revision = name.partition("@")
-    if repo_id.count("/") > 1:  # a folder that is not there
-        return None
-    cached = try_to_load_from_cache(repo_id, TOKENIZER_FILE, revision=revision or None)
-    return Path(cached).parent if isinstance(cached, str) else None
+def members_of(model: nn.Module) -> list[Any]:
+    """The networks of an ensemble, and of the ensembles among them; of another model itself."""
+    if isinstance(model, PreTrainedModel) and model.config.model_type == ENSEMBLE:
+        members = model.get_submodule("members").children()
+        return [each for member in members for each in members_of(member)]
+    return [model]
 
 
 # Ensembles

@@ -65,6 +65,7 @@ class BornAgainEnsemble(PreTrainedModel):
     def __init__(self, config: BornAgainEnsembleConfig) -> None:
         from ban_hf.tasks import auto
         from ban_hf.tasks.base import normalized_weights
+        from ban_hf.tasks.pairing import foreign_inputs
         from ban_hf.training.recurrence import is_recurrent
 
         super().__init__(config)
@@ -75,6 +76,7 @@ class BornAgainEnsemble(PreTrainedModel):
         self.task = auto.task_of(config)
         self.activation = self.task.activation(self.members[0], {})
         self.recurrent = [is_recurrent(member) for member in self.members]
+        self.foreign = [foreign_inputs(member, self.members) for member in self.members]
         self.post_init()
         # transformers looks for them in direct children only; without, a member whose softmax is
         # tied to its embedding would load with random weights in it.
@@ -141,6 +143,7 @@ class BornAgainEnsemble(PreTrainedModel):
         Labels of a language model are shifted, once; `shift_labels`, as a keyword, are not.
         """
         from ban_hf.tasks.losses import label_loss
+        from ban_hf.tasks.pairing import without
 
         named = {
             "pixel_values": pixel_values,
@@ -157,8 +160,10 @@ class BornAgainEnsemble(PreTrainedModel):
         }
         states = state or (None,) * len(self.members)
         outputs = [
-            member(**given, **({"state": own} if recurrent else {}))
-            for member, own, recurrent in zip(self.members, states, self.recurrent, strict=True)
+            member(**without(given, names), **({"state": own} if recurrent else {}))
+            for member, names, own, recurrent in zip(
+                self.members, self.foreign, states, self.recurrent, strict=True
+            )
         ]
         merged = EnsembleOutput()
         means = self.task.merge(outputs, self.config.weights, self.activation)

@@ -144,7 +144,7 @@ class StepLoss:
                 f"label_weight={label_weight} needs labels, but train_dataset has none: "
                 "add a 'labels' column, or set label_weight=0 (BAN)."
             )
-        is_plain = args.objective == "kd" and args.temperature == 1
+        is_plain = args.objective == "kd" and args.temperature == 1 and items.common is None
         in_one_pass = is_plain and not args.label_smoothing_factor and items.transcripts is None
         if in_one_pass and items.activation == "softmax":
             loss, shares = mixed_cross_entropy(
@@ -153,7 +153,7 @@ class StepLoss:
         else:
             teacher_loss, label_loss = self._terms(student, items, micro_batch)
             loss = args.teacher_weight * teacher_loss + label_weight * label_loss
-            shares = item_statistics(student, items).sum(0)  # (COLUMNS,)
+            shares = item_statistics(items.beside(student), items).sum(0)  # (COLUMNS,)
             named = ItemStatistics.of(shares)
             named.teacher_loss.copy_(teacher_loss.detach())
             named.label_loss.copy_(label_loss.detach())
@@ -164,7 +164,7 @@ class StepLoss:
         """The shares of the objective and of the label loss in the step's means."""
         args = self.args
         losses = OBJECTIVES[args.objective](
-            student,
+            items.beside(student),
             items.logits,
             items.labels,
             temperature=args.temperature,

@@ -1,9 +1,8 @@
 """A frozen teacher in a training: run once for each step, or replayed from its cache."""
 
 import copy
-import inspect
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +28,8 @@ from ban_hf.lineage.environment import weights_digest
 from ban_hf.lineage.files import plain_json, sha256_of_json
 from ban_hf.lineage.record import architecture
 from ban_hf.models.adapters import adapter_state
-from ban_hf.tasks.base import Output, Task
+from ban_hf.tasks.base import Items, Output
+from ban_hf.tasks.pairing import Pairing
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.performance import (
     is_convolutional,
@@ -54,25 +54,6 @@ def check_shares_nothing(teacher: nn.Module, student: nn.Module) -> None:
         )
 
 
-def check_columns(
-    dataset: Any, kept: Collection[str], teacher: nn.Module, student: nn.Module
-) -> None:
-    """Raise where `Trainer` removes a column because the student alone does not read it.
-
-    It keeps those with the names that are `kept`.
-    """
-    if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
-        return
-    read = set(inspect.signature(teacher.forward).parameters) - set(kept)
-    if lost := sorted(read & set(dataset.column_names or ())):
-        raise BANError(
-            f"remove_unused_columns=True takes {', '.join(lost)} away, because "
-            f"{type(student).__name__} does not read it; the teacher, a "
-            f"{type(teacher).__name__}, does. Remove it from the data if the teacher can do "
-            "without; otherwise these two need other inputs, and cannot be teacher and student."
-        )
-
-
 def check_storable(dataset: Any, args: BANTrainingArguments) -> None:
     """Raise unless `teacher_cache` can tell, by a position, what the teacher reads in an epoch."""
     # A subclass may show something else.
@@ -91,6 +72,7 @@ class FrozenTeacher(TrainerCallback):
     """A teacher in evaluation mode, outside of every gradient.
 
     Attributes:
+        pairing: how it reads a batch, and how it is compared with its student.
         plain: the teacher as it was given.
         model: the teacher as it is run.
     """
@@ -99,13 +81,13 @@ class FrozenTeacher(TrainerCallback):
 
     def __init__(
         self,
-        teacher: nn.Module,
-        task: Task,
+        pairing: Pairing,
         carried: CarriedState,
         accelerator: Accelerator,
         args: BANTrainingArguments,
     ) -> None:
-        self.task, self.carried, self.accelerator, self.args = task, carried, accelerator, args
+        self.carried, self.accelerator, self.args = carried, accelerator, args
+        self.pairing, self.task, teacher = pairing, pairing.task, pairing.teacher
         if args.fast:
             to_channels_last(teacher)
         self.plain = teacher.eval().requires_grad_(False)
@@ -125,8 +107,20 @@ class FrozenTeacher(TrainerCallback):
         self.carried.keep("teacher", outputs)
         return outputs
 
+    def items(self, batches: Sequence[Inputs], positions: Sequence[Any]) -> list[Items]:
+        """The items of each micro-batch of a step, as its student gets it, in its classes.
+
+        Positions `(B,)` are of its rows, None without a cache.
+        """
+        outputs = self.outputs([self.pairing.teacher_inputs(x) for x in batches], positions)
+        return [self.pairing.items(x, y) for x, y in zip(batches, outputs, strict=True)]
+
+    def evaluate(self, inputs: Inputs) -> Items:
+        """The items of a batch of an evaluation, which no cache holds."""
+        return self.pairing.items(inputs, self.forward(self.pairing.teacher_inputs(inputs)))
+
     def outputs(self, batches: Sequence[Inputs], positions: Sequence[Any]) -> list[Any]:
-        """The outputs for each micro-batch; positions `(B,)` of its items, None without a cache."""
+        """The outputs for each micro-batch, as the teacher reads it; see `items`."""
         return self._run(batches)
 
     def _run(self, batches: Sequence[Inputs]) -> list[Any]:
@@ -229,8 +223,12 @@ class CachedTeacher(FrozenTeacher):
         else:
             name = f"{type(teacher).__module__}.{type(teacher).__qualname__}"
             network = {"class": name, "modules_sha256": sha256_of_json(repr(teacher))}
+        # What is stored is the teacher's own output, in its own classes.
+        pixels = self.pairing.pixels
+        converted = {} if pixels is None else {"pixels": [x._asdict() for x in pixels]}
         key: dict[str, Any] = plain_json(
-            {
+            converted
+            | {
                 "teacher": {"weights_sha256": weights_digest(teacher)}
                 | network
                 | adapter_state(teacher),
@@ -263,7 +261,7 @@ class CachedTeacher(FrozenTeacher):
                 with self.carried.another_text(self.carried.reads_in_order):
                     for batch in loader if self.needs_forward else ():
                         positions = batch.pop(POSITIONS)
-                        inputs = self.task.forward_inputs(self.plain, prepare(batch))
+                        inputs = self.pairing.teacher_inputs(prepare(batch))
                         self.outputs([inputs], [positions])
                 self.cache.end()
 

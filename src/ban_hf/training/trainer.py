@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ban_hf.models.adapters import (
 from ban_hf.tasks.auto import load_model, resolve_task, task_of
 from ban_hf.tasks.base import Task
 from ban_hf.tasks.losses import check_label_loss, check_label_range, label_terms
+from ban_hf.tasks.pairing import Pairing, foreign_inputs, pair
 from ban_hf.training.arguments import BANTrainingArguments, describe, fast_arguments
 from ban_hf.training.loss import (
     FiniteLossGuard,
@@ -49,7 +50,6 @@ from ban_hf.training.search import SearchingTrainer
 from ban_hf.training.teacher import (
     CachedTeacher,
     FrozenTeacher,
-    check_columns,
     check_shares_nothing,
 )
 
@@ -106,7 +106,7 @@ class BANTrainer(SearchingTrainer):
     Raises:
         BANError: for a task that does not fit the model, or labels that it reads in another way;
             for `TokenWindows` of another batch size, and for gradient accumulation on them; with a
-            teacher for a model that no task knows, or that it cannot teach (`Task.check_pair`).
+            teacher for a model that no task knows, or that it cannot teach (`pairing.pair`).
         FloatingPointError: from `train` with a teacher, where the loss becomes NaN or infinite.
     """
 
@@ -139,6 +139,9 @@ class BANTrainer(SearchingTrainer):
         self.step_loss = StepLoss(self.args, self.accelerator)
         self.teacher: nn.Module | None = None
         self.frozen_teacher: FrozenTeacher | None = None
+        self._other_columns: frozenset[str] = (
+            frozenset()
+        )  # of batches, which the student has none of
         self._evaluating = False
         self._evaluated: list[Tensor] = []  # sums of rows and groups, (B, G, 5) each
         self._undefined: list[str] = []  # statistics that have no meaning for this task's items
@@ -195,15 +198,21 @@ class BANTrainer(SearchingTrainer):
             )
         module = self._read_teacher(teacher)
         self._teacher_name = None if isinstance(teacher, nn.Module) else teacher
-        self._check_pair(module)
+        pairing = self._pair(module)
         kind = FrozenTeacher if self.args.teacher_cache is None else CachedTeacher
-        self.frozen_teacher = kind(module, self.task, self.carried, self.accelerator, self.args)
+        self.frozen_teacher = kind(pairing, self.carried, self.accelerator, self.args)
         self.teacher = self.frozen_teacher.model
 
-    def _check_pair(self, teacher: nn.Module) -> None:
-        """Raise unless the teacher can teach the student."""
+    def _pair(self, teacher: nn.Module) -> Pairing:
+        """How the teacher teaches the student; raises where it cannot."""
         check_shares_nothing(teacher, self.model)
-        self.task.check_pair(teacher, self.student, self.processing_class, self._teacher_name)
+        self.keep_columns([teacher])
+        name = self._teacher_name
+        return pair(self.task, teacher, self.student, self.processing_class, name)
+
+    def keep_columns(self, others: Iterable[nn.Module]) -> None:
+        """Let batches have, with `remove_unused_columns` too, what only other models take."""
+        self._other_columns |= foreign_inputs(self.student, others)
 
     @property
     def student(self) -> Any:
@@ -251,7 +260,7 @@ class BANTrainer(SearchingTrainer):
         if self.model_init is not None:
             self._set_up_student(needs_task=self.teacher is not None)
             if self.frozen_teacher is not None:
-                self._check_pair(self.frozen_teacher.plain)
+                self.frozen_teacher.pairing = self._pair(self.frozen_teacher.plain)
         self._check_reading()
         if self.args.fast:
             log_once(describe(self.model, self.args))
@@ -335,10 +344,6 @@ class BANTrainer(SearchingTrainer):
         check_windows("train_dataset", self.train_dataset, args.train_batch_size, args)
         check_windows("eval_dataset", self.eval_dataset, args.eval_batch_size, args)
         self.carried.check_accumulation(args)
-        if self.frozen_teacher is not None and args.remove_unused_columns:
-            self._set_signature_columns_if_needed()
-            plain, names = self.frozen_teacher.plain, self._signature_columns
-            check_columns(self.train_dataset, names, plain, self.model)
         # Trainer smooths the labels of a class that it does not know without shifting them.
         known = type(self.student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         shifts = self._task is not None and "shift_labels" in self._task.label_names
@@ -355,9 +360,14 @@ class BANTrainer(SearchingTrainer):
             return
         if self.compute_loss_func in (None, _never_called):
             batch = {name: value for name, value in inputs.items() if name != SKIP_LOGITS}
+            if self.frozen_teacher is not None:
+                batch = self.frozen_teacher.pairing.student_inputs(batch)
             with self.compute_loss_context_manager(), kept_random_states():
                 besides = self._besides()
                 self._classes = check_label_loss(self._task, self.student, batch, besides)
+            words = self.frozen_teacher and self.frozen_teacher.pairing.words
+            if words and self._classes:  # what the teacher has none of is no word of the tokenizer
+                self._classes = min(words, self._classes)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -369,6 +379,7 @@ class BANTrainer(SearchingTrainer):
         super()._set_signature_columns_if_needed()
         # Language models take shift_labels as a keyword, which their signature does not show.
         names = () if self._task is None else self._task.label_names
+        names = (*names, *sorted(self._other_columns))
         if isinstance(self.frozen_teacher, CachedTeacher):
             names = (*names, POSITIONS)
         for name in names:
@@ -383,6 +394,8 @@ class BANTrainer(SearchingTrainer):
         """The student's outputs, from the state after the last window."""
         inputs.pop(SKIP_LOGITS, None)
         forward_inputs = self.task.forward_inputs(self.student, inputs)
+        if self.frozen_teacher is not None:
+            forward_inputs = self.frozen_teacher.pairing.student_inputs(forward_inputs)
         outputs = model(**forward_inputs, **self._besides())
         self.carried.keep("student", outputs)
         return outputs
@@ -422,10 +435,7 @@ class BANTrainer(SearchingTrainer):
     def _begin_step(self, teacher: FrozenTeacher, batches: list, positions: list) -> None:
         """Run the teacher on every micro-batch, and number them."""
         inputs = [self._prepare_inputs(batch) for batch in batches]
-        forward_inputs = [self.task.forward_inputs(teacher.plain, x) for x in inputs]
-        outputs = teacher.outputs(forward_inputs, positions)
-        pairs = zip(inputs, outputs, strict=True)
-        items = [self.task.items(teacher.plain, x, found) for x, found in pairs]
+        items = teacher.items(inputs, positions)
         self.step_loss.begin(items, self.state.global_step, self._train_batch_size)
         for i, batch in enumerate(batches):
             batch[MICRO_BATCH] = i
@@ -496,10 +506,9 @@ class BANTrainer(SearchingTrainer):
             label_loss, label_weight = by_row
         columns = torch.stack([items.weights] * 3, 1)  # (N, 3)
         if self.frozen_teacher is not None:
-            plain = self.frozen_teacher.plain
-            outputs = self.frozen_teacher.forward(self.task.forward_inputs(plain, inputs))
-            theirs = self.task.items(plain, inputs, outputs)
-            found = ItemStatistics.of(item_statistics(items.logits, theirs))  # (N,) each
+            theirs = self.frozen_teacher.evaluate(inputs)
+            ours = theirs.beside(items.logits)  # (N, C)
+            found = ItemStatistics.of(item_statistics(ours, theirs))  # (N,) each
             columns = torch.stack([items.weights, found.teacher_agreement, found.teacher_loss], 1)
             self._undefined = undefined_statistics(theirs)
         # Row by row: those that fill up the last batch for all processes are dropped.
