@@ -288,7 +288,7 @@ def test_a_model_of_ones_own_class_is_taught_as_the_task_that_is_named(tmp_path)
     found.train()
     assert found.evaluate()["eval_teacher_kl"] < first
     with pytest.raises(BANError, match=r"Tiny cannot be distilled.* give BANTrainer its task"):
-        trainer(tmp_path, Tiny(1), tiny.Images())
+        trainer(tmp_path, Tiny(1), tiny.Images(), tiny.vit(2))
 
 
 class FrameClassification(Task):

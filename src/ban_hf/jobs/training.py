@@ -26,6 +26,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer_utils import has_length
 
 from ban_hf.data.augmentation import ImageViews
 from ban_hf.data.windows import TokenWindows
@@ -99,6 +100,7 @@ def train(
     if isinstance(dataset, ImageViews):  # a copy: the caller's own is not changed
         dataset = dataset.with_seed(args.seed if args.data_seed is None else args.data_seed)
     trainer = make_trainer(model, setup, args, teacher=teacher, train_dataset=dataset)
+    trainer.stops_at_nan = True  # generation 0, too, before it is saved
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(GenerationProgress(job.generation, last or job.generation))
@@ -332,7 +334,8 @@ def train_to_end(trainer: BANTrainer, seed: int) -> Training:
         arguments=arguments,
         arguments_sha256=sha256_of_json(arguments),
         steps=trainer.state.global_step,
-        epochs=trainer.state.epoch,
+        # Of a stream the passes are not known: there Trainer counts a share of all steps.
+        epochs=trainer.state.epoch if has_length(trainer.train_dataset) else None,
         world_size=args.world_size,
         hardware=hardware(),
         seconds=round(stopwatch.seconds, 1),

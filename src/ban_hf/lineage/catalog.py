@@ -333,6 +333,14 @@ CATALOG = {
     )
 }
 
+#: Causal language models whose labels are the next words already: they are not shifted again.
+UNSHIFTED = set(
+    "BartForCausalLM BigBirdPegasusForCausalLM BlenderbotForCausalLM BlenderbotSmallForCausalLM "
+    "CpmAntForCausalLM FlaubertWithLMHeadModel MBartForCausalLM MarianForCausalLM MvpForCausalLM "
+    "PLBartForCausalLM PegasusForCausalLM TrOCRForCausalLM WhisperForCausalLM XLMWithLMHeadModel "
+    "XLNetLMHeadModel".split()
+)
+
 #: Metrics of all tasks, and of a trainer, whose best value is the lowest.
 LOWER_IS_BETTER = {"teacher_kl"} | {
     metric.name

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ban_hf.data.description import IGNORED
 from ban_hf.errors import BANError
-from ban_hf.lineage.catalog import CATALOG, Activation
+from ban_hf.lineage.catalog import CATALOG, UNSHIFTED, Activation
 from ban_hf.tasks.base import (
     Items,
     Labels,
@@ -32,13 +32,6 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 #: Methods of speech models that tell how many frames so many samples make.
 FRAME_COUNTS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
-#: Causal language models whose labels are the next words already: they are not shifted again.
-UNSHIFTED = set(
-    "BartForCausalLM BigBirdPegasusForCausalLM BlenderbotForCausalLM BlenderbotSmallForCausalLM "
-    "CpmAntForCausalLM FlaubertWithLMHeadModel MBartForCausalLM MarianForCausalLM MvpForCausalLM "
-    "PLBartForCausalLM PegasusForCausalLM TrOCRForCausalLM WhisperForCausalLM XLMWithLMHeadModel "
-    "XLNetLMHeadModel".split()
-)
 
 
 class ClassTask(Task):
@@ -58,6 +51,8 @@ class Classification(ClassTask):
     `(B, C)`. Where it is not given, a head of one number is a regression, and labels that are
     floats are those of several labels.
     """
+
+    one_item_a_row = True
 
     def activation(self, model: nn.Module, inputs: dict[str, Any]) -> Activation:
         kind = problem_type(model)
@@ -137,12 +132,14 @@ class MultipleChoice(Task):
     """One of a row's choices: inputs `(B, choices, T)`, logits `(B, choices)`, labels `(B,)`."""
 
     facts = CATALOG["multiple-choice"]
+    one_item_a_row = True
 
 
 class NextSentencePrediction(Task):
     """Whether a sentence follows another: logits `(B, 2)`, labels `(B,)`, 0 for yes."""
 
     facts = CATALOG["next-sentence-prediction"]
+    one_item_a_row = True
 
 
 class TokenClassification(ClassTask):

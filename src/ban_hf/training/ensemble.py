@@ -7,7 +7,7 @@ loaded. So tasks are imported where they are used.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -16,8 +16,11 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.catalog import CATALOG
+from ban_hf.lineage.catalog import CATALOG, TaskFacts
 from ban_hf.models.configuration import BornAgainEnsembleConfig
+
+if TYPE_CHECKING:
+    from ban_hf.tasks.base import Task
 
 #: What members must agree on, where their configs have it, and what the ensemble has of the first.
 VOCABULARY = ("vocab_size", "vocabulary_sha256")
@@ -209,6 +212,22 @@ def _words(model: PreTrainedModel, names: Sequence[str]) -> dict[str, Any]:
     return {name: config[name] for name in names if config.get(name) is not None}
 
 
+def add_task(task: "Task") -> None:
+    """Make a task of your own known to sequences, ensembles and cards.
+
+    Its models are found by `task.facts.auto_class`, with which their class must be registered.
+    """
+    from ban_hf.tasks.auto import TASKS
+
+    TASKS[task.name], CATALOG[task.name] = task, task.facts
+    _register(task.facts)
+
+
+def _register(facts: TaskFacts) -> None:
+    """Make an Auto class load ensembles of the models that it loads."""
+    auto_class = getattr(transformers, facts.auto_class)
+    auto_class.register(BornAgainEnsembleConfig, BornAgainEnsemble, exist_ok=True)
+
+
 for _facts in CATALOG.values():
-    _auto = getattr(transformers, _facts.auto_class)
-    _auto.register(BornAgainEnsembleConfig, BornAgainEnsemble, exist_ok=True)
+    _register(_facts)

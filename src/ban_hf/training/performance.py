@@ -10,6 +10,7 @@ whose docstring names the part. Look here first when a new release of them break
 import functools
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -62,6 +63,12 @@ def to_channels_last(model: nn.Module) -> nn.Module:
     if is_convolutional(model):
         model.to(memory_format=torch.channels_last)
     return model
+
+
+def named_outputs(model: nn.Module) -> dict[str, Any]:
+    """What a model is called with besides its batch, for outputs by name where it gives a tuple."""
+    gives_tuple = isinstance(model, PreTrainedModel) and model.config.return_dict is False
+    return {"return_dict": True} if gives_tuple else {}
 
 
 @functools.cache

@@ -1,15 +1,18 @@
 """A frozen teacher in a training: run once for each step, or replayed from its cache."""
 
 import copy
+import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 from tqdm.auto import trange
 from transformers import (
     DataCollatorWithPadding,
@@ -27,7 +30,12 @@ from ban_hf.lineage.files import plain_json, sha256_of_json
 from ban_hf.lineage.record import architecture
 from ban_hf.tasks.base import Output, Task
 from ban_hf.training.arguments import BANTrainingArguments
-from ban_hf.training.performance import is_convolutional, prepare_frozen, to_channels_last
+from ban_hf.training.performance import (
+    is_convolutional,
+    named_outputs,
+    prepare_frozen,
+    to_channels_last,
+)
 from ban_hf.training.recurrence import CarriedState
 from ban_hf.training.teacher_cache import TeacherCache
 
@@ -43,6 +51,39 @@ def check_shares_nothing(teacher: nn.Module, student: nn.Module) -> None:
             "teacher and model are the same object or share trainable weights, so that nothing "
             "would be learnt: give the student fresh weights, such as type(model)(config)."
         )
+
+
+def check_columns(
+    dataset: Any, kept: Collection[str], teacher: nn.Module, student: nn.Module
+) -> None:
+    """Raise where `Trainer` removes a column because the student alone does not read it.
+
+    It keeps those with the names that are `kept`.
+    """
+    if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+        return
+    read = set(inspect.signature(teacher.forward).parameters) - set(kept)
+    if lost := sorted(read & set(dataset.column_names or ())):
+        raise BANError(
+            f"remove_unused_columns=True takes {', '.join(lost)} away, because "
+            f"{type(student).__name__} does not read it; the teacher, a "
+            f"{type(teacher).__name__}, does. Remove it from the data if the teacher can do "
+            "without; otherwise these two need other inputs, and cannot be teacher and student."
+        )
+
+
+def check_storable(dataset: Any, args: BANTrainingArguments) -> None:
+    """Raise unless `teacher_cache` can tell, by a position, what the teacher reads in an epoch."""
+    # A subclass may show something else.
+    if args.teacher_cache is None or type(dataset) in (ImageViews, TokenWindows):
+        return
+    is_stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
+    why = ", a stream, whose items have no numbers" if is_stream else ""
+    raise BANError(
+        f"teacher_cache={args.teacher_cache!r} needs to know what the teacher reads in each epoch: "
+        "train_dataset must be ImageViews (load_images) or TokenWindows, not "
+        f"{type(dataset).__name__}{why}. Or leave teacher_cache out."
+    )
 
 
 class FrozenTeacher(TrainerCallback):
@@ -76,8 +117,9 @@ class FrozenTeacher(TrainerCallback):
         """The teacher's outputs for a batch, in evaluation mode and without a graph."""
         if self.model.training:  # a callback or an evaluation switched it: BatchNorm would move
             self.model.eval()
+        options |= self.carried.give("teacher") | named_outputs(self.plain)
         with torch.inference_mode():
-            outputs = self.model(**inputs, **self.carried.give("teacher"), **options)
+            outputs = self.model(**inputs, **options)
         self.task.check_outputs(outputs)
         self.carried.keep("teacher", outputs)
         return outputs
@@ -154,12 +196,7 @@ class CachedTeacher(FrozenTeacher):
 
     def _check_data(self, dataset: Any, collator: Any) -> None:
         """Raise unless it is known what the teacher reads in each epoch."""
-        if type(dataset) not in (ImageViews, TokenWindows):  # a subclass may show something else
-            raise BANError(
-                f"teacher_cache={self.args.teacher_cache!r} needs to know what the teacher reads "
-                "in each epoch: train_dataset must be ImageViews (load_images) or "
-                f"TokenWindows, not {type(dataset).__name__}. Or leave teacher_cache out."
-            )
+        check_storable(dataset, self.args)
         known = collate if isinstance(dataset, ImageViews) else default_data_collator
         if collator is not known and not isinstance(collator, DataCollatorWithPadding):
             raise BANError(
