@@ -7,15 +7,31 @@ import contextlib
 import sys
 from pathlib import Path
 
+import adapted
 import heads
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from cached_students import KillAt, student
 from family import Killed
-from tiny import Images, cifar, confident, history, lstm, reader, trained, vit, weights, windows
+from tiny import (
+    Images,
+    arguments,
+    cifar,
+    confident,
+    history,
+    lstm,
+    reader,
+    trained,
+    vit,
+    weights,
+    windows,
+)
 
+from ban_hf import train_generations
 from ban_hf.jobs.job import Setup
 from ban_hf.jobs.training import measure
+from ban_hf.tasks.auto import load_model
 
 CASES = {
     "kd": dict(objective="kd", temperature=2.0),
@@ -137,12 +153,29 @@ def evaluate_batch_norm(world_size: int, folder: Path) -> dict[str, float]:
     return {"logged": logged, "saved": F.cross_entropy(logits, trainer.eval_dataset.labels).item()}
 
 
+def adapt(world_size: int, folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of generation 1 of a sequence of adapters."""
+    base, run = folder / "gpt2", folder / f"adapters-{world_size}"
+    with PartialState().main_process_first():
+        if not base.exists():
+            adapted.save_base("gpt2", base)
+    train_generations(
+        lambda generation: adapted.adapter(base, generation),
+        arguments(run, per_device_train_batch_size=8 // world_size, max_steps=3),
+        generations=1,
+        train_dataset=adapted.texts(),
+        test_dataset=adapted.texts(7, 1),
+    )
+    return weights(load_model(run / "generation-1"))
+
+
 def main(world_size: int, folder: Path) -> None:
     results = {name: train(world_size, folder, **case) for name, case in CASES.items()}
     results |= {f"LSTM, {name}": read(world_size, folder, name == "taught") for name in READERS}
     results |= {f"cached {m.__name__}": cached(world_size, folder, m) for m in CACHED}
     results |= {f"head {case[1:]}": head(world_size, folder, case) for case in HEADS}
     results["BatchNorm"] = evaluate_batch_norm(world_size, folder)
+    results["adapters"] = adapt(world_size, folder)
     found = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     assert found == world_size, f"{found} processes, not {world_size}"
     if found == 1 or torch.distributed.get_rank() == 0:

@@ -18,6 +18,7 @@ from accelerate import PartialState
 
 from ban_hf.data.description import describe_data
 from ban_hf.errors import BANError
+from ban_hf.jobs.adapters import network_architecture
 from ban_hf.jobs.cost import plan
 from ban_hf.jobs.job import Job, Setup, generation_seed
 from ban_hf.jobs.results import entry_of, environment_of
@@ -30,7 +31,7 @@ from ban_hf.lineage.family import (
     finished_generations,
     generation_folders,
 )
-from ban_hf.lineage.record import RECORD, Record, architecture
+from ban_hf.lineage.record import RECORD, Record
 from ban_hf.lineage.results import (
     ROW,
     Results,
@@ -247,7 +248,7 @@ class Families:
         noted = record.data["train"]
         checks = {
             "has the same seed as this run": record.seed.family_seed == self.args.seed,
-            "is another network": record.architecture != architecture(model),
+            "is another network": record.architecture != network_architecture(model),
             "was trained on other data": noted
             != as_noted(describe_data(self.setup.train_dataset), noted),
             f"was trained with another {', '.join(other)}": bool(other),

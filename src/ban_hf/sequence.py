@@ -27,7 +27,8 @@ from ban_hf.hub.download import (
     noted_teacher,
     place_teacher,
 )
-from ban_hf.hub.publishing import Publisher
+from ban_hf.hub.publishing import Publisher, check_base_is_on_hub
+from ban_hf.jobs.adapters import network_architecture
 from ban_hf.jobs.executor import InProcess, locked, run_jobs
 from ban_hf.jobs.job import Job, Setup, generation_seed
 from ban_hf.jobs.training import (
@@ -55,7 +56,6 @@ from ban_hf.lineage.record import (
     RECORD,
     Record,
     Reference,
-    architecture,
     check_data,
     check_name,
 )
@@ -293,11 +293,14 @@ class Sequence:
         if self.args.teacher_cache is not None:
             check_storable(self.setup.train_dataset, self.args)
             check_folder(Path(self.args.teacher_cache), self.output_dir, WRITTEN)
+        network = network_architecture(model)
+        if self.publisher.is_on:
+            check_base_is_on_hub(network, "model_init's model")
         facts = plain_json(
             {
                 "arguments": canonical_arguments(self.args),
                 "data": self.setup.data,
-                "model": architecture(model).to_dict(),
+                "model": network.to_dict(),
             }
         )
         path = self.output_dir / RECORD

@@ -73,3 +73,10 @@ def test_students_of_a_cached_teacher_come_to_the_weights_of_an_asked_one(proces
 def test_the_network_that_is_evaluated_is_the_one_that_rank_0_saves(processes, results):
     losses = results[processes]["BatchNorm"]
     assert losses["logged"] == pytest.approx(losses["saved"], rel=1e-5)
+
+
+def test_two_processes_come_to_the_adapters_of_one(results):
+    one, two = (results[n]["adapters"] for n in (1, 2))
+    trained = [name for name in one if "lora_B" in name]  # which begins as 0
+    assert max(one[name].abs().max() for name in trained) > 1e-3
+    assert max((one[name] - two[name]).abs().max() for name in one) < 1e-6

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 PROVED = (
     "Verified: the generations fall by one down to 0; each teacher and member is, by the hashes of "
-    "its record and its weights, the one that its student or ensemble recorded; every file has the "
-    "size and the sha256 of its record; no other weights or code are beside them."
+    "its record and its weights, the one that its student or ensemble recorded; every file, of "
+    "the bases of adapters too, has the size and the sha256 of its record; no other weights or "
+    "code are beside them."
 )
 NOT_PROVED = (
     "Not proved: who made them, and that the metrics are true. Hashes prove integrity, not "

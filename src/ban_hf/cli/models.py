@@ -71,7 +71,7 @@ def load_members(names: Sequence[str]) -> list[NamedModel]:
     """Load models that fit together; a branch or tag is resolved to its commit first."""
     locations = [resolve(name) for name in names]
     members = [
-        NamedModel(name, location, load_model(str(location)))
+        NamedModel(name, location, load_model(str(location), merged=True))
         for name, location in zip(names, locations, strict=True)
     ]
     check_alike([member.model for member in members])

@@ -14,7 +14,15 @@ from typing import Any
 from ban_hf.errors import BANError
 from ban_hf.hub.client import clean_token
 from ban_hf.hub.location import LOCAL_GENERATION, LocalPath, resolve
-from ban_hf.hub.verification import Entry, ancestry, check_file, check_files, load_lineage, walk
+from ban_hf.hub.verification import (
+    Entry,
+    ancestry,
+    check_bases,
+    check_file,
+    check_files,
+    load_lineage,
+    walk,
+)
 from ban_hf.lineage.family import Lineage, finished_generations, is_finished
 from ban_hf.lineage.record import CARD, PICTURE, RECORD, Record
 
@@ -189,6 +197,7 @@ def place_teacher(teacher: InitialTeacher, folder: Path, data: dict[str, Any]) -
     else:
         _copy_all(teacher.entries, folder.parent)
         ancestry(LocalPath(folder))  # what its record names is there, too
+    check_bases([Entry.at(LocalPath(folder))])
     theirs, ours = _normalisation(Record.read(folder).data), _normalisation(data)
     if theirs and ours and theirs != ours:
         logger.warning(

@@ -25,8 +25,17 @@ from ban_hf.hub.repository import Repository, full_name, generation_repository
 from ban_hf.hub.verification import Entry, ancestry, check_file, check_model, walk
 from ban_hf.lineage.catalog import CATALOG
 from ban_hf.lineage.family import finished_generations, is_finished
-from ban_hf.lineage.files import as_json, read_json
-from ban_hf.lineage.record import CARD, LOG, PICTURE, RECORD, FileEntry, Record, Reference
+from ban_hf.lineage.files import BASE_CONFIG, as_json, read_json
+from ban_hf.lineage.record import (
+    CARD,
+    LOG,
+    PICTURE,
+    RECORD,
+    Architecture,
+    FileEntry,
+    Record,
+    Reference,
+)
 from ban_hf.lineage.results import Results, results_of_records
 from ban_hf.reports.model_card import render_card
 from ban_hf.reports.reading import read_results
@@ -284,9 +293,20 @@ def _redacted(entry: Entry) -> Record:
 
 def _check_publishable(entry: Entry) -> None:
     """Check that what is published is as its record has it, and a model that can be verified."""
+    check_base_is_on_hub(entry.record.architecture, str(entry.place))
     for file in _published(entry):
         check_file(entry.place, file)
     check_model(entry, {file.path for file in _published(entry)})
+
+
+def check_base_is_on_hub(network: Architecture, whose: str) -> None:
+    """Raise if a network is an adapter of a base that others cannot load."""
+    if network.adapter is not None and network.adapter.base_revision is None:
+        raise PublishError(
+            f"{whose} is an adapter of a base in a folder, {network.adapter.base}, which nobody "
+            "else could load. Nothing was sent: publish the base, and load it by its Hub id in "
+            "model_init."
+        )
 
 
 # Cards
@@ -356,17 +376,21 @@ class Card:
 
     def render(self) -> ModelCard:
         """The card."""
-        config, data = read_json(self.place.fetch("config.json")), self.record.to_dict()
+        adapter, data = self.record.architecture.adapter, self.record.to_dict()
+        config = read_json(self.place.fetch("config.json" if adapter is None else BASE_CONFIG))
         family = [_with_place(entry.record, entry.place) for entry in self.before]
         if self.record.kind == "generation":
             place = {"place": {"repo_id": self.repo_id, "revision": None}}
             family.append(data | place if self.repo_id else data)
+        tag = _pipeline_tag(config, self.place)
+        classifies = adapter is not None and tag != "text-generation"
         return render_card(
             data,
             family=family,
             repo_id=self.repo_id,
             license=self.license,
-            pipeline_tag=_pipeline_tag(config, self.place),
+            pipeline_tag=tag,
+            num_labels=len(config.get("id2label") or ()) if classifies else None,
             picture=PICTURE if self.has_picture else None,
             results=self.results if self.record.kind == "ensemble" else None,
             remote_code="auto_map" in config,

@@ -6,13 +6,12 @@ that nothing changed since the record was written. They do not prove who wrote i
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub.constants import SAFETENSORS_INDEX_FILE, SAFETENSORS_SINGLE_FILE
 
 from ban_hf.errors import (
     BANError,
@@ -23,12 +22,29 @@ from ban_hf.errors import (
     TeacherChangedError,
     UnlistedFileError,
     UnsoundError,
+    UnverifiableError,
 )
 from ban_hf.hub.location import HubRevision, LocalPath, Location, repo_info, resolve
 from ban_hf.lineage.catalog import UNSHIFTED
 from ban_hf.lineage.family import Lineage, finished_generations, generation_folders
-from ban_hf.lineage.files import LOADED, is_shown, read_json, sha256_of_file
-from ban_hf.lineage.record import LOG, RECORD, FileEntry, Record, Reference
+from ban_hf.lineage.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    LOADED,
+    is_shown,
+    model_files,
+    read_json,
+    sha256_of_file,
+    weight_files,
+)
+from ban_hf.lineage.record import (
+    LOG,
+    RECORD,
+    Adapter,
+    FileEntry,
+    Record,
+    Reference,
+)
 
 #: How the names of classes end, beside those in `UNSHIFTED`, whose labels are not shifted.
 NOT_SHIFTED = ("ForTokenClassification", "ForAudioFrameClassification", "ForMaskedLM")
@@ -103,9 +119,9 @@ def verify_lineage(where: str | Path, revision: str | None = None) -> Lineage:
 
     Checked: the form of every record; full commits only; generations that fall from student to
     teacher down to 0, with one teacher by exactly one; no cycle; each teacher's record and weights
-    as its student recorded them, there and on its `main` branch; size and sha256 of every file; no
-    weights or code beside those that are listed; no network that a release is known to have trained
-    wrongly.
+    as its student recorded them, there and on its `main` branch; size and sha256 of every file,
+    also of the base of an adapter; no weights or code beside those that are listed; no network that
+    a release is known to have trained wrongly.
 
     Args:
         where: see `load_lineage`.
@@ -122,6 +138,7 @@ def verify_lineage(where: str | Path, revision: str | None = None) -> Lineage:
     for entry in entries:
         check_files(entry)
         check_sound(entry)
+    check_bases(entries)
     for entry in entries[:-1]:
         _check_main(entry)
     return _as_lineage(entries)
@@ -316,19 +333,22 @@ def check_model(entry: Entry, names: set[str]) -> None:
     """Check that the files that a record lists are a model, and no file that loaders prefer to it.
 
     That is a config, weights by the names that loaders look for, and such files as processors and
-    tokenizers have: no pickles, no adapter of another model, no code but theirs.
+    tokenizers have: no pickles, no adapter of another model, no code but theirs. Of an adapter it
+    is the adapter alone.
     """
     strange = {name for name in names if name != LOG and not name.endswith(tuple(LOADED))}
     strange |= {name for name in names if name.startswith("adapter_")}
+    config, expected = "config.json", set()
+    if entry.record.architecture.adapter is not None:
+        strange = strange - {ADAPTER_CONFIG, ADAPTER_WEIGHTS} | names & {config}
+        config, expected = ADAPTER_CONFIG, {ADAPTER_WEIGHTS}
     if strange:
         raise RecordError(f"{entry.place}: {', '.join(sorted(strange))} is no part of a model.")
+    expected = expected or weight_files(names, partial(_read, entry.place))
     weights = {name for name in names if name.endswith(".safetensors")}
-    expected = {SAFETENSORS_SINGLE_FILE}
-    if SAFETENSORS_SINGLE_FILE not in names and SAFETENSORS_INDEX_FILE in names:
-        expected = set((_read(entry, SAFETENSORS_INDEX_FILE).get("weight_map") or {}).values())
-    if "config.json" not in names or not weights or weights != expected:
+    if config not in names or not weights or weights != expected:
         raise RecordError(
-            f"{entry.place}: its record lists no config.json, or no weights by the names that "
+            f"{entry.place}: its record lists no {config}, or no weights by the names that "
             f"loaders look for ({', '.join(sorted(weights)) or 'none'})."
         )
     for name in sorted(names):
@@ -338,7 +358,7 @@ def check_model(entry: Entry, names: set[str]) -> None:
 
 def _check_code(entry: Entry, name: str, listed: set[str]) -> None:
     """Check that the code that a config names, for `trust_remote_code`, is beside it and listed."""
-    config = _read(entry, name)
+    config = _read(entry.place, name)
     for reference in _strings([config.get("auto_map"), config.get("custom_pipelines")]):
         module = reference.rpartition(".")[0]
         if module and ("--" in reference or f"{module.replace('.', '/')}.py" not in listed):
@@ -356,8 +376,47 @@ def _strings(data: Any) -> list[str]:
     return [data] if isinstance(data, str) else []
 
 
-def _read(entry: Entry, name: str) -> dict[str, Any]:
+def _read(place: Location, name: str) -> dict[str, Any]:
+    path = place.fetch(name)
     try:
-        return read_json(entry.place.fetch(name))
+        return read_json(path)
     except BANError as error:
-        raise RecordError(f"{name} of {entry.place}: {error}") from error
+        raise RecordError(f"{name} of {place}: {error}") from error
+
+
+def check_bases(entries: Iterable[Entry]) -> None:
+    """Check that the bases of adapters are those that they were trained beside, each base once."""
+    bases = {}
+    for entry in entries:
+        if adapter := entry.record.architecture.adapter:
+            bases[_base(entry, adapter), adapter.base_files] = entry
+    for (place, files), entry in bases.items():
+        for file in files:
+            check_file(place, file)
+        listed = {file.path for file in files}
+        if other := model_files(set(place.names()), partial(_read, place)) ^ listed:
+            raise UnlistedFileError(
+                f"{place}, the base of {entry.place}, is not loaded from the files that its record "
+                f"names: {', '.join(sorted(other))}."
+            )
+
+
+def _base(entry: Entry, adapter: Adapter) -> Location:
+    """Where the base of an adapter is: where loaders of the adapter look for it."""
+    config = _read(entry.place, ADAPTER_CONFIG)
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if adapter.base_revision is not None:
+        if (name, revision) != (adapter.base, adapter.base_revision):
+            raise RecordError(
+                f"{entry.place}: {ADAPTER_CONFIG} names the base {name}@{revision}, but its record "
+                f"{adapter.base}@{adapter.base_revision}."
+            )
+        token = entry.place.token if isinstance(entry.place, HubRevision) else None
+        return HubRevision(adapter.base, adapter.base_revision, token)
+    if isinstance(entry.place, HubRevision):
+        raise RecordError(f"{entry.place} names a folder for its base, not a repository.")
+    if not Path(str(name)).is_dir():
+        raise UnverifiableError(
+            f"{entry.place} is an adapter of {name}, which is not there: put its base back."
+        )
+    return LocalPath(Path(str(name)))

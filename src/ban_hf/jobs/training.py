@@ -31,6 +31,7 @@ from transformers.trainer_utils import has_length
 from ban_hf.data.augmentation import ImageViews
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
+from ban_hf.jobs.adapters import check_saved, network_architecture, save_head
 from ban_hf.jobs.evaluation import evaluate
 from ban_hf.jobs.job import Job, Setup, code_digest, in_order
 from ban_hf.jobs.progress import GenerationProgress
@@ -39,6 +40,7 @@ from ban_hf.lineage.environment import canonical_arguments, hardware, versions, 
 from ban_hf.lineage.family import CHECKPOINTS, is_finished
 from ban_hf.lineage.files import read_json, sha256_of_json, write_json
 from ban_hf.lineage.record import (
+    CARD,
     LOG,
     MetricValue,
     Objective,
@@ -46,9 +48,9 @@ from ban_hf.lineage.record import (
     Reference,
     Seed,
     Training,
-    architecture,
     reference,
 )
+from ban_hf.models.adapters import is_adapted, parameter_count
 from ban_hf.models.factory import share_ends
 from ban_hf.models.modeling_cifar import CifarNetForImageClassification
 from ban_hf.tasks.auto import load_model
@@ -91,7 +93,11 @@ def train(
     args = fast_arguments(args, model)
     init_sha256 = weights_digest(model)
     _check_fresh(job, home, init_sha256, args.seed)
-    teacher = load_teacher(job, home)
+    teacher: PreTrainedModel | str | None
+    if is_adapted(model) and len(job.teachers) == 1:  # loaded by the trainer, around one base
+        teacher = str(home / job.teachers[0].folder)
+    else:
+        teacher = load_teacher(job, home)
     shares_ends = bool(job.arguments.get("share_ends"))
     if shares_ends:
         assert isinstance(teacher, CifarNetForImageClassification)  # as the table has checked
@@ -111,7 +117,7 @@ def train(
         generation=job.generation,
         seed=Seed(args.seed, family_seed, init_sha256, weights_digest(trainer.model)),
         training=training,
-        architecture=replace(architecture(trainer.model), shared_ends=shares_ends),
+        architecture=replace(network_architecture(trainer.model), shared_ends=shares_ends),
     )
     if job.teachers:
         weights = args.teacher_weight, args.known_label_weight
@@ -127,12 +133,13 @@ def build_ensemble(
     job: Job, home: Path, setup: Setup, args: BANTrainingArguments, *, family: str
 ) -> None:
     """Put an ensemble together, measure it, and put its folder in place."""
-    model = BornAgainEnsemble.from_members([load_model(home / m.folder) for m in job.members])
+    members = [load_model(home / m.folder, merged=True) for m in job.members]
+    model = BornAgainEnsemble.from_members(members)
     record = Record(
         kind="ensemble",
         family=family,
         members=references(job, home, job.members),
-        architecture=architecture(model),
+        architecture=network_architecture(model),
     )
     _finish(job, home, setup, measuring_trainer(model, setup, args, home), record)
 
@@ -146,17 +153,26 @@ def _finish(job: Job, home: Path, setup: Setup, trainer: BANTrainer, record: Rec
     if writes:
         # A pickle of the arguments, with paths of this machine; the record has them as JSON.
         (partial / "training_args.bin").unlink(missing_ok=True)
+        if is_adapted(trainer.model):
+            (partial / CARD).unlink(missing_ok=True)  # peft's, which names the base's folder
+            save_head(trainer.model, partial)
         if not job.members:
             write_json(partial / LOG, trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     # All as they are saved: the trainer has laid out the others for speed.
-    networks = [load_model(home / m.folder) for m in job.members] or [load_model(partial)]
+    networks = [load_model(home / m.folder, merged=True) for m in job.members]
+    networks = networks or [load_model(partial)]
+    if is_adapted(trainer.model) and trainer.has_whole_weights:
+        check_saved(trainer.model, networks[0])
     teacher = load_teacher(job, home)
+    for network in (*networks, *([teacher] if teacher else [])):
+        trainer.share_base(network)
     found = measure(networks, setup, trainer, teacher, 0 if job.members else trained)
     trainer.accelerator.wait_for_everyone()  # all have read the networks in `partial`
     if writes:
-        record.data, record.code = dict(setup.data), versions()
+        packages = ["peft"] if is_adapted(trainer.model) else []
+        record.data, record.code = dict(setup.data), versions(*packages)
         record.metrics = _metric_values(found.get("test", {}))
         record.write(partial)
         folder = home / job.folder
@@ -190,8 +206,9 @@ def references(job: Job, home: Path, others: Sequence[Job]) -> tuple[Reference, 
 
 def load_teacher(job: Job, home: Path) -> PreTrainedModel | None:
     """The network that a job learns from; of several their ensemble; None for labels alone."""
-    networks = [load_model(home / teacher.folder) for teacher in job.teachers]
-    if len(networks) < 2:
+    several = len(job.teachers) > 1
+    networks = [load_model(home / teacher.folder, merged=several) for teacher in job.teachers]
+    if not several:
         return networks[0] if networks else None
     return BornAgainEnsemble.from_members(networks)
 
@@ -228,7 +245,7 @@ def measure(
     Of the trainer its batches and processes are used. Without a test set there is no `test` in what
     is returned. `trained` is the number of parameters that were.
     """
-    parameters = {"all": sum(m.num_parameters() for m in models), "trainable": trained}
+    parameters = {"all": sum(map(parameter_count, models)), "trainable": trained}
     if setup.test_dataset is None:
         return {"parameters": parameters}
     # All of it; and not `get_eval_dataloader`, which may keep the validation set's loader.
@@ -258,10 +275,11 @@ def evaluation(job: Job, home: Path, setup: Setup, args: BANTrainingArguments) -
     PartialState().wait_for_everyone()  # all have looked before one of them writes
     if found is not None:
         return found
-    models = [load_model(home / each.folder) for each in job.members or (job,)]
+    merged = bool(job.members)
+    models = [load_model(home / each.folder, merged=merged) for each in job.members or (job,)]
     trained = 0
     if not job.members:
-        trained = models[0].num_parameters()
+        trained = sum(p.numel() for p in models[0].parameters() if p.requires_grad)
         if Record.read(home / job.folder).architecture.shared_ends:
             assert isinstance(models[0], CifarNetForImageClassification)
             trained -= sum(p.numel() for end in models[0].network.ends for p in end.parameters())

@@ -51,9 +51,9 @@ def weights_digest(model: "nn.Module") -> str:
     return digest.hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that results depend on."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+def versions(*more: str) -> dict[str, str]:
+    """Python's version and those of the packages that results depend on, and of further ones."""
+    found = {name: importlib.metadata.version(name) for name in (*PACKAGES, *more)}
     return {"python": platform.python_version()} | found
 
 

@@ -4,11 +4,17 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Callable, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from huggingface_hub.constants import SAFETENSORS_INDEX_FILE, SAFETENSORS_SINGLE_FILE
+
 from ban_hf.errors import BANError
 
+#: Of an adapter, as peft names them.
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE_CONFIG = "base_config.json"  # beside an adapter: its base's class, with the head and labels
 #: The suffixes of what a model, its processor or its tokenizer is loaded from. No pickles.
 LOADED = ".safetensors .json .txt .model .jinja .py .bpe .codes .spm .tiktoken .tokenizer".split()
 SHOWN = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp")  # cards and their pictures
@@ -19,6 +25,20 @@ def is_shown(name: str) -> bool:
     path = PurePosixPath(name)
     is_hidden = "/" not in name and name.startswith(".")
     return is_hidden or name in ("LICENSE", "LICENSE.txt") or path.suffix.lower() in SHOWN
+
+
+def weight_files(names: Set[str], read: Callable[[str], dict[str, Any]]) -> set[str]:
+    """The files that loaders take a model's weights from, among those of a folder or repository."""
+    if SAFETENSORS_SINGLE_FILE not in names and SAFETENSORS_INDEX_FILE in names:
+        return set((read(SAFETENSORS_INDEX_FILE).get("weight_map") or {}).values())
+    return {SAFETENSORS_SINGLE_FILE}
+
+
+def model_files(names: Set[str], read: Callable[[str], dict[str, Any]]) -> set[str]:
+    """The files that decide a model: its config, its weights, and the index of these."""
+    weights = weight_files(names, read)
+    index = set() if SAFETENSORS_SINGLE_FILE in weights else {SAFETENSORS_INDEX_FILE}
+    return {"config.json"} | weights | index
 
 
 def sha256_of_file(path: Path) -> str:

@@ -89,6 +89,34 @@ class Objective(Part, frozen=True, omit_defaults=True):
         check_name("objective.name", self.name)
 
 
+class FileEntry(Part, frozen=True):
+    """A file of a network's folder: its path in it, its size in bytes, its sha256."""
+
+    path: str
+    size: Count
+    sha256: str
+
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.path)
+        is_odd = self.path in ("", ".") or "\\" in self.path or ":" in self.path
+        if is_odd or path.is_absolute() or ".." in path.parts:
+            raise BANError(f"{self.path!r} is no path within the folder of the record.")
+
+
+class Adapter(Part, frozen=True, omit_defaults=True):
+    """What was trained beside a frozen base, and that base, which is not in the folder."""
+
+    type: str  # as peft names it: LORA
+    config_sha256: str  # without the base's name
+    base: str  # its Hub id; of one in a folder the folder's name
+    base_files: tuple[FileEntry, ...]  # its config and its weights
+    base_revision: str | None = None  # its commit on the Hub
+
+    def __post_init__(self) -> None:
+        check_name("architecture.adapter.type", self.type)
+        check_name("architecture.adapter.base", self.base)
+
+
 class Architecture(Part, frozen=True, omit_defaults=True):
     """Type, class and size of a network."""
 
@@ -97,6 +125,7 @@ class Architecture(Part, frozen=True, omit_defaults=True):
     num_parameters: Count | None = None
     config_sha256: str | None = None  # without the fields that a save or a forward changes
     shared_ends: bool = False  # whether its first and last layers are its teacher's, frozen
+    adapter: Adapter | None = None  # if it is one; class, type and config are then its base's
 
     def __post_init__(self) -> None:
         for name, value in (("class", self.class_name), ("model_type", self.model_type)):
@@ -139,20 +168,6 @@ class MetricValue(Part, frozen=True):
     def __post_init__(self) -> None:
         check_name("metrics.name", self.name)
         check_name("metrics.split", self.split)
-
-
-class FileEntry(Part, frozen=True):
-    """A file of a network's folder: its path in it, its size in bytes, its sha256."""
-
-    path: str
-    size: Count
-    sha256: str
-
-    def __post_init__(self) -> None:
-        path = PurePosixPath(self.path)
-        is_odd = self.path in ("", ".") or "\\" in self.path or ":" in self.path
-        if is_odd or path.is_absolute() or ".." in path.parts:
-            raise BANError(f"{self.path!r} is no path within the folder of the record.")
 
 
 class Record(Struct, forbid_unknown_fields=True):
@@ -247,9 +262,7 @@ class Record(Struct, forbid_unknown_fields=True):
         """Write `lineage.json`, with the files of the folder as they are now."""
         files = (path for path in sorted(folder.rglob("*")) if path.is_file())
         self.files = tuple(
-            FileEntry(
-                path.relative_to(folder).as_posix(), path.stat().st_size, sha256_of_file(path)
-            )
+            file_entry(path, path.relative_to(folder).as_posix())
             for path in files
             if path.name not in (RECORD, CARD)
         )
@@ -383,6 +396,11 @@ def reference(folder: Path, base: Path) -> Reference:
         weights_sha256=record.weights_sha256,
         path=Path(os.path.relpath(folder, base)).as_posix(),
     )
+
+
+def file_entry(path: Path, name: str) -> FileEntry:
+    """How a record lists a file."""
+    return FileEntry(name, path.stat().st_size, sha256_of_file(path))
 
 
 def architecture(model: "PreTrainedModel") -> Architecture:

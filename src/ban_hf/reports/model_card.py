@@ -58,6 +58,7 @@ def render_card(
     results: Results | None = None,
     remote_code: bool = False,
     own_class: bool = False,
+    num_labels: int | None = None,
 ) -> ModelCard:
     """Render the card of a generation or of an ensemble.
 
@@ -73,6 +74,7 @@ def render_card(
         results: of the run, for its ensembles and controls; by default those of the records.
         remote_code: whether the repository holds its modelling code (`auto_map` in its config).
         own_class: whether the class is one of ban_hf's, and not transformers' or timm's.
+        num_labels: classes of a classifier that is an adapter, whose base has to be told.
 
     Raises:
         ValueError: for a kind that has no template, a task that has no Auto class, a family that
@@ -94,6 +96,8 @@ def render_card(
         "picture": picture,
         "remote_code": remote_code,
         "own_class": own_class,
+        "adapter": lineage["architecture"].get("adapter"),
+        "num_labels": num_labels,
         "code": [name for name in files if name.endswith(".py")],
         "reads": bool({"preprocessor_config.json", "tokenizer_config.json"} & set(files)),
         "table": _table(lineage, family, _results(lineage, family, results)),
@@ -144,13 +148,17 @@ def _metadata(
     sources = lineage["members"] if ensemble else _teachers(lineage)
     base_models = [source["repo_id"] for source in sources if source.get("repo_id")]
     relation = "merge" if ensemble else "finetune"
+    adapter = lineage["architecture"].get("adapter")
+    if adapter is not None:  # what the Hub shows as its base; the text names its teacher
+        base_models = [adapter["base"]] if adapter.get("base_revision") else []
+        relation = "adapter"
     position = "ensemble" if ensemble else f"generation-{lineage['generation']}"
     return ModelCardData(
         base_model=(base_models if ensemble or len(base_models) > 1 else "".join(base_models))
         or None,
         datasets=[name] if name and "/" in name else None,  # others are local, or built in
         eval_results=_eval_results(lineage, pipeline_tag),
-        library_name="transformers",
+        library_name="transformers" if adapter is None else "peft",
         license=license,
         metrics=list(dict.fromkeys(metric["name"] for metric in _metrics(lineage))) or None,
         model_name=repo_id.split("/")[-1] if repo_id else _name(lineage),

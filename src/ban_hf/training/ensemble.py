@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from ban_hf.errors import BANError
 from ban_hf.lineage.catalog import CATALOG, TaskFacts
+from ban_hf.models.adapters import merged
 from ban_hf.models.configuration import BornAgainEnsembleConfig
 
 if TYPE_CHECKING:
@@ -85,10 +86,11 @@ class BornAgainEnsemble(PreTrainedModel):
     ) -> "BornAgainEnsemble":
         """An ensemble of trained models, whose parameters are copied.
 
-        It has its members' precision, or the highest of them, and the first one's device.
+        It has its members' precision, or the highest of them, and the first one's device. An
+        adapter is added to a copy of its base.
 
         Args:
-            members: the models; they may be ensembles themselves.
+            members: the models; they may be ensembles themselves, or `PeftModel`s.
             weights: of the members in the mean, in any unit; equal by default.
 
         Raises:
@@ -97,7 +99,7 @@ class BornAgainEnsemble(PreTrainedModel):
         """
         from ban_hf.tasks.base import normalized_weights
 
-        members = list(members)
+        members = list(map(merged, members))
         if not members:
             raise BANError("members is empty: an ensemble needs at least one model.")
         weights = normalized_weights(weights, len(members))

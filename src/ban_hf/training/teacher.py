@@ -28,6 +28,7 @@ from ban_hf.errors import BANError
 from ban_hf.lineage.environment import weights_digest
 from ban_hf.lineage.files import plain_json, sha256_of_json
 from ban_hf.lineage.record import architecture
+from ban_hf.models.adapters import adapter_state
 from ban_hf.tasks.base import Output, Task
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.performance import (
@@ -230,7 +231,9 @@ class CachedTeacher(FrozenTeacher):
             network = {"class": name, "modules_sha256": sha256_of_json(repr(teacher))}
         key: dict[str, Any] = plain_json(
             {
-                "teacher": {"weights_sha256": weights_digest(teacher)} | network,
+                "teacher": {"weights_sha256": weights_digest(teacher)}
+                | network
+                | adapter_state(teacher),
                 "data": describe_data(self._dataset) | self._is_read,
                 "precision": {
                     "autocast": self.accelerator.mixed_precision,

@@ -18,6 +18,13 @@ from ban_hf.data.augmentation import SetEpoch, has_views
 from ban_hf.data.description import POSITIONS, kept_random_states
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
+from ban_hf.models.adapters import (
+    base_of,
+    check_kind,
+    is_adapted,
+    share_frozen,
+    without_adapter,
+)
 from ban_hf.tasks.auto import load_model, resolve_task, task_of
 from ban_hf.tasks.base import Task
 from ban_hf.tasks.losses import check_label_loss, check_label_range, label_terms
@@ -86,11 +93,12 @@ class BANTrainer(SearchingTrainer):
     with a teacher also `eval_teacher_agreement` (%) and `eval_teacher_kl` (nats).
 
     Args:
-        model: the student.
+        model: the student; it may be a `PeftModel`.
         args: a `BANTrainingArguments`.
         teacher: a model whose output has `.logits`, a local folder, a Hub id (`ns/name@revision`),
             or None. A model is frozen and put into evaluation mode, in place; it stays outside the
-            student, its optimizer and its checkpoints.
+            student, its optimizer and its checkpoints. Of a student with an adapter (PEFT) it may
+            be the base, `model.get_base_model()`, which then teaches with the adapter off.
         task: what the student predicts: a name in `TASKS`, or a `Task`, for a class of your own; by
             default it is found by the student's class.
         trainer_kwargs: everything else, as for `Trainer`.
@@ -146,7 +154,7 @@ class BANTrainer(SearchingTrainer):
         Raises:
             BANError: if no task knows it, which is so without a teacher alone.
         """
-        return task_of(self.model) if self._task is None else self._task
+        return task_of(self.student) if self._task is None else self._task
 
     def _set_up_student(self, *, needs_task: bool) -> None:
         """Find the task of the student, which `model_init` builds anew for each training."""
@@ -160,7 +168,7 @@ class BANTrainer(SearchingTrainer):
             self._task = None  # Trainer trains any model
         if needs_task or self._given_task is not None:
             self._check_label_names(self.task)
-        self.carried.add("student", self.model)
+        self.carried.add("student", self.student)
         self._classes: int | None = None  # known when the labels were checked
 
     def _check_label_names(self, task: Task) -> None:
@@ -185,7 +193,7 @@ class BANTrainer(SearchingTrainer):
                 "use_liger_kernel changes functions that all models of an architecture share, and "
                 "so what is stored of a teacher: leave it out, or leave teacher_cache out."
             )
-        module = teacher if isinstance(teacher, nn.Module) else load_model(teacher)
+        module = self._read_teacher(teacher)
         self._teacher_name = None if isinstance(teacher, nn.Module) else teacher
         self._check_pair(module)
         kind = FrozenTeacher if self.args.teacher_cache is None else CachedTeacher
@@ -195,7 +203,37 @@ class BANTrainer(SearchingTrainer):
     def _check_pair(self, teacher: nn.Module) -> None:
         """Raise unless the teacher can teach the student."""
         check_shares_nothing(teacher, self.model)
-        self.task.check_pair(teacher, self.model, self.processing_class, self._teacher_name)
+        self.task.check_pair(teacher, self.student, self.processing_class, self._teacher_name)
+
+    @property
+    def student(self) -> Any:
+        """The student as its task sees it: of an adapter its base, with the adapter's layers."""
+        return base_of(self.model)
+
+    def _read_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
+        """The teacher as it is run; one that is loaded here shares an adapted student's base."""
+        if is_adapted(self.model):
+            check_kind(self.model)
+        if isinstance(teacher, nn.Module):
+            if is_adapted(self.model) and teacher is self.student:
+                return without_adapter(self.model)
+            if is_adapted(teacher):
+                check_kind(teacher)
+            return base_of(teacher)
+        module = load_model(teacher)
+        self.share_base(module)
+        return module
+
+    @property
+    def has_whole_weights(self) -> bool:
+        """Whether each process has all of the student's weights."""
+        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def share_base(self, module: nn.Module) -> None:
+        """Let a model hold the weights of an adapted student's base in place of equal ones."""
+        casts = self.args.fp16_full_eval or self.args.bf16_full_eval  # the student, in place
+        if self.has_whole_weights and not casts:
+            share_frozen(module, self.model)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.carried.reads_in_order = isinstance(self.train_dataset, TokenWindows)
@@ -302,7 +340,7 @@ class BANTrainer(SearchingTrainer):
             plain, names = self.frozen_teacher.plain, self._signature_columns
             check_columns(self.train_dataset, names, plain, self.model)
         # Trainer smooths the labels of a class that it does not know without shifting them.
-        known = type(self.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        known = type(self.student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         shifts = self._task is not None and "shift_labels" in self._task.label_names
         unshifted = shifts and (in_order or not known)
         if args.label_smoothing_factor and self.teacher is None and unshifted:
@@ -319,7 +357,7 @@ class BANTrainer(SearchingTrainer):
             batch = {name: value for name, value in inputs.items() if name != SKIP_LOGITS}
             with self.compute_loss_context_manager(), kept_random_states():
                 besides = self._besides()
-                self._classes = check_label_loss(self._task, self.model, batch, besides)
+                self._classes = check_label_loss(self._task, self.student, batch, besides)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -344,7 +382,7 @@ class BANTrainer(SearchingTrainer):
     def _run_student(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """The student's outputs, from the state after the last window."""
         inputs.pop(SKIP_LOGITS, None)
-        forward_inputs = self.task.forward_inputs(self.model, inputs)
+        forward_inputs = self.task.forward_inputs(self.student, inputs)
         outputs = model(**forward_inputs, **self._besides())
         self.carried.keep("student", outputs)
         return outputs
@@ -367,7 +405,7 @@ class BANTrainer(SearchingTrainer):
             self._check_labels(self._prepare_inputs(batches[0]))
         if self._classes is not None:
             for batch in batches:
-                for labels in self.task.class_numbers(self.model, batch):
+                for labels in self.task.class_numbers(self.student, batch):
                     # To read them from a GPU would make the step wait.
                     if labels.device.type == "cpu":
                         check_label_range(labels, self._classes)
@@ -407,10 +445,10 @@ class BANTrainer(SearchingTrainer):
         micro_batch = inputs.pop(MICRO_BATCH, None)
         if micro_batch is not None:
             outputs = self._run_student(model, inputs)
-            student = self.task.logits(self.model, inputs, outputs)  # (N, C)
+            student = self.task.logits(self.student, inputs, outputs)  # (N, C)
             # DDP averages gradients over the processes; the shares are to be summed.
             loss = self.step_loss.share(student, micro_batch) * self.accelerator.num_processes
-            extra = self.task.extra_loss(self.model, outputs)
+            extra = self.task.extra_loss(self.student, outputs)
             if extra is not None:
                 loss = loss + extra / len(self.step_loss.batches)
         elif self.teacher is not None or self._measures_items():
@@ -424,8 +462,8 @@ class BANTrainer(SearchingTrainer):
 
     def _measures_items(self) -> bool:
         """Whether the loss of an evaluation is the mean over items, not that of `Trainer`."""
-        measures = self._task is not None and not self._task.one_item_a_row
-        return self._evaluating and measures and self.compute_loss_func in (None, _never_called)
+        known = self._task is not None and self.compute_loss_func in (None, _never_called)
+        return self._evaluating and known
 
     def _is_plain(self) -> bool:
         """Whether a batch is to be read as `Trainer` reads it."""
@@ -447,7 +485,7 @@ class BANTrainer(SearchingTrainer):
 
     def _measure(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
         """The label loss of an evaluation's batch; what else is measured is kept."""
-        items = self.task.items(self.model, inputs, outputs)
+        items = self.task.items(self.student, inputs, outputs)
         label_loss = label_weight = items.weights.new_zeros(items.rows, items.groups)
         if items.has_labels:
             # Smoothed as `Trainer` does, but for a perplexity, which would be none of the words.
