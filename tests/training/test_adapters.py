@@ -210,6 +210,28 @@ class TestTeacher:
         with pytest.raises(BANError, match="bias='none'"):
             trainer(student, "gpt2", tmp_path, student.get_base_model())
 
+    def test_a_base_that_is_cut_into_parts_cannot_teach(self, tmp_path, monkeypatch):
+        base = adapted.save_base("gpt2", tmp_path / "gpt2")
+        student = adapted.adapter(base)
+        monkeypatch.setattr(BANTrainer, "has_whole_weights", False)
+        with pytest.raises(BANError, match="FSDP"):
+            trainer(student, "gpt2", tmp_path, student.get_base_model())
+        task = trainer(student, "gpt2", tmp_path, str(base))
+        ours = {id(p) for p in student.parameters()}
+        assert not any(id(p) in ours for p in task.teacher.parameters())
+
+    @pytest.mark.parametrize("before", [True, False])
+    def test_gradient_checkpointing_changes_nothing(self, before, tmp_path):
+        base = adapted.save_base("gpt2", tmp_path / "gpt2")
+        students = [adapted.adapter(base, trained=True) for _ in range(2)]
+        if before:
+            students[1].gradient_checkpointing_enable()
+        for student, on in zip(students, (False, True), strict=True):
+            teacher = student.get_base_model()
+            options = dict(gradient_checkpointing=on, label_weight=1.0)
+            trainer(student, "gpt2", tmp_path, teacher, **options).train()
+        assert tiny.distance(*students) < 1e-6
+
     def test_the_student_itself_cannot_teach(self, kind, base, tmp_path):
         student = adapted.adapter(base)
         with pytest.raises(BANError, match="share trainable weights"):

@@ -153,6 +153,11 @@ class BANTrainer(Trainer):
             check_kind(self.model)
         if isinstance(teacher, nn.Module):
             if is_adapted(self.model) and teacher is self.student:
+                if not self.has_whole_weights:
+                    raise BANError(
+                        "teacher is the base of model, whose weights FSDP or DeepSpeed cuts into "
+                        "parts: give the teacher by the folder or Hub id of the base."
+                    )
                 return without_adapter(self.model)
             if is_adapted(teacher):
                 check_kind(teacher)
