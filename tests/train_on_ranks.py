@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import adapted
+import heads
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
@@ -28,6 +29,8 @@ from tiny import (
 )
 
 from ban_hf import train_generations
+from ban_hf.jobs.job import Setup
+from ban_hf.jobs.training import measure
 from ban_hf.tasks.auto import load_model
 
 CASES = {
@@ -112,6 +115,33 @@ def text(folder: Path, world_size: int, **changes):
 CACHED = (images, text)
 
 
+#: Heads whose rows have different numbers of items, or items of several kinds.
+HEADS = [
+    case
+    for case in heads.FIRST
+    if case[2] or case[0].endswith(("TokenClassification", "QuestionAnswering", "CTC", "MaskedLM"))
+]
+
+
+def head(world_size: int, folder: Path, case) -> dict:
+    """Two steps of 8 rows, an evaluation of 7, and a measurement of them."""
+    data, rest = heads.rows_of(heads.batch_of(case)), heads.rows_of(heads.batch_of(case, 7, 1))
+    trainer = heads.trainer(
+        case,
+        folder,
+        data,
+        per_device_train_batch_size=8 // world_size,
+        per_device_eval_batch_size=4 // world_size,
+        max_steps=2,
+        learning_rate=0.1,
+    )
+    trainer.train()
+    setup = Setup(None, data, None, rest, {})
+    measured = measure([trainer.model], setup, trainer, trainer.teacher, 0)
+    found = {"weights": weights(trainer.model), "test": measured["test"]}
+    return found | {"evaluation": trainer.evaluate(rest)}
+
+
 def evaluate_batch_norm(world_size: int, folder: Path) -> dict[str, float]:
     """The label loss that is logged, and that of the network that rank 0 would save."""
     data = Images(24, 32)
@@ -143,6 +173,7 @@ def main(world_size: int, folder: Path) -> None:
     results = {name: train(world_size, folder, **case) for name, case in CASES.items()}
     results |= {f"LSTM, {name}": read(world_size, folder, name == "taught") for name in READERS}
     results |= {f"cached {m.__name__}": cached(world_size, folder, m) for m in CACHED}
+    results |= {f"head {case[1:]}": head(world_size, folder, case) for case in HEADS}
     results["BatchNorm"] = evaluate_batch_norm(world_size, folder)
     results["adapters"] = adapt(world_size, folder)
     found = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1

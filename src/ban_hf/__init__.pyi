@@ -36,8 +36,11 @@ from .objectives import OBJECTIVES as OBJECTIVES
 from .sequence import train_generations as train_generations
 from .tasks.auto import TASKS as TASKS
 from .tasks.auto import task_of as task_of
+from .tasks.base import Labels as Labels
 from .tasks.base import Task as Task
+from .tasks.base import TaskFacts as TaskFacts
 from .tasks.metrics import compute_classification_metrics as compute_classification_metrics
 from .training.arguments import BANTrainingArguments as BANTrainingArguments
 from .training.ensemble import BornAgainEnsemble as BornAgainEnsemble
+from .training.ensemble import add_task as add_task
 from .training.trainer import BANTrainer as BANTrainer

@@ -49,6 +49,10 @@ class UnlistedFileError(LineageError):
     """There are weights or code that the record does not list."""
 
 
+class UnsoundError(LineageError):
+    """A network was trained or measured by a release that did so wrongly."""
+
+
 class UnverifiableError(LineageError):
     """A network or file that a record names cannot be reached, so nothing is known of it."""
 

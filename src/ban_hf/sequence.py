@@ -62,6 +62,7 @@ from ban_hf.lineage.record import (
 from ban_hf.tasks.auto import check_loadable, task_of
 from ban_hf.training.arguments import BANTrainingArguments, fast_arguments
 from ban_hf.training.recurrence import check_windows
+from ban_hf.training.teacher import check_storable
 from ban_hf.training.teacher_cache import check_folder
 
 #: What a sequence writes into its folder, as patterns.
@@ -290,6 +291,7 @@ class Sequence:
             self.args.label_weight = task_of(model).default_label_weight
         self.args = fast_arguments(self.args, model)
         if self.args.teacher_cache is not None:
+            check_storable(self.setup.train_dataset, self.args)
             check_folder(Path(self.args.teacher_cache), self.output_dir, WRITTEN)
         network = network_architecture(model)
         if self.publisher.is_on:

@@ -112,6 +112,62 @@ def test_a_fingerprint_is_the_same_on_every_machine():
     assert describe_data(tensors()) == {"items": 6, "fingerprint": known}
 
 
+class Unhashable:
+    """A function that `datasets` cannot hash, as one with a tokenizer may be."""
+
+    def __reduce__(self):
+        raise TypeError("not to be pickled")
+
+    def __call__(self, row):
+        return {"length": len(row["text"])}
+
+
+UNHASHABLE = Unhashable()
+
+
+def from_csv(folder):
+    folder.mkdir()
+    (folder / "data.csv").write_text("text,label\nab,0\nc,1\n")
+    cache = str(folder / "cache")
+    return datasets.Dataset.from_csv(str(folder / "data.csv"), cache_dir=cache)
+
+
+def from_images(folder):
+    folder.mkdir()
+    pictures = [{"image": Image.new("RGB", (4, 4), (i, 0, 0)), "label": i} for i in range(3)]
+    return datasets.Dataset.from_list(pictures).cast_column("image", datasets.Image())
+
+
+KINDS = {
+    "a file": from_csv,
+    "mapped": lambda folder: from_csv(folder).map(UNHASHABLE),
+    "transformed": lambda folder: from_csv(folder).with_transform(
+        lambda batch: {"n": [UNHASHABLE({"text": text}) for text in batch["text"]]}
+    ),
+    "formatted": lambda folder: from_csv(folder).with_format("torch"),
+    "selected": lambda folder: from_csv(folder).shuffle(seed=1).select([1, 0]),
+    "images": from_images,
+    "a generator": lambda folder: datasets.Dataset.from_generator(
+        lambda: iter([{"x": 1}, {"x": 2}]), cache_dir=str(folder)
+    ),
+    "concatenated": lambda folder: datasets.concatenate_datasets([from_csv(folder)] * 2),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_datasets_dataset_has_the_fingerprint_of_its_contents(kind, tmp_path):
+    """Not that of its path, or of a function that `datasets` cannot hash."""
+    one, other = (kind(tmp_path / name) for name in ("one", "other"))
+    described = describe_data(one)
+    assert described == describe_data(other)
+    assert described.keys() == {"items", "fingerprint"}
+    fewer = other.select(range(len(other) - 1))
+    assert describe_data(fewer)["fingerprint"] != described["fingerprint"]
+    if one.format["type"] is None:
+        moved = one.select([1, 0, *range(2, len(one))])
+        assert describe_data(moved)["fingerprint"] != described["fingerprint"]
+
+
 @pytest.mark.parametrize(
     "noise",
     [lambda: torch.randn(2), random.random, np.random.rand],

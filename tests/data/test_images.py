@@ -209,7 +209,7 @@ def run_trainer(folder, resume=None, dataset=None, **kwargs):
         **{"remove_unused_columns": False} | kwargs,
     )
     data = make_views() if dataset is None else dataset
-    trainer = Trainer(model, args, collate, data, callbacks=[SetEpoch()])
+    trainer = Trainer(model, args, collate, data, callbacks=[SetEpoch(data)])
     trainer.train(resume_from_checkpoint=resume)
     return model.seen
 

@@ -18,6 +18,7 @@ from ban_hf.errors import (
     TeacherChangedError,
     UnlistedFileError,
     UnpinnedTeacherError,
+    UnsoundError,
     UnverifiableError,
 )
 from ban_hf.lineage.record import Record
@@ -223,6 +224,32 @@ class TestFolders:
         (run / "generation-0").rename(tmp_path / "elsewhere")
         with pytest.raises(UnverifiableError, match=r"has no lineage.json"):
             load_lineage(run)
+
+    @pytest.mark.parametrize(
+        ("name", "release", "is_sound"),
+        [
+            ("BertForTokenClassification", "0.1.0", False),
+            ("XLNetLMHeadModel", "0.1.3", False),
+            ("BertForMaskedLM", "0.2.0", True),
+            ("BertForMaskedLM", "0.10.0", True),
+            ("GPT2LMHeadModel", "0.1.0", True),
+        ],
+    )
+    def test_a_network_that_an_early_release_trained_on_shifted_labels(
+        self, run, name, release, is_sound
+    ):
+        folder = run / "generation-0"
+        record = json.loads((folder / "lineage.json").read_text())
+        changes = {
+            "architecture": record["architecture"] | {"class": name},
+            "code": record["code"] | {"ban-hf": release},
+        }
+        rewrite(folder, **changes)
+        if is_sound:
+            verify_lineage(folder)
+            return
+        with pytest.raises(UnsoundError, match=f"is a {name} of ban_hf {release}, which shifted"):
+            verify_lineage(folder)
 
     def test_a_generation_that_lies_on_another_disk(self, run, tmp_path):
         shutil.move(run / "generation-2", tmp_path / "elsewhere")

@@ -319,7 +319,7 @@ def test_sentences_are_each_read_from_an_empty_state():
 
     def read(size: int) -> torch.Tensor:
         loader = DataLoader(sentences, size, collate_fn=default_data_collator)
-        return evaluate([model], [loader], task_of(model)).label_logp
+        return evaluate([model], [loader], task_of(model)).losses
 
     assert read(2) == pytest.approx(read(1), abs=1e-6)
     assert read(3) == pytest.approx(read(1), abs=1e-6)

@@ -4,8 +4,10 @@ import pytest
 import tiny
 import torch
 from family import network, same_weights, train
+from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, set_seed
 
+from ban_hf import train_generations
 from ban_hf.jobs import training
 from ban_hf.jobs.job import generation_seed
 from ban_hf.lineage.record import RECORD, Record
@@ -117,3 +119,47 @@ def test_one_student_is_averaged_with_its_teacher_and_none_with_nothing(tmp_path
     ensemble = train(tmp_path, 1).ensemble
     assert ensemble is not None
     assert [member.generation for member in ensemble.members] == [0, 1]
+
+
+class Stream(IterableDataset):
+    """Images one after the other, without a length."""
+
+    def __iter__(self):
+        data = tiny.Images(20)
+        for i in range(20):
+            yield data[i]
+
+
+def on_a_stream(folder, **changes):
+    options = dict(max_steps=6, per_device_train_batch_size=8) | changes
+    return train_generations(
+        network,
+        tiny.arguments(folder, **options),
+        generations=1,
+        train_dataset=Stream(),
+        eval_dataset=tiny.Images(9),
+        test_dataset=Stream(),
+    )
+
+
+def test_a_sequence_on_a_stream_counts_steps_and_no_epochs(tmp_path, capsys):
+    on_a_stream(tmp_path, eval_strategy="steps", eval_steps=3, save_strategy="epoch")
+    for generation in (0, 1):
+        record = Record.read(tmp_path / f"generation-{generation}")
+        assert (record.training.steps, record.training.epochs) == (6, None)
+        assert record.data["train"] == {"items": None, "contents": "a stream, not checked"}
+        assert {metric.n for metric in record.metrics} == {20}
+    assert "generation 1/1 · step 3/6 · validation loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(max_steps=-1), "max_steps has to be specified"),
+        (dict(teacher_cache="cache"), r"teacher_cache='cache'.* a stream, whose items have no"),
+    ],
+)
+def test_a_stream_without_steps_or_with_a_cache_is_refused_at_once(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        on_a_stream(tmp_path, **changes)
+    assert not (tmp_path / "generation-0").exists()

@@ -219,15 +219,27 @@ def test_an_ensemble_of_other_members_is_made_again(never_killed, run):
         assert member.lineage_sha256 == listing(run)[f"generation-{k}/{RECORD}"]
 
 
-def test_a_loss_that_is_no_number_stops_generation_1_and_keeps_generation_0(tmp_path):
-    class Poison(TrainerCallback):
-        def on_step_begin(self, args, state, control, model, **kwargs):
-            if args.output_dir.endswith("generation-1") and state.global_step == 3:
-                with torch.no_grad():
-                    model.classifier.weight.fill_(torch.nan)
+class Poison(TrainerCallback):
+    """Spoils the weights of a generation before its fourth step."""
 
+    def __init__(self, generation: int) -> None:
+        self.folder = f"generation-{generation}"
+
+    def on_step_begin(self, args, state, control, model, **kwargs):
+        if args.output_dir.endswith(self.folder) and state.global_step == 3:
+            with torch.no_grad():
+                model.classifier.weight.fill_(torch.nan)
+
+
+def test_a_loss_that_is_no_number_stops_generation_0_which_has_no_teacher(tmp_path):
     with pytest.raises(FloatingPointError, match=r"step 4.*checkpoint-2"):
-        train(tmp_path, callbacks=[Poison()])
+        train(tmp_path, callbacks=[Poison(0)])
+    assert not (tmp_path / "generation-0").exists()
+
+
+def test_a_loss_that_is_no_number_stops_generation_1_and_keeps_generation_0(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"step 4.*checkpoint-2"):
+        train(tmp_path, callbacks=[Poison(1)])
     assert not (tmp_path / "generation-1").exists()
     before = identities(tmp_path / "generation-0")
     train(tmp_path)

@@ -213,7 +213,7 @@ class TestTeacher:
     def test_a_base_that_is_cut_into_parts_cannot_teach(self, tmp_path, monkeypatch):
         base = adapted.save_base("gpt2", tmp_path / "gpt2")
         student = adapted.adapter(base)
-        monkeypatch.setattr(BANTrainer, "has_whole_weights", False)
+        monkeypatch.setattr("ban_hf.training.trainer.can_share_weights", lambda *given: False)
         with pytest.raises(BANError, match="FSDP"):
             trainer(student, "gpt2", tmp_path, student.get_base_model())
         task = trainer(student, "gpt2", tmp_path, str(base))

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from heads import model_of
 from launch import on_two_processes
 from tiny import lstm, vit, weights
-from train_on_ranks import CACHED, CASES, READERS, main
+from train_on_ranks import CACHED, CASES, HEADS, READERS, main
 
 SCRIPT = Path(__file__).parents[1] / "train_on_ranks.py"
 
@@ -45,6 +46,18 @@ def test_two_processes_read_a_text_as_one_does(case, results):
     assert sum("eval_perplexity" in line for line in one["history"]) == 2
     for line, expected in zip(two["history"], one["history"], strict=True):
         assert line == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("case", HEADS, ids=lambda case: "-".join(map(str, case[1:])))
+def test_two_processes_train_and_measure_every_head_as_one_does(case, results):
+    one, two = (results[n][f"head {case[1:]}"] for n in (1, 2))
+    fresh = weights(model_of(case, 1))
+    moved = max((one["weights"][k] - fresh[k]).abs().max() for k in fresh)
+    assert moved > 1e-4
+    assert max((one["weights"][k] - two["weights"][k]).abs().max() for k in fresh) < 1e-4 * moved
+    assert two["test"] == pytest.approx(one["test"], rel=1e-4, abs=1e-5)
+    for name in ("eval_loss", "eval_teacher_kl"):
+        assert two["evaluation"][name] == pytest.approx(one["evaluation"][name], rel=1e-4)
 
 
 @pytest.mark.parametrize("make", CACHED)

@@ -231,18 +231,18 @@ class OverflowingGradient(TrainerCallback):
 
 
 @pytest.mark.parametrize(
-    ("teacher", "logging_steps", "save_steps", "kept"),
-    [(None, 1, 1, "checkpoint-2"), (vit, 100, 1, "checkpoint-2"), (vit, 100, 4, None)],
+    ("logging_steps", "save_steps", "kept"),
+    [(1, 1, "checkpoint-2"), (100, 1, "checkpoint-2"), (100, 4, None)],
 )
 def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_good_checkpoint(
-    teacher, logging_steps, save_steps, kept, tmp_path
+    logging_steps, save_steps, kept, tmp_path
 ):
     options = dict(per_device_train_batch_size=8, max_steps=8, save_strategy="steps")
     with pytest.raises(FloatingPointError, match="at step 3") as error:
         trained(
             vit(1),
             tmp_path,
-            teacher and teacher(2),
+            vit(2),
             Poisoned(16),
             logging_steps=logging_steps,
             save_steps=save_steps,

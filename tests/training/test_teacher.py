@@ -238,7 +238,7 @@ def test_a_teacher_that_cannot_teach_is_refused(tmp_path):
     refuse("compute_loss_func and teacher exclude", student, vit(2), compute_loss_func=print)
     refuse("nowhere' cannot be loaded: it must be a folder", student, str(tmp_path / "nowhere"))
     refuse("ViTModel cannot be distilled: there must be a head", student, tmp_path / "base")
-    with pytest.raises(ValueError, match=r"teacher gives no logits, but .*: it must have a head"):
+    with pytest.raises(ValueError, match=r"must give logits, as one with a head of"):
         trained(student, tmp_path, vit(2).vit)
     with pytest.raises(TypeError, match="args must be a BANTrainingArguments"):
         BANTrainer(student, TrainingArguments(str(tmp_path)), teacher=vit(2))

@@ -126,7 +126,7 @@ def vit_logits(model, data: Images) -> torch.Tensor:
 def test_the_permutations_of_dkpp_are_new_in_every_step_and_for_every_seed(tmp_path, monkeypatch):
     noise = []
 
-    def spy(student_logits, teacher_logits, labels, *, temperature, generator):
+    def spy(student_logits, teacher_logits, labels, *, temperature, generator, activation):
         state = generator.get_state()
         noise.append(tuple(torch.rand(2, generator=generator).tolist()))
         generator.set_state(state)
@@ -165,7 +165,8 @@ def test_without_a_teacher_it_is_the_trainer_of_transformers_bit_for_bit(build, 
             max_steps=3,
             optim_args="momentum=0.9",
             max_grad_norm=1.0,
-            eval_strategy="no" if build is gpt2 else "steps",  # which measures by words
+            # Trainer divides by all words, also by the first of a text, which nothing predicts.
+            eval_strategy="no" if build is gpt2 else "steps",
             eval_steps=2,
         )
         size = 32 if build is cifar else 8
@@ -175,9 +176,13 @@ def test_without_a_teacher_it_is_the_trainer_of_transformers_bit_for_bit(build, 
         runs.append(kind(student, args, train_dataset=data, eval_dataset=evaluation))
         runs[-1].train()
     assert distance(runs[0].model, runs[1].model) == 0
-    assert history(runs[0]) == history(runs[1])
-    keys = [[line.keys() for line in run.state.log_history] for run in runs]
-    assert keys[0] == keys[1]
+    for theirs, ours in zip(*map(history, runs), strict=True):
+        assert theirs.keys() == ours.keys()
+        for name, value in theirs.items():
+            # We take the mean over items, not over batches, which is the same but for rounding
+            # where all batches have as many.
+            close = dict(rel=1e-6) if name == "eval_loss" else dict(rel=0, abs=0)
+            assert ours[name] == pytest.approx(value, **close)
 
 
 # Killed and resumed

@@ -240,21 +240,28 @@ def collate(batch: Any) -> dict[str, Tensor]:
     return default_collate(batch)
 
 
+def has_views(dataset: Any) -> bool:
+    """Whether a dataset is :class:`ImageViews`, or a part of one."""
+    return isinstance(dataset.dataset if isinstance(dataset, Subset) else dataset, ImageViews)
+
+
 class SetEpoch(TrainerCallback):
-    """Tells the training set's :class:`ImageViews` which epoch begins.
+    """Tells a training set, if it is an :class:`ImageViews`, which epoch begins.
 
     It is needed because accelerate 1.15 forwards ``set_epoch`` to a dataset in a plain run, but
     not with several processes and not in an epoch that was resumed half-way, where it stops at the
     sampler.
     """
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        dataset = kwargs["train_dataloader"].dataset
-        if isinstance(dataset, Subset) and isinstance(dataset.dataset, ImageViews):
+    def __init__(self, dataset: Any) -> None:
+        if isinstance(dataset, Subset) and has_views(dataset):
             raise BANError(
                 "A Subset of ImageViews would show the same views in every epoch: use "
                 "ImageViews.select(indices, augment=True)."
             )
-        if isinstance(dataset, ImageViews):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if isinstance(self.dataset, ImageViews):
             # After a resume within an epoch, state.epoch is that epoch and a fraction.
-            dataset.set_epoch(math.floor(state.epoch or 0))
+            self.dataset.set_epoch(math.floor(state.epoch or 0))

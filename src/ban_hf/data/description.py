@@ -21,6 +21,8 @@ POSITIONS = "positions"
 """Key of a batch for the positions of its items in their dataset, `(B,)`."""
 MOST_READ = 10_000
 """Items of a dataset of another kind that are read for its fingerprint, evenly spaced."""
+SCALARS = frozenset((bool, int, float, str, bytes, type(None)))
+"""Types whose values are told apart by how they are written."""
 
 
 class DescribedDataset(Dataset[dict[str, Tensor]], ABC):
@@ -41,10 +43,11 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     `fingerprint` is equal for equal contents:
 
     - of our datasets, sha256 of the contents, with `views` or `window`, how they are read;
-    - of a `datasets.Dataset`, its own fingerprint;
     - of any other map-style dataset, sha256 of its items, of `fingerprint_items` of them where it
       has more than 10,000. They are read with the global random generators seeded, so that random
-      augmentation does not matter, and the generators' states are put back.
+      augmentation does not matter, and the generators' states are put back. So it is of a
+      `datasets.Dataset`, too, whose own fingerprint says how it was made: another folder, or a
+      function that cannot be hashed, such as one with a tokenizer, gives another one each time.
 
     `contents` says why there is no fingerprint: a stream is not read, and items that differ from
     one reading to the next have none.
@@ -54,8 +57,6 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     if isinstance(dataset, IterableDataset | datasets.IterableDataset):
         return {"items": None, "contents": "a stream, not checked"}
     count = len(dataset)  # type: ignore[arg-type]
-    if isinstance(dataset, datasets.Dataset):
-        return {"items": count, "fingerprint": dataset._fingerprint}
     return {"items": count} | _fingerprint_items(dataset, count)
 
 
@@ -76,18 +77,25 @@ def _fingerprint_items(dataset: Dataset, count: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
-    """The same global random numbers each time; the generators go on as if nothing was drawn."""
+def kept_random_states() -> Iterator[None]:
+    """The global random generators of the CPU go on afterwards as if nothing was drawn."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # the CPU's alone, whose state is put back
-        random.seed(0)
-        np.random.seed(0)
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """The same global random numbers each time."""
+    with kept_random_states():
+        torch.default_generator.manual_seed(0)  # the CPU's alone, whose state is put back
+        random.seed(0)
+        np.random.seed(0)
+        yield
 
 
 def _update(digest: Any, value: Any) -> None:
@@ -102,6 +110,9 @@ def _update(digest: Any, value: Any) -> None:
             _update(digest, value[key])
     elif isinstance(value, list | tuple):
         digest.update(f"sequence {len(value)}".encode())
+        if SCALARS.issuperset(map(type, value)):  # the words of a text, by the thousand
+            digest.update(repr(list(value)).encode())
+            return
         for part in value:
             _update(digest, part)
     elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:

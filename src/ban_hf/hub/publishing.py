@@ -47,11 +47,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OWN_TYPES = ("ban_", "born_again_")  # how the model types of ban_hf's classes begin
-#: Pipeline tags by what the name of a model's class contains.
+#: Tasks by what the name of a model's class contains.
 TAGS_OF_CLASSES = {
-    "ForImageClassification": "image-classification",
-    "ForSequenceClassification": "text-classification",
-    "ForCausalLM": "text-generation",
+    **{facts.loss_type: facts.name for facts in CATALOG.values() if facts.loss_type},
     "LMHeadModel": "text-generation",
 }
 
@@ -385,7 +383,8 @@ class Card:
             place = {"place": {"repo_id": self.repo_id, "revision": None}}
             family.append(data | place if self.repo_id else data)
         tag = _pipeline_tag(config, self.place)
-        classifies = adapter is not None and tag != "text-generation"
+        name = str(self.record.architecture.class_name)
+        classifies = adapter is not None and ("Classification" in name or "Segmentation" in name)
         return render_card(
             data,
             family=family,

@@ -5,6 +5,7 @@ file and checks every hash. All fail closed: what cannot be reached is not verif
 that nothing changed since the record was written. They do not prove who wrote it.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,9 +21,11 @@ from ban_hf.errors import (
     TamperedFileError,
     TeacherChangedError,
     UnlistedFileError,
+    UnsoundError,
     UnverifiableError,
 )
 from ban_hf.hub.location import HubRevision, LocalPath, Location, repo_info, resolve
+from ban_hf.lineage.catalog import UNSHIFTED
 from ban_hf.lineage.family import Lineage, finished_generations, generation_folders
 from ban_hf.lineage.files import (
     ADAPTER_CONFIG,
@@ -42,6 +45,9 @@ from ban_hf.lineage.record import (
     Record,
     Reference,
 )
+
+#: How the names of classes end, beside those in `UNSHIFTED`, whose labels are not shifted.
+NOT_SHIFTED = ("ForTokenClassification", "ForAudioFrameClassification", "ForMaskedLM")
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,8 @@ def verify_lineage(where: str | Path, revision: str | None = None) -> Lineage:
     Checked: the form of every record; full commits only; generations that fall from student to
     teacher down to 0, with one teacher by exactly one; no cycle; each teacher's record and weights
     as its student recorded them, there and on its `main` branch; size and sha256 of every file,
-    also of the base of an adapter; no weights or code beside those that are listed.
+    also of the base of an adapter; no weights or code beside those that are listed; no network that
+    a release is known to have trained wrongly.
 
     Args:
         where: see `load_lineage`.
@@ -124,16 +131,32 @@ def verify_lineage(where: str | Path, revision: str | None = None) -> Lineage:
         The lineage, verified.
 
     Raises:
-        LineageError: at the first problem; beside those of `load_lineage` `TamperedFileError` or
-            `UnlistedFileError`.
+        LineageError: at the first problem; beside those of `load_lineage` `TamperedFileError`,
+            `UnlistedFileError` or `UnsoundError`.
     """
     entries = walk(where, revision)
     for entry in entries:
         check_files(entry)
+        check_sound(entry)
     check_bases(entries)
     for entry in entries[:-1]:
         _check_main(entry)
     return _as_lineage(entries)
+
+
+def check_sound(entry: Entry) -> None:
+    """Raise for a network that an early release trained on labels that it read wrongly.
+
+    Release 0.1 shifted the labels of every text, also of heads that do not.
+    """
+    release = re.match(r"0\.[01](\D|$)", entry.record.code.get("ban-hf") or "")
+    name = entry.record.architecture.class_name or ""
+    if release and (name in UNSHIFTED or name.endswith(NOT_SHIFTED)):
+        raise UnsoundError(
+            f"{entry.place} is a {name} of ban_hf {entry.record.code['ban-hf']}, which shifted its "
+            "labels by one place, wrongly: its weights and its metrics are not what its record "
+            "says. Train it again; CHANGELOG.md tells more."
+        )
 
 
 def _as_lineage(entries: list[Entry]) -> Lineage:

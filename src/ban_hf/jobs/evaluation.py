@@ -15,63 +15,64 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ban_hf.data.description import IGNORED
 from ban_hf.errors import BANError
+from ban_hf.lineage.catalog import MEASURES
 from ban_hf.lineage.results import block_losses, pack_classes
-from ban_hf.tasks.base import Task
-from ban_hf.tasks.metrics import calibration_error, reliability
+from ban_hf.objectives import kd, label_losses
+from ban_hf.tasks.base import Items, Task, Transcripts, first_member
+from ban_hf.tasks.metrics import Predictions, scores
 from ban_hf.training.recurrence import is_recurrent
 
 Gather = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What a network predicts for the N items that count; the last two with a teacher only."""
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Predictions):
+    """What a network predicts for the items that count; the last two with a teacher only."""
 
     task: Task
-    labels: Tensor  # (N,)
-    label_logp: Tensor  # (N,) float64, the log-probability of the label
-    predicted: Tensor  # (N,), the most likely class
-    confidence: Tensor  # (N,) float64, its probability
-    agrees: Tensor | None = None  # (N,) bool, whether the teacher predicts the same class
+    decode: Callable[[list[int]], str] | None = None  # the text of token numbers
+    agrees: Tensor | None = None  # (N,) float64, 1 where the teacher predicts the same
     teacher_kl: Tensor | None = None  # (N,) float64, KL(teacher || network), nats
+
+    @property
+    def leading(self) -> str:
+        """The name of the leading metric."""
+        return self.task.leading(self.activation, list(self.names.values()))
 
     def metrics(self, entropy: float | None = None) -> dict[str, float | int]:
         """The task's metrics and `n`; with a teacher `teacher_agreement` (%) and `teacher_kl`.
 
         `entropy` is of a text under its source, nats per word, for `above_entropy`.
         """
-        nll = -self.label_logp.mean()  # ()
-        known = {
-            "error": 100 * (self.predicted != self.labels).double().mean(),
-            "nll": nll,
-            "ece": calibration_error(self.reliability()),
-            "perplexity": nll.exp(),
-        }
+        known = scores(self.leading, self, self.decode)
         if entropy is not None:
-            known["above_entropy"] = nll - entropy
-        named = [metric.name for metric in self.task.facts.metrics if metric.name in known]
-        found: dict[str, float | int] = {name: known[name].item() for name in named}
-        if self.agrees is not None and self.teacher_kl is not None:
-            found["teacher_agreement"] = 100 * self.agrees.double().mean().item()
+            known["above_entropy"] = known["nll"] - entropy
+        named = [metric.name for metric in MEASURES[self.leading].metrics]
+        found: dict[str, float | int] = {name: known[name] for name in named if name in known}
+        if self.agrees is not None:
+            found["teacher_agreement"] = 100 * self.agrees.mean().item()
+        if self.teacher_kl is not None:
             found["teacher_kl"] = self.teacher_kl.mean().item()
-        return found | {"n": len(self.labels)}
-
-    def reliability(self) -> Tensor:
-        """Items, summed confidence and correct items of each bin of confidence: `(bins, 3)`."""
-        return reliability(self.confidence, self.predicted == self.labels)
+        return found | {"n": len(self.texts) or len(self.labels)}
 
     def to_dict(self, entropy: float | None = None) -> dict[str, Any]:
-        """Plain data as results have it: `test`, `outcomes`, `labels` and `reliability`."""
-        if self.task.name == "text-generation":  # far more items than a file should hold
-            blocks = block_losses(-self.label_logp.numpy())
-            return {"test": self.metrics(entropy), "outcomes": msgspec.to_builtins(blocks)}
+        """Plain data as results have it: `test`, `outcomes`, `labels` and `reliability`.
+
+        The last three where the leading metric is a mean over items, which a bootstrap draws.
+        """
+        measured: dict[str, Any] = {"test": self.metrics(entropy)}
+        if self.leading == "perplexity":  # far more items than a file should hold
+            blocks = block_losses(self.losses.numpy())
+            return measured | {"outcomes": msgspec.to_builtins(blocks)}
+        if self.leading != "error":
+            return measured
         bins = [
             [int(n), confidence / n if n else None, correct / n if n else None]
             for n, confidence, correct in self.reliability().tolist()
         ]
-        return {
-            "test": self.metrics(entropy),
+        return measured | {
             "outcomes": {"predicted": pack_classes(self.predicted.numpy())},
             "labels": pack_classes(self.labels.numpy()),
             "reliability": bins,
@@ -88,6 +89,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     in_order: bool = False,
     teacher: PreTrainedModel | None = None,
+    decode: Callable[[list[int]], str] | None = None,
     gather: Gather = lambda rows: rows,
 ) -> Evaluation:
     """Measure a network, or the mean prediction of several, and compare it with a teacher's.
@@ -104,11 +106,14 @@ def evaluate(
             does: a recurrent network goes on from its state, and items are in the text's order,
             however many columns it is read in.
         teacher: where there is one.
+        decode: gives the text of token numbers, for the word error of recordings.
         gather: brings the rows of a batch together over all processes.
     """
     networks = [model.to(device).eval() for model in (*models, *([teacher] if teacher else []))]
     states: list[dict[str, Any]] = [{} for _ in networks]
     parts: list[Tensor] = []
+    texts: list[tuple[list[int], list[int]]] = []
+    activation = task.activation(models[0], {})
     for group in zip(*loaders, strict=True):
         batches = [_to_device(batch, device) for batch in group]
         outputs = []
@@ -118,31 +123,107 @@ def evaluate(
                 state["state"] = outputs[-1].state
         together = outputs[0]
         if len(models) > 1:
-            together = SimpleNamespace(**task.merge(outputs[: len(models)], weights))
+            means = task.merge(outputs[: len(models)], weights, activation)
+            together = SimpleNamespace(**means)
         items = task.items(models[0], batches[0], together)
-        if items.labels is None:
+        if not items.has_labels:
             raise BANError("the test set has no labels: there is nothing to measure by.")
-        logp = items.logits.double().log_softmax(1)  # (N, C)
-        top, predicted = logp.max(1)  # (N,), (N,)
-        at_label = logp.gather(1, items.labels[:, None])[:, 0]  # (N,)
-        columns = [items.weights, items.labels, at_label, predicted, top.exp()]  # (N,) each
+        theirs = None
         if teacher is not None:
-            theirs = task.logits(teacher, batches[0], outputs[-1]).double().log_softmax(1)  # (N, C)
-            columns.append(predicted == theirs.argmax(1))  # (N,)
-            columns.append((theirs.exp() * (theirs - logp)).sum(1))  # (N,)
-        found = torch.stack([column.double() for column in columns], 1)  # (N, 5 or 7)
-        rows = gather(found.view(items.rows, -1, len(columns)))  # (B, N / B, 5 or 7)
-        parts.append((rows if in_order else rows.flatten(0, 1)).cpu())
-    table = torch.cat(parts, 1).flatten(0, 1) if in_order else torch.cat(parts)  # (N, 5 or 7)
-    table = table[table[:, 0] > 0]
-    compared = {"agrees": table[:, 5] > 0, "teacher_kl": table[:, 6]} if teacher else {}
+            theirs = task.logits(teacher, batches[0], outputs[-1]).double()  # (N, C)
+        table = _table(items, theirs)  # (N, COLUMNS + 2 C')
+        rows = gather(table.view(items.rows, -1, table.shape[1]))  # (B, N / B, COLUMNS + 2 C')
+        parts.append(rows.cpu())
+        if items.transcripts is not None:
+            frames = items.logits.argmax(1).where(items.weights > 0, items.transcripts.blank)
+            texts += _texts(frames.view(items.rows, -1), items.transcripts, gather)
+    return _evaluation(
+        parts,
+        in_order,
+        task=task,
+        activation=items.activation,
+        names=first_member(models[0]).config.id2label,
+        decode=decode,
+        texts=texts,
+        compared=teacher is not None,
+        groups=items.groups,
+    )
+
+
+def _table(items: Items, theirs: Tensor | None) -> Tensor:
+    """What is kept of each item: weight, loss, confidence, agreement, divergence, labels, output.
+
+    `(N, 7)`, or of C labels or numbers `(N, 5 + 2 C)`; of items without labels these are 0.
+    """
+    logits = items.logits.double()  # (N, C)
+    zeros = torch.zeros_like(logits[:, 0])  # (N,)
+    agrees, divergence = zeros, zeros
+    if theirs is not None:
+        divergence = kd(logits, theirs, activation=items.activation)  # (N,)
+    if items.activation == "softmax":
+        top, predicted = logits.softmax(1).max(1)  # (N,), (N,)
+        output = predicted[:, None]  # (N, 1)
+        agrees = zeros if theirs is None else predicted == theirs.argmax(1)  # (N,)
+    else:
+        top = zeros
+        output = logits.sigmoid() if items.activation == "sigmoid" else logits  # (N, C)
+        if theirs is not None and items.activation == "sigmoid":
+            agrees = ((logits > 0) == (theirs > 0)).double().mean(1)  # (N,)
+    labels, losses = torch.zeros_like(output), zeros  # (N, C'), (N,)
+    if items.labels is not None:
+        labels = items.labels.view(len(output), -1)  # (N, C')
+        losses = label_losses(logits, items.labels, items.activation)  # (N,)
+    columns = [items.weights, losses, top, agrees, divergence]
+    return torch.cat([torch.stack([x.double() for x in columns], 1), labels, output], 1)
+
+
+def _texts(
+    frames: Tensor, transcripts: Transcripts, gather: Gather
+) -> list[tuple[list[int], list[int]]]:
+    """Of each row the likeliest text, by its frames `(B, T)`, and the true one, as tokens."""
+    blank = transcripts.blank
+    starts = torch.ones_like(frames, dtype=torch.bool)  # (B, T)
+    starts[:, 1:] = frames[:, 1:] != frames[:, :-1]
+    ours = frames.where(starts, blank)  # (B, T)
+    # What fills up rows for all processes is 0: tokens are shifted so that it is the blank.
+    pairs = [
+        gather((x.where(x != IGNORED, blank) - blank)[..., None]) for x in (ours, transcripts.text)
+    ]
+    rows = [[[t + blank for t in row if t] for row in x[..., 0].tolist()] for x in pairs]
+    return list(zip(*rows, strict=True))
+
+
+def _evaluation(
+    parts: list[Tensor], in_order: bool, *, compared: bool, groups: int, **known: Any
+) -> Evaluation:
+    """The predictions of all batches `(B, N / B, 5 + 2 C)`, put in order."""
+    row, rows = 0, []
+    for part in parts:
+        rows.append(torch.arange(row, row + len(part))[:, None].expand(part.shape[:2]))
+        row += len(part)
+    if in_order:  # row b of each batch continues row b of the one before
+        table, of_row = torch.cat(parts, 1).flatten(0, 1), torch.cat(rows, 1).flatten()
+    else:
+        table = torch.cat([part.flatten(0, 1) for part in parts])  # (N, 5 + 2 C)
+        of_row = torch.cat([x.flatten() for x in rows])  # (N,)
+    group = torch.arange(len(table)) % groups  # (N,)
+    counts = table[:, 0] > 0  # (N,)
+    table, of_row, group = table[counts], of_row[counts], group[counts]
+    _, losses, confidence, agrees, divergence = table[:, :5].unbind(1)  # (N,) each
+    labels, predicted = table[:, 5:].chunk(2, 1)  # (N, C), (N, C)
+    if known["activation"] == "softmax":
+        labels, predicted = labels[:, 0].long(), predicted[:, 0].long()  # (N,), (N,)
+    has_agreement = compared and known["activation"] != "identity"
     return Evaluation(
-        task,
-        labels=table[:, 1].long(),
-        label_logp=table[:, 2],
-        predicted=table[:, 3].long(),
-        confidence=table[:, 4],
-        **compared,
+        labels=labels,
+        losses=losses,
+        predicted=predicted,
+        confidence=confidence,
+        rows=of_row,
+        groups=group,
+        agrees=agrees if has_agreement else None,
+        teacher_kl=divergence if compared else None,
+        **known,
     )
 
 

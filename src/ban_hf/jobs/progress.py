@@ -117,7 +117,8 @@ class GenerationProgress(ProgressCallback):
         disk = Footprint.of(model, optimizer, args)
         needed = (self.generations + 1) * disk.weights
         needed += (max(2, self.generations) if self.generations else 0) * disk.weights
-        needed += disk.checkpoints(args, state.max_steps, state.num_train_epochs)
+        epochs = min(state.num_train_epochs, state.max_steps)  # which of a stream is endless
+        needed += disk.checkpoints(args, state.max_steps, epochs)
         tqdm.write(
             f"generation {self.generation}/{self.generations} · {format_step(step)} a step · "
             f"{here} for this generation, {all_of_them} for all · "
@@ -145,14 +146,14 @@ class GenerationProgress(ProgressCallback):
         else:
             result = f"validation loss {metrics['eval_loss']:.4f}"
         left = ""
-        if done := state.global_step - self.first_step:  # by the steps of this call so far
-            step = (time.monotonic() - self.started) / done
+        if steps := state.global_step - self.first_step:  # by the steps of this call so far
+            step = (time.monotonic() - self.started) / steps
             here, all_of_them = map(format_duration, self._times(step, state))
             left = f" · {here} left ({all_of_them} for all generations)"
-        tqdm.write(
-            f"generation {self.generation}/{self.generations} · "
-            f"epoch {state.epoch:g}/{state.num_train_epochs:g} · {result}{left}"
-        )
+        done = f"epoch {state.epoch:g}/{state.num_train_epochs:g}"
+        if state.num_train_epochs > state.max_steps:  # a stream, whose epochs are not known
+            done = f"step {state.global_step}/{state.max_steps}"
+        tqdm.write(f"generation {self.generation}/{self.generations} · {done} · {result}{left}")
 
     def _times(self, step: float, state: Any) -> tuple[float, float]:
         """Seconds left of this generation and of the sequence, at so many a step.

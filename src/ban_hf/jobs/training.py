@@ -26,6 +26,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer_utils import has_length
 
 from ban_hf.data.augmentation import ImageViews
 from ban_hf.data.windows import TokenWindows
@@ -49,12 +50,13 @@ from ban_hf.lineage.record import (
     Training,
     reference,
 )
-from ban_hf.models.adapters import is_adapted, parameter_count
+from ban_hf.models.adapters import is_adapted, parameter_count, share_frozen
 from ban_hf.models.factory import share_ends
 from ban_hf.models.modeling_cifar import CifarNetForImageClassification
 from ban_hf.tasks.auto import load_model
 from ban_hf.training.arguments import BANTrainingArguments, fast_arguments
 from ban_hf.training.ensemble import BornAgainEnsemble
+from ban_hf.training.performance import can_share_weights
 from ban_hf.training.trainer import BANTrainer, check_trained
 
 logger = logging.getLogger(__name__)
@@ -105,6 +107,7 @@ def train(
     if isinstance(dataset, ImageViews):  # a copy: the caller's own is not changed
         dataset = dataset.with_seed(args.seed if args.data_seed is None else args.data_seed)
     trainer = make_trainer(model, setup, args, teacher=teacher, train_dataset=dataset)
+    trainer.stops_at_nan = True  # generation 0, too, before it is saved
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(GenerationProgress(job.generation, last or job.generation))
@@ -119,7 +122,8 @@ def train(
     )
     if job.teachers:
         weights = args.teacher_weight, args.known_label_weight
-        record.objective = Objective(args.objective, args.temperature, *weights)
+        activation = trainer.task.activation(trainer.model, {})
+        record.objective = Objective(args.objective, args.temperature, *weights, activation)
         record.teachers = references(job, home, job.teachers)
     if initial_teacher is not None:
         record.teachers = (initial_teacher,)
@@ -160,11 +164,13 @@ def _finish(job: Job, home: Path, setup: Setup, trainer: BANTrainer, record: Rec
     # All as they are saved: the trainer has laid out the others for speed.
     networks = [load_model(home / m.folder, merged=True) for m in job.members]
     networks = networks or [load_model(partial)]
-    if is_adapted(trainer.model) and trainer.has_whole_weights:
+    can_share = can_share_weights(trainer.args, trainer.accelerator)
+    if is_adapted(trainer.model) and can_share:
         check_saved(trainer.model, networks[0])
     teacher = load_teacher(job, home)
     for network in (*networks, *([teacher] if teacher else [])):
-        trainer.share_base(network)
+        if can_share:
+            share_frozen(network, trainer.model)
     found = measure(networks, setup, trainer, teacher, 0 if job.members else trained)
     trainer.accelerator.wait_for_everyone()  # all have read the networks in `partial`
     if writes:
@@ -349,7 +355,8 @@ def train_to_end(trainer: BANTrainer, seed: int) -> Training:
         arguments=arguments,
         arguments_sha256=sha256_of_json(arguments),
         steps=trainer.state.global_step,
-        epochs=trainer.state.epoch,
+        # Of a stream the passes are not known: there Trainer counts a share of all steps.
+        epochs=trainer.state.epoch if has_length(trainer.train_dataset) else None,
         world_size=args.world_size,
         hardware=hardware(),
         seconds=round(stopwatch.seconds, 1),

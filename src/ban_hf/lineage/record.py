@@ -21,7 +21,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import replace
 
 from ban_hf.errors import BANError
-from ban_hf.lineage.catalog import MARKUP, as_name, data_name, method_of
+from ban_hf.lineage.catalog import MARKUP, Activation, as_name, data_name, method_of
 from ban_hf.lineage.files import plain_json, read_json, sha256_of_file, sha256_of_json, write_json
 
 if TYPE_CHECKING:
@@ -76,13 +76,14 @@ class Reference(Part, frozen=True, omit_defaults=True):
         return self.lineage_sha256, self.weights_sha256
 
 
-class Objective(Part, frozen=True):
+class Objective(Part, frozen=True, omit_defaults=True):
     """What a student minimized: `teacher_weight` * objective + `label_weight` * label loss."""
 
     name: str
     temperature: Number
     teacher_weight: Number
     label_weight: Number
+    activation: Activation = "softmax"  # what an item is
 
     def __post_init__(self) -> None:
         check_name("objective.name", self.name)

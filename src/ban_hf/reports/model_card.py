@@ -90,7 +90,9 @@ def render_card(
         "load_from": repo_id or f"path/to/{_name(lineage)}",
         "license": license,
         "task": pipeline_tag,
+        "about": CATALOG[pipeline_tag],
         "auto_class": CATALOG[pipeline_tag].auto_class,
+        "words": CATALOG[pipeline_tag].is_of_words,
         "picture": picture,
         "remote_code": remote_code,
         "own_class": own_class,
@@ -160,7 +162,7 @@ def _metadata(
         license=license,
         metrics=list(dict.fromkeys(metric["name"] for metric in _metrics(lineage))) or None,
         model_name=repo_id.split("/")[-1] if repo_id else _name(lineage),
-        pipeline_tag=pipeline_tag,
+        pipeline_tag=CATALOG[pipeline_tag].pipeline_tag,
         tags=["ban_hf", "born-again-networks", "knowledge-distillation", position],
         base_model_relation=relation if base_models else None,
     )
@@ -367,15 +369,23 @@ def _objective(lineage: Fields) -> dict[str, Any] | None:
         return None
     text = _docstrings().get(objective["name"], "")  # a later version may have others
     parts = re.findall(r"^([A-Z]\w+): (.+?)(?=\n[A-Z]\w+: |\Z)", text, re.MULTILINE | re.DOTALL)
+    activation = objective.get("activation", "softmax")
+    label_loss = "label squared error" if activation == "identity" else "label cross-entropy"
     terms = {
         objective["name"]: objective["teacher_weight"],
-        "label cross-entropy": objective["label_weight"],
+        label_loss: objective["label_weight"],
     }
     loss = " + ".join(t if w == 1 else f"{w:g} * {t}" for t, w in terms.items() if w)
     unknown = dict.fromkeys(("formula", "reference"), "not known to this version of ban_hf")
-    return {**objective, **unknown, "summary": text.partition("\n")[0], "loss": loss} | {
-        label.lower(): " ".join(body.split()) for label, body in parts
+    found = {label.lower(): " ".join(body.split()) for label, body in parts}
+    if activation in found:
+        found["formula"] = found[activation]
+    says = {
+        "activation": activation,
+        "summary": text.partition("\n")[0],
+        "loss": loss,
     }
+    return {**objective, **unknown, **says, **found}
 
 
 def _training_arguments(lineage: Fields) -> dict[str, Any]:

@@ -19,14 +19,31 @@ from transformers import (
 from ban_hf.errors import BANError, did_you_mean
 from ban_hf.lineage.catalog import ENSEMBLE
 from ban_hf.models.adapters import base_of, has_adapter, is_adapted
+from ban_hf.tasks import heads
 from ban_hf.tasks.adapters import attach, base_name, check_adapter, find_adapter, head_config
 from ban_hf.tasks.base import Task
-from ban_hf.tasks.heads import CausalLanguageModeling, ImageClassification, SequenceClassification
 
-#: The tasks by the Hub's pipeline tag.
+#: The tasks by name: the Hub's pipeline tag, where it has one for them.
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (ImageClassification(), SequenceClassification(), CausalLanguageModeling())
+    for task in (
+        heads.ImageClassification(),
+        heads.SequenceClassification(),
+        heads.AudioClassification(),
+        heads.VideoClassification(),
+        heads.MultipleChoice(),
+        heads.NextSentencePrediction(),
+        heads.TokenClassification(),
+        heads.AudioFrameClassification(),
+        heads.QuestionAnswering(),
+        heads.SemanticSegmentation(),
+        heads.Seq2SeqLanguageModeling(),
+        heads.MaskedLanguageModeling(),
+        heads.CausalLanguageModeling(),
+        heads.SpeechSeq2Seq(),
+        heads.CTC(),
+        heads.ImageTextToText(),
+    )
 }
 
 
@@ -51,7 +68,7 @@ def task_of(model: nn.Module | PretrainedConfig) -> Task:
         if known:
             return known[0]
     for task in TASKS.values() if isinstance(model, PreTrainedModel) else ():
-        if task.facts.loss_type == model.loss_type:
+        if task.facts.loss_type is not None and task.facts.loss_type == model.loss_type:
             return task
     names = _class_names(model)
     raise BANError(

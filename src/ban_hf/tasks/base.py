@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ban_hf.data.description import IGNORED
 from ban_hf.errors import BANError
-from ban_hf.lineage.catalog import Metric
+from ban_hf.lineage.catalog import ENSEMBLE, LEADING, Activation, Metric
 from ban_hf.lineage.catalog import TaskFacts as TaskFacts
 
 TOKENIZER_FILE = "tokenizer_config.json"
@@ -34,17 +34,48 @@ class Output(NamedTuple):
 class Labels(NamedTuple):
     """The labels of a batch's items, and what each of them counts for."""
 
-    values: Tensor | None  # (N,) int64, 0 where the weight is 0; None where the batch has none
+    values: Tensor | None  # see `Items.labels`; None where the batch has none
     weights: Tensor  # (N,) float32; 0 for an item that does not count
 
 
+class Transcripts(NamedTuple):
+    """Labels of rows, not of items: what is said in B recordings, for the CTC loss of their frames.
+
+    The loss of a row is -log of the probability of all alignments of its text to its frames, with
+    `by_length` divided by the length of the text.
+    """
+
+    text: Tensor  # (B, L) token numbers; IGNORED and the blank are padding
+    frames: Tensor  # (B,) frames of each row that count
+    weights: Tensor  # (B,) float32
+    blank: int
+    zero_infinity: bool  # count a text that is longer than its frames as 0
+    by_length: bool
+
+
 class Items(NamedTuple):
-    """N predictions of a batch of B rows, the same number for each row, row by row."""
+    """N predictions of a batch of B rows, the same number for each row, row by row.
+
+    A model with several outputs of logits has as many groups of items, in turn: item n belongs to
+    group n mod G. A loss is the mean over groups of the mean over the items of each.
+    """
 
     logits: Tensor  # (N, C)
-    labels: Tensor | None  # (N,), as in `Labels`
-    weights: Tensor  # (N,), as in `Labels`
+    labels: Tensor | None  # (N,) int64, 0 where the weight is 0; (N, C) floats if not softmax
+    weights: Tensor  # (N,) float32; 0 for an item that does not count
     rows: int  # B; the items of row b are those from b N/B to (b + 1) N/B
+    activation: Activation = "softmax"
+    groups: int = 1  # G
+    transcripts: Transcripts | None = None  # labels of rows, in place of `labels`
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is a label loss."""
+        return self.labels is not None or self.transcripts is not None
+
+    def by_group(self, column: Tensor) -> Tensor:
+        """The sum of a column `(N,)` over the items of each group: `(G,)`."""
+        return column.view(-1, self.groups).sum(0)
 
 
 class Task:
@@ -82,19 +113,36 @@ class Task:
         """The metric that tables lead with."""
         return self.facts.headline
 
+    def leading(self, activation: Activation, names: Sequence[str]) -> str:
+        """The metric that leads for such items, whose classes have these names."""
+        return LEADING.get(activation, self.headline.name)
+
     # The model's side
 
-    def check_head(self, model: nn.Module) -> None:
-        """Raise unless a model's logits are what `softmax` turns into its prediction."""
+    def activation(self, model: nn.Module, inputs: dict[str, Any]) -> Activation:
+        """What turns a model's logits into its prediction."""
+        return "softmax"
 
     def forward_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch as a model gets it that is run for its logits alone: without labels."""
         return {name: value for name, value in inputs.items() if name not in self.label_names}
 
+    def check_outputs(self, outputs: Any) -> None:
+        """Raise unless a model's outputs have logits for each of `outputs`."""
+        for name, _ in self.outputs:
+            if getattr(outputs, name, None) is None:
+                raise BANError(
+                    f"A model of task {self.name!r} must give {name}, as one with a head of "
+                    f"{self.facts.auto_class} does, not {type(outputs).__name__}."
+                )
+
     def logits(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Tensor:
         """The items' logits: `(N, C)`, row by row."""
-        name, class_axis = self.outputs[0]
-        logits: Tensor = getattr(outputs, name).movedim(class_axis, -1)  # (B, ..., C)
+        found: list[Tensor] = [
+            getattr(outputs, name).movedim(class_axis, -1)  # (B, ..., C)
+            for name, class_axis in self.outputs
+        ]
+        logits = found[0] if len(found) == 1 else torch.stack(found, -2)  # (B, ..., G, C)
         return logits.reshape(-1, logits.shape[-1])  # (N, C)
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:
@@ -104,22 +152,21 @@ class Task:
 
     def items(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Items:
         """A batch and a model's outputs as items."""
+        self.check_outputs(outputs)
         labels, weights = self.labels(model, inputs, outputs)
-        rows = len(getattr(outputs, self.outputs[0].name))
-        return Items(self.logits(model, inputs, outputs), labels, weights, rows)
+        return Items(
+            self.logits(model, inputs, outputs),
+            labels,
+            weights,
+            rows=len(getattr(outputs, self.outputs[0].name)),
+            activation=self.activation(model, inputs),
+            groups=len(self.outputs),
+        )
 
-    def label_loss(self, items: Items, num_items: Tensor | int | None = None) -> Tensor:
-        """The label loss of a batch as a model reports it: the mean over items that count, `()`.
-
-        The sum is divided by `num_items`, by default the number of items that count.
-        """
-        if items.labels is None:
-            raise BANError("The label loss needs labels, but the batch has none.")
-        dtype = torch.promote_types(items.logits.dtype, torch.float32)
-        labels = items.labels.where(items.weights > 0, IGNORED)  # (N,)
-        if num_items is None:
-            return F.cross_entropy(items.logits.to(dtype), labels)
-        return F.cross_entropy(items.logits.to(dtype), labels, reduction="sum") / num_items
+    def class_numbers(self, model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
+        """The labels of a batch that must be class numbers, or IGNORED, as they are given."""
+        found = [inputs.get(name) for name in self.label_names]
+        return [x for x in found if isinstance(x, Tensor) and not x.is_floating_point()]
 
     def extra_loss(self, model: nn.Module, outputs: Any) -> Tensor | None:
         """What a model adds to its own label loss: `()`; None for nothing.
@@ -139,7 +186,10 @@ class Task:
         return float(config["router_aux_loss_coef"]) * balance
 
     def merge(
-        self, members: Sequence[Any], weights: Sequence[float] | None = None
+        self,
+        members: Sequence[Any],
+        weights: Sequence[float] | None = None,
+        activation: Activation = "softmax",
     ) -> dict[str, Tensor]:
         """The members' outputs as those of their ensemble, by name and in their own shape.
 
@@ -147,7 +197,10 @@ class Task:
         """
         return {
             output.name: mean_logits(
-                [getattr(member, output.name) for member in members], weights, output.class_axis
+                [getattr(member, output.name) for member in members],
+                weights,
+                output.class_axis,
+                activation,
             )
             for output in self.outputs
         }
@@ -168,9 +221,6 @@ class Task:
         """
         if not (isinstance(teacher, PreTrainedModel) and isinstance(student, PreTrainedModel)):
             return
-        self.check_head(teacher)
-        self.check_head(student)
-        check_classes(teacher.config, student.config)
         if student.main_input_name == teacher.main_input_name == "input_ids":
             check_vocabularies(teacher.config, student.config)
             if isinstance(processor, PreTrainedTokenizerBase):
@@ -205,96 +255,11 @@ def class_labels(labels: Tensor | None, places: Tensor) -> Labels:
     return Labels(labels.where(counts, 0), counts.float())
 
 
-def check_label_range(labels: Tensor, classes: int) -> None:
-    """Raise unless labels, of any shape, are class numbers or -100. Reads them on the host."""
-    bad = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
-    if len(bad):
-        raise BANError(
-            f"labels has the value {int(bad[0])}, but the model has the classes 0 to "
-            f"{classes - 1}: only -100 marks an item that does not count. Map the labels to those "
-            "numbers, or build the model with more classes."
-        )
-
-
-def label_cross_entropy(
-    logits: Tensor, labels: Tensor | None, weights: Tensor, smoothing: float = 0.0
-) -> Tensor:
-    """The label cross-entropy of each item times its weight: `(N, C)`, `(N,)`, `(N,)` to `(N,)`."""
-    if labels is None:
-        raise BANError("The label loss needs labels, but the batch has none.")
-    losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
-    return losses * weights  # (N,)
-
-
-def check_label_loss(
-    task: Task, model: nn.Module, inputs: dict[str, Any], state: dict[str, Any] | None = None
-) -> int | None:
-    """Raise unless a model's own loss of a batch is the task's label loss of its logits.
-
-    So labels that a head reads in a way that the task does not know (shifted already, another
-    ignored value, another class axis) are an error, and never a wrong number. The model runs
-    without and with labels, in evaluation mode, without gradient; its mode, its config and the
-    random state stay as they were. A model that returns no loss is not checked.
-
-    Args:
-        task: of the model.
-        model: the student, not wrapped.
-        inputs: a batch on the model's device.
-        state: what the model is called with besides, such as the hidden state of a text.
-
-    Returns:
-        C; None where the batch has no labels that count.
-    """
-    if not any(inputs.get(name) is not None for name in task.label_names):
-        return None
-    with torch.no_grad():
-        # Without labels first: a loss of labels that are no classes is an error of torch's own, on
-        # a GPU one that ends the process.
-        plain = task.forward_inputs(model, inputs) | (state or {})
-        outputs = _run_in_evaluation(model, plain)
-        if isinstance(outputs, tuple):
-            raise BANError(
-                f"{type(model).__name__} gives a tuple, whose logits have no name: set "
-                "return_dict=True in its config."
-            )
-        items = task.items(model, inputs, outputs)
-        if items.labels is None or not bool(items.weights.any()):
-            return None
-        classes = items.logits.shape[1]
-        check_label_range(items.labels, classes)
-        loss = task.label_loss(items)  # ()
-        extra = task.extra_loss(model, outputs)
-        expected = float(loss if extra is None else loss + extra)
-        outputs = _run_in_evaluation(model, inputs | (state or {}))
-    own = outputs.get("loss") if isinstance(outputs, dict) else None
-    if own is None:
-        return classes
-    if not abs(float(own) - expected) <= 1e-3 * abs(expected) + 1e-5:
-        raise BANError(
-            f"{type(model).__name__} reports a loss of {float(own):.6g} for a batch for which the "
-            f"label loss of task {task.name!r} is {expected:.6g}: the model reads its labels in "
-            "another way (shifted or not, another ignored value, a further term), so its numbers "
-            "would be wrong. Train a model of one of transformers' own classes for this task, or "
-            "give BANTrainer a Task of your own."
-        )
-    return classes
-
-
-def _run_in_evaluation(model: nn.Module, inputs: dict[str, Any]) -> Any:
-    """A model's outputs in evaluation mode, leaving no trace."""
-    modes = [(module, module.training) for module in model.modules()]
-    config = model.config if isinstance(model, PreTrainedModel) else None
-    problem_type = None if config is None else config.problem_type
-    on_gpu = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=on_gpu):
-            return model(**inputs)
-    finally:
-        for module, training in modes:
-            module.training = training
-        if config is not None:
-            config.problem_type = problem_type  # a forward with labels writes it
+def first_member(model: nn.Module) -> Any:
+    """The network whose config tells how labels are read: of an ensemble its first member."""
+    while isinstance(model, PreTrainedModel) and model.config.model_type == ENSEMBLE:
+        model = model.members[0]
+    return model
 
 
 # Teacher and student
@@ -375,10 +340,15 @@ def _local_tokenizer(name: str) -> Path | None:
 
 
 def mean_logits(
-    members: Sequence[Tensor], weights: Sequence[float] | None = None, class_axis: int = -1
+    members: Sequence[Tensor],
+    weights: Sequence[float] | None = None,
+    class_axis: int = -1,
+    activation: Activation = "softmax",
 ) -> Tensor:
     """log(sum_k w_k softmax(z_k)) of K members' logits, computed in float32 at least.
 
+    For `sigmoid` the logit of the mean probability, log(sum_k w_k q_k) - log(sum_k w_k (1 - q_k));
+    for `identity` the mean of the outputs.
     Shapes: logits of any one shape, with the classes on `class_axis`; the result has that shape.
     The weights are in any unit, and equal by default.
     """
@@ -388,12 +358,22 @@ def mean_logits(
         weights = [weight for weight in weights if weight]
     logits = torch.stack(list(members))  # (K, ..., C)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if activation == "identity":
+        shares = logits.new_tensor(weights or [1 / len(logits)] * len(logits))  # (K,)
+        return torch.tensordot(shares, logits, 1)  # (..., C)
+    if activation == "sigmoid":
+        yes, no = (_log_mean(F.logsigmoid(z), weights) for z in (logits, -logits))  # (..., C)
+        return yes - no
     axis = class_axis if class_axis < 0 else class_axis + 1
-    logp = logits.log_softmax(axis)  # (K, ..., C)
+    return _log_mean(logits.log_softmax(axis), weights)  # (..., C)
+
+
+def _log_mean(logp: Tensor, weights: Sequence[float] | None) -> Tensor:
+    """log(sum_k w_k p_k) over the first axis: `(K, ...)` to `(...)`."""
     if weights is None or min(weights) == max(weights):
-        return logp.logsumexp(0) - math.log(len(logp))  # (..., C)
+        return logp.logsumexp(0) - math.log(len(logp))
     log_weights = logp.new_tensor([math.log(weight) for weight in weights])  # (K,)
-    return (logp + log_weights.view(-1, *[1] * (logp.ndim - 1))).logsumexp(0)  # (..., C)
+    return (logp + log_weights.view(-1, *[1] * (logp.ndim - 1))).logsumexp(0)
 
 
 def normalized_weights(weights: Sequence[float] | None, members: int) -> list[float] | None:

@@ -37,6 +37,10 @@ class BANTrainingArguments(DistillationArguments, TrainingArguments):
         if self.greater_is_better is None and metric in LOWER_IS_BETTER:
             self.greater_is_better = False  # Trainer knows it of a loss only
         super().__post_init__()
+        self.check()
+
+    def check(self) -> None:
+        """Raise for values that mean nothing; a search of hyperparameters sets them later, too."""
         _require(
             self.objective in OBJECTIVES,
             f"objective={self.objective!r} is unknown."
@@ -98,17 +102,19 @@ def _require(condition: bool, message: str) -> None:
 def fast_arguments(
     args: BANTrainingArguments, model: nn.Module | None, *, default: bool = True
 ) -> BANTrainingArguments:
-    """A copy of the arguments with the fastest number format; a precision that is given stays.
+    """The arguments as they are, or, of a fast training, a copy with the fastest number format.
+
+    A precision that is given stays.
 
     Args:
         args: of a training.
-        model: the network that is trained; None where it is built later.
+        model: the network that is trained; None where it is built later, in the format of `args`.
         default: `fast`, where it is not given.
     """
-    args = copy.copy(args)
-    args.fast = default if args.fast is None else args.fast
-    if not args.fast:
+    if not (default if args.fast is None else args.fast):
         return args
+    args = copy.copy(args)
+    args.fast = True
     is_given = args.bf16 or args.fp16
     convolves = model is not None and is_convolutional(model)
     if convolves and not is_given and computes_bfloat16(args.device):

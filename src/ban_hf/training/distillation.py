@@ -68,7 +68,7 @@ class DistillationArguments:
     logging_nan_inf_filter: bool = _argument(
         False,
         "Leave losses that are no number out of the logs. Not by default: it waits for the GPU at "
-        "every step, and such a loss stops the training anyway.",
+        "every step, and under a teacher and in a sequence such a loss stops the training anyway.",
     )
     greater_is_better: bool | None = _argument(
         None,

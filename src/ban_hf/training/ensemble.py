@@ -7,21 +7,21 @@ loaded. So tasks are imported where they are used.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ban_hf.errors import BANError
+from ban_hf.lineage.catalog import CATALOG, TaskFacts
 from ban_hf.models.adapters import merged
 from ban_hf.models.configuration import BornAgainEnsembleConfig
+
+if TYPE_CHECKING:
+    from ban_hf.tasks.base import Task
 
 #: What members must agree on, where their configs have it, and what the ensemble has of the first.
 VOCABULARY = ("vocab_size", "vocabulary_sha256")
@@ -32,21 +32,25 @@ FOR_THE_LOSS = frozenset({"shift_labels", "num_items_in_batch", "return_dict", "
 
 @dataclass
 class EnsembleOutput(ModelOutput):
-    """`loss` `()`, `logits` `(N, C)` or `(B, T, V)`, `state`: the members' states, if recurrent."""
+    """`loss` `()`, what the members predict, and `state`: the members' states, if recurrent."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
     state: tuple[Any, ...] | None = None
 
 
 class BornAgainEnsemble(PreTrainedModel):
     """The mean of K networks' probabilities, of a language model's token by token.
 
+    Of a regression it is the mean of the outputs.
+
     Formula: logits = log(sum_k w_k softmax(z_k)), with w_k = 1/K unless weights are given, so that
     softmax(logits) is the mean of the members' probabilities and cross-entropy of the logits is its
     negative log-likelihood.
-    Shapes: each member's logits and the ensemble's are `(N, C)`, or `(B, T, V)`; `state` is a tuple
-    of the members' states, None for members that have none.
+    Shapes: the ensemble's logits have the shape of its members'; `state` is a tuple of the members'
+    states, None for members that have none.
     Reference: Furlanello et al. 2018, section 3.1.
 
     Members may differ in architecture; they must agree on the classes and on their inputs. The
@@ -69,6 +73,7 @@ class BornAgainEnsemble(PreTrainedModel):
             auto.build_model(auto.member_config(member)) for member in config.members
         )
         self.task = auto.task_of(config)
+        self.activation = self.task.activation(self.members[0], {})
         self.recurrent = [is_recurrent(member) for member in self.members]
         self.post_init()
         # transformers looks for them in direct children only; without, a member whose softmax is
@@ -106,6 +111,7 @@ class BornAgainEnsemble(PreTrainedModel):
             for m in members
         ]
         labels = {"id2label": first.config.id2label, "label2id": first.config.label2id}
+        labels["problem_type"] = first.config.problem_type
         words = _words(first, VOCABULARY + SPECIAL_WORDS)
         ensemble = cls(BornAgainEnsembleConfig(configs, weights, **labels, **words))
         for ours, member in zip(ensemble.members, members, strict=True):
@@ -134,26 +140,38 @@ class BornAgainEnsemble(PreTrainedModel):
 
         Labels of a language model are shifted, once; `shift_labels`, as a keyword, are not.
         """
-        inputs = {
+        from ban_hf.tasks.losses import label_loss
+
+        named = {
             "pixel_values": pixel_values,
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
-            **{name: value for name, value in kwargs.items() if name not in FOR_THE_LOSS},
+            "labels": labels,
         }
-        given = {name: value for name, value in inputs.items() if value is not None}
+        inputs = {name: value for name, value in (named | kwargs).items() if value is not None}
+        given = {
+            name: value
+            for name, value in self.task.forward_inputs(self, inputs).items()
+            if name not in FOR_THE_LOSS
+        }
         states = state or (None,) * len(self.members)
         outputs = [
             member(**given, **({"state": own} if recurrent else {}))
             for member, own, recurrent in zip(self.members, states, self.recurrent, strict=True)
         ]
         merged = EnsembleOutput()
-        for name, tensor in self.task.merge(outputs, self.config.weights).items():
+        means = self.task.merge(outputs, self.config.weights, self.activation)
+        for name, tensor in means.items():
             merged[name] = tensor
-        labels_given = given | {"labels": labels, "shift_labels": kwargs.get("shift_labels")}
-        if any(labels_given.get(name) is not None for name in self.task.label_names):
-            items = self.task.items(self, labels_given, merged)
-            merged.loss = self.task.label_loss(items, kwargs.get("num_items_in_batch"))
+        if any(name in inputs for name in self.task.label_names):
+            items = self.task.items(self, inputs, merged)
+            if items.activation != self.activation:
+                raise BANError(
+                    "The labels are floats, as those of several labels are, but the members' "
+                    "configs do not say so: set their problem_type."
+                )
+            merged.loss = label_loss(items, kwargs.get("num_items_in_batch"))
         if any(self.recurrent):
             pairs = zip(outputs, self.recurrent, strict=True)
             merged.state = tuple(output.state if recurrent else None for output, recurrent in pairs)
@@ -166,7 +184,6 @@ def check_alike(members: Sequence[PreTrainedModel]) -> None:
 
     first, task = members[0], task_of(members[0])
     for i, member in enumerate(members):
-        task.check_head(member)
         if member.main_input_name != first.main_input_name:
             raise BANError(
                 f"members[{i}] takes {member.main_input_name}, but members[0] takes "
@@ -176,6 +193,8 @@ def check_alike(members: Sequence[PreTrainedModel]) -> None:
             raise BANError(
                 f"members[{i}] is for {task_of(member).name}, but members[0] for {task.name}."
             )
+        if task.activation(member, {}) != task.activation(first, {}):
+            raise BANError(f"members[{i}] has another problem_type than members[0].")
         if member.config.id2label != first.config.id2label:
             raise BANError(f"members[{i}] has other classes, or another order, than members[0].")
         words = _words(member, VOCABULARY)
@@ -195,9 +214,22 @@ def _words(model: PreTrainedModel, names: Sequence[str]) -> dict[str, Any]:
     return {name: config[name] for name in names if config.get(name) is not None}
 
 
-for _auto in (
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoModelForCausalLM,
-):
-    _auto.register(BornAgainEnsembleConfig, BornAgainEnsemble, exist_ok=True)
+def add_task(task: "Task") -> None:
+    """Make a task of your own known to sequences, ensembles and cards.
+
+    Its models are found by `task.facts.auto_class`, with which their class must be registered.
+    """
+    from ban_hf.tasks.auto import TASKS
+
+    TASKS[task.name], CATALOG[task.name] = task, task.facts
+    _register(task.facts)
+
+
+def _register(facts: TaskFacts) -> None:
+    """Make an Auto class load ensembles of the models that it loads."""
+    auto_class = getattr(transformers, facts.auto_class)
+    auto_class.register(BornAgainEnsembleConfig, BornAgainEnsemble, exist_ok=True)
+
+
+for _facts in CATALOG.values():
+    _register(_facts)

@@ -23,8 +23,18 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from ban_hf.errors import BANError
-from ban_hf.objectives import OBJECTIVES, check_logits, item_weights, log_softmax
-from ban_hf.tasks.base import Items, label_cross_entropy
+from ban_hf.objectives import (
+    OBJECTIVES,
+    check_logits,
+    check_objective,
+    confidence,
+    item_weights,
+    kd,
+    label_losses,
+    log_softmax,
+)
+from ban_hf.tasks.base import Items
+from ban_hf.tasks.losses import label_terms
 from ban_hf.training.arguments import BANTrainingArguments
 
 CHUNK = 2**19  # logits at a time: 2 MB in float32
@@ -34,12 +44,12 @@ NEVER = torch.iinfo(torch.int64).max
 class ItemStatistics(NamedTuple):
     """What is measured of each item, `(N,)`, or its sum over some; the first three need labels."""
 
-    label_loss: Tensor  # -log q_*
+    label_loss: Tensor  # -log q_*, of items that have labels
     ground_truth_term: Tensor  # q_* - p_*
     dark_knowledge_term: Tensor  # sum_{i != *} |q_i - p_i|
-    teacher_loss: Tensor  # KL(p || q); in the log what the objective is
+    teacher_loss: Tensor  # `kd`: KL(p || q), for numbers (z - t)^2; in the log the objective
     teacher_agreement: Tensor  # 1 where the teacher's argmax is one of the student's
-    teacher_confidence: Tensor  # max_j p_j
+    teacher_confidence: Tensor  # max_j p_j; see `objectives.confidence`
     squared_confidence: Tensor
 
     @classmethod
@@ -54,7 +64,8 @@ COLUMNS = len(ItemStatistics._fields)
 class StepLoss:
     """The loss of an optimizer step, of which each micro-batch gives a share, and its statistics.
 
-    The shares of all micro-batches of all processes add up to the loss of one large batch.
+    The shares of all micro-batches of all processes add up to the loss of one large batch. Of items
+    in several groups it is the mean over the groups, each with a denominator of its own.
 
     With q and p the softmax of student and teacher and `*` the label, what is logged are the means
     over the items of a step, and over the steps since the last line, of
@@ -68,6 +79,8 @@ class StepLoss:
 
     and `effective_sample_size`, n (mean w)^2 / mean w^2 with w = max_j p_j and n the items of a
     step: what is left of the batch when items count by their teacher's confidence (eq. 9, 10).
+    Items that are not one class have no terms of eq. 7, and their agreement is that of the labels
+    which both find true or not; numbers have neither agreement nor confidence.
     Everything is summed on the device and read only where a line is logged.
     """
 
@@ -90,18 +103,33 @@ class StepLoss:
             step: its number; `dkpp` draws its permutations from it.
             batch_size: rows of a whole micro-batch.
         """
-        self.batches, self._step, self._batch_size = batches, step, batch_size
-        counts = [items.weights for items in batches]  # (N,) each
+        self._step, self._batch_size = step, batch_size
+        first = batches[0]
+        check_objective(self.args.objective, first.activation)
+        counts = [items.by_group(items.weights) for items in batches]  # (G,) each
         masses = counts
         if self.args.objective == "cwtm":  # the only one whose items do not all count for one
-            masses = [x.weights * self._item_weights(x) for x in batches]  # (N,) each
-        sums = [reduce(torch.add, (x.sum() for x in part)) for part in (counts, masses)]
-        totals = torch.stack(sums)  # (2,)
+            masses = [x.by_group(x.weights * self._item_weights(x)) for x in batches]  # (G,) each
+        texts = [x.transcripts.weights.sum().view(1) for x in batches if x.transcripts is not None]
+        sums = [reduce(torch.add, part) for part in (counts, masses, texts) if part]
+        totals = torch.cat(sums)  # (2 G,), or one more
         if self.accelerator.num_processes > 1:
             totals = self.accelerator.reduce(totals, reduction="sum")
-        self.items, self.mass = totals.clamp(min=1e-9).unbind()  # of the whole step, () each
-        self._items = self.items if self._items is None else self._items + self.items
+        totals = totals.clamp(min=1e-9)
+        items, mass = totals[: 2 * first.groups].view(2, -1)  # (G,), (G,): of the whole step
+        self._ratio = items / mass  # (G,)
+        self.batches = [self._in_shares(x, items, totals[-1]) for x in batches]
+        number = items.sum()  # ()
+        self._items = number if self._items is None else self._items + number
         self._steps += 1
+
+    def _in_shares(self, batch: Items, items: Tensor, texts: Tensor) -> Items:
+        """A batch whose weights are the items' shares in the means of the whole step."""
+        shares = batch.weights.view(-1, batch.groups) / (batch.groups * items)  # (N / G, G)
+        transcripts = batch.transcripts
+        if transcripts is not None:
+            transcripts = transcripts._replace(weights=transcripts.weights / texts)
+        return batch._replace(weights=shares.view(-1), transcripts=transcripts)
 
     def share(self, student: Tensor, micro_batch: int) -> Tensor:
         """What the items of a micro-batch add to the loss of the step: `(N, C)` logits to `()`.
@@ -111,29 +139,29 @@ class StepLoss:
         """
         args, items = self.args, self.batches[micro_batch]
         label_weight = args.known_label_weight
-        if label_weight and items.labels is None:
+        if label_weight and not items.has_labels:
             raise BANError(
                 f"label_weight={label_weight} needs labels, but train_dataset has none: "
                 "add a 'labels' column, or set label_weight=0 (BAN)."
             )
-        if args.objective == "kd" and args.temperature == 1 and not args.label_smoothing_factor:
-            total, sums = mixed_cross_entropy(
+        is_plain = args.objective == "kd" and args.temperature == 1
+        in_one_pass = is_plain and not args.label_smoothing_factor and items.transcripts is None
+        if in_one_pass and items.activation == "softmax":
+            loss, shares = mixed_cross_entropy(
                 student, items, teacher_weight=args.teacher_weight, label_weight=label_weight
             )  # (), (COLUMNS,)
-            loss, shares = total / self.items, sums / self.items
         else:
             teacher_loss, label_loss = self._terms(student, items, micro_batch)
             loss = args.teacher_weight * teacher_loss + label_weight * label_loss
-            shares = item_statistics(student, items).sum(0) / self.items  # (COLUMNS,)
+            shares = item_statistics(student, items).sum(0)  # (COLUMNS,)
             named = ItemStatistics.of(shares)
             named.teacher_loss.copy_(teacher_loss.detach())
             named.label_loss.copy_(label_loss.detach())
         self._sums = shares if self._sums is None else self._sums + shares
-        self._has_labels = items.labels is not None
         return loss
 
     def _terms(self, student: Tensor, items: Items, micro_batch: int) -> tuple[Tensor, Tensor]:
-        """The shares of the objective and of the label cross-entropy in the step's means."""
+        """The shares of the objective and of the label loss in the step's means."""
         args = self.args
         losses = OBJECTIVES[args.objective](
             student,
@@ -141,18 +169,19 @@ class StepLoss:
             items.labels,
             temperature=args.temperature,
             generator=self._generator(items, micro_batch) if args.objective == "dkpp" else None,
+            activation=items.activation,
         )  # (N,)
         # The objective is a mean over these items, the ignored ones too, by their weights.
         mass = self._item_weights(items).mean()
-        teacher_loss = (losses * items.weights).sum() * mass / self.mass
-        if items.labels is None:
+        teacher_loss = (items.by_group(losses * items.weights) * self._ratio).sum() * mass
+        if not items.has_labels:
             return teacher_loss, torch.zeros_like(teacher_loss)
-        smoothing = args.label_smoothing_factor
-        losses = label_cross_entropy(student, items.labels, items.weights, smoothing)  # (N,)
-        return teacher_loss, losses.sum() / self.items
+        losses, _ = label_terms(student, items, args.label_smoothing_factor)  # (M,)
+        return teacher_loss, losses.sum()
 
     def _item_weights(self, items: Items) -> Tensor:
-        return item_weights(self.args.objective, items.logits, self.args.temperature)  # (N,)
+        args, logits = self.args, items.logits
+        return item_weights(args.objective, logits, args.temperature, items.activation)  # (N,)
 
     def _generator(self, items: Items, micro_batch: int) -> torch.Generator:
         """Noise for `dkpp` that depends on the seed, the step, and an item's place in the step.
@@ -179,9 +208,9 @@ class StepLoss:
         squared = max(1e-30, means.pop("squared_confidence"))
         means["effective_sample_size"] = items * means["teacher_confidence"] ** 2 / squared
         means["teacher_agreement"] *= 100
-        if not self._has_labels:
-            for name in ("label_loss", "ground_truth_term", "dark_knowledge_term"):
-                del means[name]
+        last = self.batches[0]
+        for name in undefined_statistics(last):
+            means.pop(name, None)
         self.forget()
         return means
 
@@ -237,9 +266,21 @@ class _MixedCrossEntropy(torch.autograd.Function):
         return gradients * grad_loss.to(gradients.dtype), None, None, None
 
 
+def undefined_statistics(items: Items) -> list[str]:
+    """The names of the statistics that have no meaning for such items."""
+    undefined = [] if items.has_labels else ["label_loss"]
+    if items.labels is None or items.activation != "softmax":
+        undefined += ["ground_truth_term", "dark_knowledge_term"]
+    if items.activation == "identity":
+        undefined += ["teacher_agreement", "teacher_confidence", "effective_sample_size"]
+    return undefined
+
+
 @torch.no_grad()
 def item_statistics(student_logits: Tensor, teacher: Items) -> Tensor:
     """The `ItemStatistics` of each item times its weight: `(N, C)` to `(N, COLUMNS)`."""
+    if teacher.activation != "softmax":
+        return _columns_of_numbers(student_logits, teacher) * teacher.weights[:, None]
     return torch.cat([columns for *_, columns in _chunks(student_logits, teacher)])
 
 
@@ -275,6 +316,19 @@ def _columns(logq: Tensor, logp: Tensor, p: Tensor, gap: Tensor, labels: Tensor 
         off_label = gap.abs().sum(1, keepdim=True) - at_label.abs()  # (n, 1)
         of_label = [-logq.gather(1, at), at_label, off_label]
     return torch.cat([*of_label, *of_teacher], 1)  # (n, COLUMNS)
+
+
+def _columns_of_numbers(student_logits: Tensor, teacher: Items) -> Tensor:
+    """The columns of items that are several labels, or numbers: `(N, C)` to `(N, COLUMNS)`."""
+    divergence = kd(student_logits, teacher.logits, activation=teacher.activation)  # (N,)
+    label_loss = agrees = sure = torch.zeros_like(divergence)  # (N,) each
+    if teacher.labels is not None:
+        label_loss = label_losses(student_logits, teacher.labels, teacher.activation)  # (N,)
+    if teacher.activation == "sigmoid":
+        agrees = ((student_logits > 0) == (teacher.logits > 0)).float().mean(1)  # (N,)
+        sure = confidence(teacher.logits, 1.0, "sigmoid")  # (N,)
+    none = torch.zeros_like(divergence)  # (N,)
+    return torch.stack([label_loss, none, none, divergence, agrees, sure, sure * sure], 1)
 
 
 class FiniteLossGuard(TrainerCallback):

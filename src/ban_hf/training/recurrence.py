@@ -79,13 +79,24 @@ class CarriedState(TrainerCallback):
         self._resumed: dict[str, State] = {}
 
     def add(self, role: str, model: nn.Module) -> None:
-        """Add the student or the teacher."""
+        """Add the student or the teacher, in place of an earlier one."""
+        self.recurrent.discard(role)
         if is_recurrent(model):
             self.recurrent.add(role)
 
     def carries(self, role: str) -> bool:
         """Whether a model continues from the state after the last window."""
         return self.reads_in_order and role in self.recurrent
+
+    def check_accumulation(self, args: TrainingArguments) -> None:
+        """Raise where a student would continue from states of old weights within a step."""
+        if self.carries("student") and args.gradient_accumulation_steps > 1:
+            raise BANError(
+                f"gradient_accumulation_steps={args.gradient_accumulation_steps} with a recurrent "
+                "model would not mean a larger batch: the micro-batches are windows that follow "
+                "one another, so each update would see a longer text with states of old weights. "
+                "Set it to 1; for a larger batch raise per_device_train_batch_size (more columns)."
+            )
 
     def give(self, role: str) -> dict[str, State]:
         """What a model is called with besides its batch."""

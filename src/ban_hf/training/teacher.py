@@ -1,15 +1,18 @@
 """A frozen teacher in a training: run once for each step, or replayed from its cache."""
 
 import copy
+import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 from tqdm.auto import trange
 from transformers import (
     DataCollatorWithPadding,
@@ -25,10 +28,22 @@ from ban_hf.errors import BANError
 from ban_hf.lineage.environment import weights_digest
 from ban_hf.lineage.files import plain_json, sha256_of_json
 from ban_hf.lineage.record import architecture
-from ban_hf.models.adapters import adapter_state
+from ban_hf.models.adapters import (
+    adapter_state,
+    base_of,
+    check_kind,
+    is_adapted,
+    share_frozen,
+    without_adapter,
+)
 from ban_hf.tasks.base import Output, Task
 from ban_hf.training.arguments import BANTrainingArguments
-from ban_hf.training.performance import is_convolutional, prepare_frozen, to_channels_last
+from ban_hf.training.performance import (
+    is_convolutional,
+    named_outputs,
+    prepare_frozen,
+    to_channels_last,
+)
 from ban_hf.training.recurrence import CarriedState
 from ban_hf.training.teacher_cache import TeacherCache
 
@@ -44,6 +59,68 @@ def check_shares_nothing(teacher: nn.Module, student: nn.Module) -> None:
             "teacher and model are the same object or share trainable weights, so that nothing "
             "would be learnt: give the student fresh weights, such as type(model)(config)."
         )
+
+
+def check_columns(
+    dataset: Any, kept: Collection[str], teacher: nn.Module, student: nn.Module
+) -> None:
+    """Raise where `Trainer` removes a column because the student alone does not read it.
+
+    It keeps those with the names that are `kept`.
+    """
+    if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+        return
+    read = set(inspect.signature(teacher.forward).parameters) - set(kept)
+    if lost := sorted(read & set(dataset.column_names or ())):
+        raise BANError(
+            f"remove_unused_columns=True takes {', '.join(lost)} away, because "
+            f"{type(student).__name__} does not read it; the teacher, a "
+            f"{type(teacher).__name__}, does. Remove it from the data if the teacher can do "
+            "without; otherwise these two need other inputs, and cannot be teacher and student."
+        )
+
+
+def check_storable(dataset: Any, args: BANTrainingArguments) -> None:
+    """Raise unless `teacher_cache` can tell, by a position, what the teacher reads in an epoch."""
+    # A subclass may show something else.
+    if args.teacher_cache is None or type(dataset) in (ImageViews, TokenWindows):
+        return
+    is_stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
+    why = ", a stream, whose items have no numbers" if is_stream else ""
+    raise BANError(
+        f"teacher_cache={args.teacher_cache!r} needs to know what the teacher reads in each epoch: "
+        "train_dataset must be ImageViews (load_images) or TokenWindows, not "
+        f"{type(dataset).__name__}{why}. Or leave teacher_cache out."
+    )
+
+
+def beside_student(
+    teacher: nn.Module, student: nn.Module, *, is_ours: bool, can_share: bool
+) -> nn.Module:
+    """A teacher as it is run: of an adapter its base, with the adapter's layers in it.
+
+    Args:
+        teacher: a model; the base of a student with an adapter teaches with the adapter off.
+        student: what it teaches.
+        is_ours: whether nobody else has the teacher, so that it may hold the frozen weights of the
+            student's base in place of its own.
+        can_share: whether others may hold weights of the student.
+    """
+    if is_adapted(student):
+        check_kind(student)
+        if teacher is base_of(student):
+            if not can_share:
+                raise BANError(
+                    "teacher is the base of model, whose weights are cut into parts (FSDP, "
+                    "DeepSpeed) or cast (fp16_full_eval, bf16_full_eval): give the teacher by the "
+                    "folder or Hub id of the base."
+                )
+            return without_adapter(student)
+    if is_adapted(teacher):
+        check_kind(teacher)
+    if is_ours and can_share:
+        share_frozen(teacher, student)
+    return base_of(teacher)
 
 
 class FrozenTeacher(TrainerCallback):
@@ -77,14 +154,10 @@ class FrozenTeacher(TrainerCallback):
         """The teacher's outputs for a batch, in evaluation mode and without a graph."""
         if self.model.training:  # a callback or an evaluation switched it: BatchNorm would move
             self.model.eval()
+        options |= self.carried.give("teacher") | named_outputs(self.plain)
         with torch.inference_mode():
-            outputs = self.model(**inputs, **self.carried.give("teacher"), **options)
-        for output in self.task.outputs:
-            if getattr(outputs, output.name, None) is None:
-                raise BANError(
-                    f"teacher gives no {output.name}, but {type(outputs).__name__}: it must have a "
-                    f"head, as {self.task.facts.auto_class} gives it."
-                )
+            outputs = self.model(**inputs, **options)
+        self.task.check_outputs(outputs)
         self.carried.keep("teacher", outputs)
         return outputs
 
@@ -160,12 +233,7 @@ class CachedTeacher(FrozenTeacher):
 
     def _check_data(self, dataset: Any, collator: Any) -> None:
         """Raise unless it is known what the teacher reads in each epoch."""
-        if type(dataset) not in (ImageViews, TokenWindows):  # a subclass may show something else
-            raise BANError(
-                f"teacher_cache={self.args.teacher_cache!r} needs to know what the teacher reads "
-                "in each epoch: train_dataset must be ImageViews (load_images) or "
-                f"TokenWindows, not {type(dataset).__name__}. Or leave teacher_cache out."
-            )
+        check_storable(dataset, self.args)
         known = collate if isinstance(dataset, ImageViews) else default_data_collator
         if collator is not known and not isinstance(collator, DataCollatorWithPadding):
             raise BANError(

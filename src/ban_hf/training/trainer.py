@@ -1,52 +1,61 @@
 """One generation: a `transformers.Trainer` whose student learns from a frozen teacher."""
 
 import contextlib
-import inspect
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from ban_hf.data.augmentation import SetEpoch
-from ban_hf.data.description import POSITIONS
+from ban_hf.data.augmentation import SetEpoch, has_views
+from ban_hf.data.description import POSITIONS, kept_random_states
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.models.adapters import (
-    base_of,
-    check_kind,
-    is_adapted,
-    share_frozen,
-    without_adapter,
-)
-from ban_hf.tasks.auto import load_model, resolve_task
-from ban_hf.tasks.base import Task, check_label_loss, check_label_range, label_cross_entropy
+from ban_hf.models.adapters import base_of
+from ban_hf.tasks.auto import load_model, resolve_task, task_of
+from ban_hf.tasks.base import Task
+from ban_hf.tasks.losses import check_label_loss, check_label_range, label_terms
 from ban_hf.training.arguments import BANTrainingArguments, describe, fast_arguments
-from ban_hf.training.loss import FiniteLossGuard, ItemStatistics, StepLoss, item_statistics
+from ban_hf.training.loss import (
+    FiniteLossGuard,
+    ItemStatistics,
+    StepLoss,
+    item_statistics,
+    undefined_statistics,
+)
 from ban_hf.training.performance import (
     allow_fast_products,
+    can_share_weights,
     describe_compilation,
     load_renamed_weights,
     log_once,
+    named_outputs,
     to_channels_last,
 )
 from ban_hf.training.recurrence import CarriedState, check_windows
-from ban_hf.training.teacher import CachedTeacher, FrozenTeacher, check_shares_nothing
+from ban_hf.training.search import SearchingTrainer
+from ban_hf.training.teacher import (
+    CachedTeacher,
+    FrozenTeacher,
+    beside_student,
+    check_columns,
+    check_shares_nothing,
+)
 
 logger = logging.getLogger(__name__)
 
 MICRO_BATCH = "micro_batch"  # what get_batch_samples adds to a batch: its place in the step
+SKIP_LOGITS = "skip_logits"  # what Trainer adds, with Liger's kernels, where the loss is enough
 
 
-class BANTrainer(Trainer):
+class BANTrainer(SearchingTrainer):
     """Trains a student from a frozen teacher; without a teacher it is `transformers.Trainer`.
 
     The loss of an optimizer step is
@@ -61,7 +70,11 @@ class BANTrainer(Trainer):
     the micro-batches.
 
     Before the first step, and before an evaluation, one batch with labels must have the loss that
-    the model itself reports for it (`tasks.base.check_label_loss`).
+    the model itself reports for it (`tasks.losses.check_label_loss`), if its task is known. Without
+    a teacher it need not be.
+
+    A training adds callbacks of ours only while it runs, and only those that it needs: for the
+    teacher and its cache, `ImageViews`, `TokenWindows`, and against NaN (`stops_at_nan`).
 
     On `TokenWindows`, a text in reading order, recurrent students and teachers continue from their
     state after the last window, in training (truncated back-propagation through time) and in
@@ -87,14 +100,17 @@ class BANTrainer(Trainer):
         trainer_kwargs: everything else, as for `Trainer`.
 
     Raises:
-        BANError: for a model that no task knows, a task that does not fit it, or labels that it
-            reads in another way; for a teacher that cannot teach it (see `Task.check_pair`);
-            for `TokenWindows` of another batch size, and for gradient accumulation on them.
-        FloatingPointError: from `train`, where the loss becomes NaN or infinite.
+        BANError: for a task that does not fit the model, or labels that it reads in another way;
+            for `TokenWindows` of another batch size, and for gradient accumulation on them; with a
+            teacher for a model that no task knows, or that it cannot teach (`Task.check_pair`).
+        FloatingPointError: from `train` with a teacher, where the loss becomes NaN or infinite.
     """
 
+    can_return_loss: bool
+    label_names: list[str]
     lr_scheduler: LRScheduler | None
     train_dataset: Any
+    compute_loss_func: Any
 
     def __init__(
         self,
@@ -108,85 +124,135 @@ class BANTrainer(Trainer):
         args = BANTrainingArguments("tmp_trainer") if args is None else args
         if not isinstance(args, BANTrainingArguments):
             raise TypeError(f"args must be a BANTrainingArguments, not a {type(args).__name__}.")
-        if teacher is not None:
-            if trainer_kwargs.get("compute_loss_func") is not None:
-                raise BANError("compute_loss_func and teacher exclude each other: see objective.")
-            # Where this is set, Trainer takes a loss as already scaled for gradient accumulation.
-            trainer_kwargs["compute_loss_func"] = _never_called
         args = fast_arguments(args, model, default=teacher is not None)
-        if args.fast and model is not None:
-            to_channels_last(model)
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         if args.fast:
             allow_fast_products(args)
-        self.task = resolve_task(task, self.model)
+        #: Whether a loss that is no number stops a training. A sequence sets it for generation 0.
+        self.stops_at_nan = teacher is not None
         self.finite_loss_guard = FiniteLossGuard(self.accelerator.gather)
-        self.add_callback(self.finite_loss_guard)
-        self.add_callback(SetEpoch())  # the views of ImageViews, if they are the training set
         self.carried = CarriedState()
-        self.add_callback(self.carried)
-        self.carried.add("student", self.student)
         self.step_loss = StepLoss(self.args, self.accelerator)
         self.teacher: nn.Module | None = None
         self.frozen_teacher: FrozenTeacher | None = None
-        if teacher is not None:
-            module = self._read_teacher(teacher)
-            name = None if isinstance(teacher, nn.Module) else teacher
-            check_shares_nothing(module, self.model)
-            self.task.check_pair(module, self.student, self.processing_class, name)
-            kind = FrozenTeacher if self.args.teacher_cache is None else CachedTeacher
-            self.frozen_teacher = kind(module, self.task, self.carried, self.accelerator, self.args)
-            self.teacher = self.frozen_teacher.model
-            self.add_callback(self.frozen_teacher)
-        self._classes: int | None = None  # known when the labels were checked
         self._evaluating = False
-        self._evaluated: list[Tensor] = []  # sums of rows, (B, 4) each
+        self._evaluated: list[Tensor] = []  # sums of rows and groups, (B, G, 5) each
+        self._undefined: list[str] = []  # statistics that have no meaning for this task's items
+        self._given_task = task
+        self._set_up_student(needs_task=teacher is not None)
+        if teacher is not None:
+            self._set_up_teacher(teacher)
+
+    @property
+    def task(self) -> Task:
+        """What the student predicts.
+
+        Raises:
+            BANError: if no task knows it, which is so without a teacher alone.
+        """
+        return task_of(self.model) if self._task is None else self._task
+
+    def _set_up_student(self, *, needs_task: bool) -> None:
+        """Find the task of the student, which `model_init` builds anew for each training."""
+        if self.args.fast:
+            to_channels_last(self.model)
+        try:
+            self._task: Task | None = resolve_task(self._given_task, self.model)
+        except BANError:
+            if needs_task or self._given_task is not None:
+                raise
+            self._task = None  # Trainer trains any model
+        if needs_task or self._given_task is not None:
+            self._check_label_names(self.task)
+        self.carried.add("student", self.student)
+        self._classes: int | None = None  # known when the labels were checked
+
+    def _check_label_names(self, task: Task) -> None:
+        """Raise where an evaluation would be without labels, and its loss 0."""
+        if set(self.label_names) & set(task.label_names):
+            return
+        if self.args.label_names is not None:
+            raise BANError(
+                f"label_names={self.args.label_names}: task {task.name!r} reads its labels from "
+                f"{' and '.join(task.label_names)}, so that none of these would count. Rename the "
+                "column, or give a Task with these label_names."
+            )
+        self.label_names = list(task.label_names)  # of a class whose forward does not name them
+
+    def _set_up_teacher(self, teacher: nn.Module | str | Path) -> None:
+        if self.compute_loss_func is not None:
+            raise BANError("compute_loss_func and teacher exclude each other: see objective.")
+        # Where this is set, Trainer takes a loss as already scaled for gradient accumulation.
+        self.compute_loss_func = _never_called
+        if self.args.use_liger_kernel and self.args.teacher_cache is not None:
+            raise BANError(
+                "use_liger_kernel changes functions that all models of an architecture share, and "
+                "so what is stored of a teacher: leave it out, or leave teacher_cache out."
+            )
+        self._teacher_name = None if isinstance(teacher, nn.Module) else teacher
+        module = teacher if isinstance(teacher, nn.Module) else load_model(teacher)
+        can_share, is_ours = can_share_weights(self.args, self.accelerator), module is not teacher
+        module = beside_student(module, self.model, is_ours=is_ours, can_share=can_share)
+        self._check_pair(module)
+        kind = FrozenTeacher if self.args.teacher_cache is None else CachedTeacher
+        self.frozen_teacher = kind(module, self.task, self.carried, self.accelerator, self.args)
+        self.teacher = self.frozen_teacher.model
+
+    def _check_pair(self, teacher: nn.Module) -> None:
+        """Raise unless the teacher can teach the student."""
+        check_shares_nothing(teacher, self.model)
+        self.task.check_pair(teacher, self.student, self.processing_class, self._teacher_name)
 
     @property
     def student(self) -> Any:
         """The student as its task sees it: of an adapter its base, with the adapter's layers."""
         return base_of(self.model)
 
-    def _read_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
-        """The teacher as it is run; one that is loaded here shares an adapted student's base."""
-        if is_adapted(self.model):
-            check_kind(self.model)
-        if isinstance(teacher, nn.Module):
-            if is_adapted(self.model) and teacher is self.student:
-                if not self.has_whole_weights:
-                    raise BANError(
-                        "teacher is the base of model, whose weights FSDP or DeepSpeed cuts into "
-                        "parts: give the teacher by the folder or Hub id of the base."
-                    )
-                return without_adapter(self.model)
-            if is_adapted(teacher):
-                check_kind(teacher)
-            return base_of(teacher)
-        module = load_model(teacher)
-        self.share_base(module)
-        return module
-
-    @property
-    def has_whole_weights(self) -> bool:
-        """Whether each process has all of the student's weights."""
-        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
-    def share_base(self, module: nn.Module) -> None:
-        """Let a model hold the weights of an adapted student's base in place of equal ones."""
-        casts = self.args.fp16_full_eval or self.args.bf16_full_eval  # the student, in place
-        if self.has_whole_weights and not casts:
-            share_frozen(module, self.model)
-
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        self.step_loss.forget()  # of a training that was broken off
-        self._check_reading()
-        if self.args.fast:
-            log_once(describe(self.model, self.args))
-        with self._open_cache():
-            output = super().train(*args, **kwargs)
+        self.carried.reads_in_order = isinstance(self.train_dataset, TokenWindows)
+        output = super().train(*args, **kwargs)
         if self.args.torch_compile:
             logger.info(describe_compilation())
         return output
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Here `train` has built the student, by `model_init`, and set the arguments of a trial.
+
+        Under `auto_find_batch_size` it begins again where the memory is short.
+        """
+        self.step_loss.forget()  # of a training that was broken off
+        if self.model_init is not None:
+            self._set_up_student(needs_task=self.teacher is not None)
+            if self.frozen_teacher is not None:
+                self._check_pair(self.frozen_teacher.plain)
+        self._check_reading()
+        if self.args.fast:
+            log_once(describe(self.model, self.args))
+        with self._open_cache(), self._own_callbacks():
+            return super()._inner_training_loop(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _own_callbacks(self) -> Iterator[None]:
+        """Add, for a training, those of our callbacks that it needs: without a teacher often none.
+
+        In this order: an epoch's states begin before its teacher.
+        """
+        callbacks: list[TrainerCallback] = []
+        if self.stops_at_nan:
+            callbacks.append(self.finite_loss_guard)
+        if has_views(self.train_dataset):
+            callbacks.append(SetEpoch(self.train_dataset))
+        if self.carried.reads_in_order:
+            callbacks.append(self.carried)
+        if self.frozen_teacher is not None:
+            callbacks.append(self.frozen_teacher)
+        for callback in callbacks:
+            self.add_callback(callback)
+        try:
+            yield
+        finally:
+            for callback in callbacks:
+                self.remove_callback(callback)
 
     @contextlib.contextmanager
     def _open_cache(self) -> Iterator[None]:
@@ -213,6 +279,7 @@ class BANTrainer(Trainer):
         """
         if not isinstance(self.frozen_teacher, CachedTeacher):
             raise BANError("fill_teacher_cache needs a teacher and args.teacher_cache.")
+        self.carried.reads_in_order = isinstance(self.train_dataset, TokenWindows)
         self._check_reading()
         with self._open_cache():
             self.frozen_teacher.fill(self.get_train_dataloader(), self._prepare_inputs)
@@ -237,48 +304,33 @@ class BANTrainer(Trainer):
 
     def _check_reading(self) -> None:
         """Raise, before the first step, for what would come out wrong, or late."""
-        args, in_order = self.args, isinstance(self.train_dataset, TokenWindows)
-        self.carried.reads_in_order = in_order
+        args, in_order = self.args, self.carried.reads_in_order
         check_windows("train_dataset", self.train_dataset, args.train_batch_size, args)
         check_windows("eval_dataset", self.eval_dataset, args.eval_batch_size, args)
-        if self.carried.carries("student") and args.gradient_accumulation_steps > 1:
-            raise BANError(
-                f"gradient_accumulation_steps={args.gradient_accumulation_steps} with a recurrent "
-                "model would not mean a larger batch: the micro-batches are windows that follow "
-                "one another, so each update would see a longer text with states of old weights. "
-                "Set it to 1; for a larger batch raise per_device_train_batch_size (more columns)."
-            )
+        self.carried.check_accumulation(args)
         if self.frozen_teacher is not None and args.remove_unused_columns:
-            self._check_columns(self.frozen_teacher.plain)
+            self._set_signature_columns_if_needed()
+            plain, names = self.frozen_teacher.plain, self._signature_columns
+            check_columns(self.train_dataset, names, plain, self.model)
         # Trainer smooths the labels of a class that it does not know without shifting them.
         known = type(self.student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        unshifted = "shift_labels" in self.task.label_names and (in_order or not known)
+        shifts = self._task is not None and "shift_labels" in self._task.label_names
+        unshifted = shifts and (in_order or not known)
         if args.label_smoothing_factor and self.teacher is None and unshifted:
             raise BANError(
                 "label_smoothing_factor without a teacher would train this language model on "
                 "labels that are not shifted: leave it out."
             )
 
-    def _check_columns(self, teacher: nn.Module) -> None:
-        """Raise where `Trainer` removes a column because the student alone does not read it."""
-        if not isinstance(self.train_dataset, datasets.Dataset | datasets.IterableDataset):
-            return
-        self._set_signature_columns_if_needed()
-        read = set(inspect.signature(teacher.forward).parameters) - set(self._signature_columns)
-        if lost := sorted(read & set(self.train_dataset.column_names or ())):
-            raise BANError(
-                f"remove_unused_columns=True takes {', '.join(lost)} away, because "
-                f"{type(self.model).__name__} does not read it; the teacher, a "
-                f"{type(teacher).__name__}, does. Remove it from the data if the teacher can do "
-                "without; otherwise these two need other inputs, and cannot be teacher and student."
-            )
-
     def _check_labels(self, inputs: dict[str, Any]) -> None:
         """Check how the model reads its labels, on the first batch that has some."""
-        if self._classes is None and self.compute_loss_func in (None, _never_called):
-            with self.compute_loss_context_manager():
-                state = self.carried.give("student")
-                self._classes = check_label_loss(self.task, self.student, inputs, state)
+        if self._task is None or self._classes is not None:
+            return
+        if self.compute_loss_func in (None, _never_called):
+            batch = {name: value for name, value in inputs.items() if name != SKIP_LOGITS}
+            with self.compute_loss_context_manager(), kept_random_states():
+                besides = self._besides()
+                self._classes = check_label_loss(self._task, self.student, batch, besides)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -289,14 +341,22 @@ class BANTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         # Language models take shift_labels as a keyword, which their signature does not show.
-        for name in (*self.task.label_names, POSITIONS):
+        names = () if self._task is None else self._task.label_names
+        if isinstance(self.frozen_teacher, CachedTeacher):
+            names = (*names, POSITIONS)
+        for name in names:
             if name not in self._signature_columns:
                 self._signature_columns.append(name)
 
+    def _besides(self) -> dict[str, Any]:
+        """What the student is called with besides a batch."""
+        return self.carried.give("student") | named_outputs(self.student)
+
     def _run_student(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """The student's outputs, from the state after the last window."""
+        inputs.pop(SKIP_LOGITS, None)
         forward_inputs = self.task.forward_inputs(self.student, inputs)
-        outputs = model(**forward_inputs, **self.carried.give("student"))
+        outputs = model(**forward_inputs, **self._besides())
         self.carried.keep("student", outputs)
         return outputs
 
@@ -307,16 +367,21 @@ class BANTrainer(Trainer):
     ) -> tuple[list, Tensor | int | None]:
         """Run the teacher, here where all micro-batches of the optimizer step are at hand."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not batches:
+        if not batches or self._task is None:
             return batches, num_items
-        positions = [batch.pop(POSITIONS, None) for batch in batches]
+        if self.teacher is not None and len(batches) < num_batches:
+            # A stream ended within the step. Trainer makes no step of it, but keeps its gradient.
+            return [], None
+        is_cached = isinstance(self.frozen_teacher, CachedTeacher)
+        positions = [batch.pop(POSITIONS) if is_cached else None for batch in batches]
         if self._classes is None:
             self._check_labels(self._prepare_inputs(batches[0]))
         if self._classes is not None:
-            for labels in (batch.get(n) for batch in batches for n in self.task.label_names):
-                # To read them from a GPU would make the step wait.
-                if isinstance(labels, Tensor) and labels.device.type == "cpu":
-                    check_label_range(labels, self._classes)
+            for batch in batches:
+                for labels in self.task.class_numbers(self.student, batch):
+                    # To read them from a GPU would make the step wait.
+                    if labels.device.type == "cpu":
+                        check_label_range(labels, self._classes)
         if self.frozen_teacher is not None:
             self._begin_step(self.frozen_teacher, batches, positions)
         return batches, num_items
@@ -346,9 +411,11 @@ class BANTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """This micro-batch's share of the loss of the step; in evaluation the label loss."""
-        micro_batch = inputs.pop(MICRO_BATCH, None)
         if self._evaluating:
             self._check_labels(inputs)
+        if self._is_plain():
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        micro_batch = inputs.pop(MICRO_BATCH, None)
         if micro_batch is not None:
             outputs = self._run_student(model, inputs)
             student = self.task.logits(self.student, inputs, outputs)  # (N, C)
@@ -357,14 +424,24 @@ class BANTrainer(Trainer):
             extra = self.task.extra_loss(self.student, outputs)
             if extra is not None:
                 loss = loss + extra / len(self.step_loss.batches)
-        elif self.teacher is not None or (self._evaluating and not self.task.one_item_a_row):
+        elif self.teacher is not None or self._measures_items():
             outputs = self._run_student(model, inputs)
             loss = self._measure(outputs, inputs)
         else:
-            inputs = inputs | self.carried.give("student")
+            inputs = inputs | self._besides()
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
             self.carried.keep("student", outputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _measures_items(self) -> bool:
+        """Whether the loss of an evaluation is the mean over items, not that of `Trainer`."""
+        measures = self._task is not None and not self._task.one_item_a_row
+        return self._evaluating and measures and self.compute_loss_func in (None, _never_called)
+
+    def _is_plain(self) -> bool:
+        """Whether a batch is to be read as `Trainer` reads it."""
+        carries = self.carried.carries("student")
+        return not (self.teacher is not None or self._measures_items() or carries)
 
     def training_step(
         self,
@@ -373,7 +450,8 @@ class BANTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self.finite_loss_guard.note(loss, self.state.global_step + 1)
+        if self.stops_at_nan:
+            self.finite_loss_guard.note(loss, self.state.global_step + 1)
         return loss
 
     # Evaluation and logs
@@ -381,24 +459,46 @@ class BANTrainer(Trainer):
     def _measure(self, outputs: Any, inputs: dict[str, Any]) -> Tensor:
         """The label loss of an evaluation's batch; what else is measured is kept."""
         items = self.task.items(self.student, inputs, outputs)
-        # Smoothed where Trainer, without a teacher, does so.
-        smoothing = self.args.label_smoothing_factor if self.task.one_item_a_row else 0.0
-        label_loss = agreement = divergence = torch.zeros_like(items.weights)  # (N,) each
+        label_loss = label_weight = items.weights.new_zeros(items.rows, items.groups)
+        if items.has_labels:
+            # Smoothed as `Trainer` does, but for a perplexity, which would be none of the words.
+            is_perplexity = self.task.headline.name == "perplexity"
+            smoothing = 0.0 if is_perplexity else self.args.label_smoothing_factor
+            terms = label_terms(items.logits, items, smoothing)  # (M,), (M,)
+            by_row = [x.view(items.rows, -1, items.groups).sum(1) for x in terms]  # (B, G) each
+            label_loss, label_weight = by_row
+        columns = torch.stack([items.weights] * 3, 1)  # (N, 3)
         if self.frozen_teacher is not None:
             plain = self.frozen_teacher.plain
             outputs = self.frozen_teacher.forward(self.task.forward_inputs(plain, inputs))
-            columns = item_statistics(items.logits, self.task.items(plain, inputs, outputs))
-            found = ItemStatistics.of(columns)  # (N,) each
-            label_loss, agreement = found.label_loss, found.teacher_agreement
-            divergence = found.teacher_loss
-        if items.labels is not None and (smoothing or self.frozen_teacher is None):
-            label_loss = label_cross_entropy(items.logits, items.labels, items.weights, smoothing)
-        kept = [label_loss, agreement, divergence, items.weights]
-        measured = torch.stack([column.float() for column in kept], 1)  # (N, 4)
+            theirs = self.task.items(plain, inputs, outputs)
+            found = ItemStatistics.of(item_statistics(items.logits, theirs))  # (N,) each
+            columns = torch.stack([items.weights, found.teacher_agreement, found.teacher_loss], 1)
+            self._undefined = undefined_statistics(theirs)
         # Row by row: those that fill up the last batch for all processes are dropped.
-        rows = measured.view(items.rows, -1, 4).sum(1)  # (B, 4)
-        self._evaluated.append(self.accelerator.gather_for_metrics(rows))
-        return rows[:, 0].sum() / rows[:, 3].sum().clamp(min=1)
+        rows = columns.view(items.rows, -1, items.groups, 3).sum(1)  # (B, G, 3)
+        rows = torch.cat([torch.stack([label_loss, label_weight], -1), rows], -1)  # (B, G, 5)
+        self._evaluated.append(self.accelerator.gather_for_metrics(rows.float()))
+        sums = rows.sum(0)  # (G, 5)
+        return (sums[:, 0] / sums[:, 1].clamp(min=1)).mean()
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As in `Trainer`; without labels, too, what teacher and student predict is compared."""
+        if self.teacher is None or any(x in inputs for x in self.label_names):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        label_names, can_return_loss = self.label_names, self.can_return_loss
+        self.label_names, self.can_return_loss = [], True  # so that `compute_loss` is called
+        try:
+            found = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        finally:
+            self.label_names, self.can_return_loss = label_names, can_return_loss
+        return None, *found[1:]
 
     def evaluation_loop(
         self,
@@ -408,11 +508,12 @@ class BANTrainer(Trainer):
         **kwargs: Any,
     ) -> EvalLoopOutput:
         """As in `Trainer`, with one set of BatchNorm statistics, and compared with the teacher."""
-        check_windows("The dataset", dataloader.dataset, self.args.eval_batch_size, self.args)
+        dataset = dataloader.dataset if isinstance(dataloader, DataLoader) else None
+        check_windows("The dataset", dataset, self.args.eval_batch_size, self.args)
         self._broadcast_buffers()
         self._evaluating, self._evaluated = True, []
         try:
-            with self.carried.another_text(isinstance(dataloader.dataset, TokenWindows)):
+            with self.carried.another_text(isinstance(dataset, TokenWindows)):
                 output = super().evaluation_loop(
                     dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
                 )
@@ -421,20 +522,27 @@ class BANTrainer(Trainer):
         if self._evaluated:
             measured = {f"{metric_key_prefix}_{k}": v for k, v in self._means().items()}
             output.metrics.update(measured)
+            self.measured |= measured.keys() - {f"{metric_key_prefix}_loss"}
         return output
 
     def _means(self) -> dict[str, float]:
-        """The means over all items of an evaluation."""
-        *sums, items = torch.cat(self._evaluated).double().sum(0).tolist()
-        loss, agreement, divergence = (total / max(1, items) for total in sums)
-        means = {"loss": loss} | self.task.loss_metrics(loss)
+        """The means over all items of an evaluation; of several groups their mean."""
+        sums = torch.cat(self._evaluated).double().sum(0)  # (G, 5)
+        losses, labels, items, agreements, divergences = sums.unbind(1)  # (G,) each
+        means: dict[str, float] = {}
+        if bool(labels.any()):
+            loss = (losses / labels.clamp(min=1)).mean().item()
+            means = {"loss": loss} | self.task.loss_metrics(loss)
         if self.teacher is not None:
-            means |= {"teacher_agreement": 100 * agreement, "teacher_kl": divergence}
+            count = items.clamp(min=1)  # (G,)
+            means["teacher_kl"] = (divergences / count).mean().item()
+            if "teacher_agreement" not in self._undefined:
+                means["teacher_agreement"] = 100 * (agreements / count).mean().item()
         return means
 
     def _broadcast_buffers(self) -> None:
         """Rank 0's BatchNorm statistics, which are those that get saved, for every process."""
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and self._task is not None:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
