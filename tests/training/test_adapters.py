@@ -1,8 +1,10 @@
 """Adapters (PEFT) as student and teacher: exact, around one base that stays as it is."""
 
+import copy
 import json
 
 import adapted
+import heads
 import pytest
 import tiny
 import torch
@@ -136,6 +138,37 @@ class TestStudent:
         task = tiny.reader(student, tmp_path / "out", teacher=tiny.lstm(1), num_train_epochs=1)
         task.train()
         assert task.carried.recurrent == {"student", "teacher"}
+
+
+@pytest.mark.parametrize("case", heads.FIRST, ids=lambda case: "-".join(map(str, case[1:])))
+def test_an_adapter_of_each_head_has_the_loss_of_the_merged_model(case, tmp_path):
+    torch.manual_seed(0)
+    layers = r".*(query|q_proj|c_attn|\.q)"
+    student = get_peft_model(heads.model_of(case, 1), LoraConfig(r=2, target_modules=layers))
+    with torch.no_grad():
+        for weight in student.parameters():
+            if weight.requires_grad:
+                weight.normal_(std=0.3)
+    merged = copy.deepcopy(student).merge_and_unload().requires_grad_(True)
+    rows = heads.rows_of(heads.batch_of(case))
+    options = dict(temperature=2.0, label_weight=0.5, remove_unused_columns=False, fast=False)
+    found = []
+    for model in (student, merged):
+        task = BANTrainer(
+            model,
+            tiny.arguments(tmp_path, max_steps=1, learning_rate=0.0, **options),
+            teacher=heads.model_of(case, 2),
+            train_dataset=rows,
+            eval_dataset=rows,
+            data_collator=heads.collate,
+        )
+        task.train()
+        task.evaluate()
+        found.append([{k: v for k, v in x.items() if "grad" not in k} for x in tiny.history(task)])
+    assert {"teacher_loss", "label_loss", "loss"} <= found[0][0].keys()
+    assert "eval_teacher_kl" in found[0][-1]
+    for ours, theirs in zip(*found, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
 
 
 class TestTeacher:
