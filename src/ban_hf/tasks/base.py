@@ -92,15 +92,12 @@ class Task:
         facts: names and metrics.
         label_names: of a batch; a model that is run for its logits alone gets none of them.
         outputs: the logits among a model's outputs.
-        one_item_a_row: whether a row of a batch is one item, so that `Trainer` itself measures the
-            label loss of an evaluation without a teacher. Otherwise it is the mean over items.
         default_label_weight: `label_weight` of a sequence of such models, where none is given.
     """
 
     facts: TaskFacts
     label_names: tuple[str, ...] = ("labels",)
     outputs: tuple[Output, ...] = (Output(),)
-    one_item_a_row: bool = False
     default_label_weight: float = 0.0
 
     @property

@@ -52,8 +52,6 @@ class Classification(ClassTask):
     floats are those of several labels.
     """
 
-    one_item_a_row = True
-
     def activation(self, model: nn.Module, inputs: dict[str, Any]) -> Activation:
         kind = problem_type(model)
         if kind is None:
@@ -132,14 +130,12 @@ class MultipleChoice(Task):
     """One of a row's choices: inputs `(B, choices, T)`, logits `(B, choices)`, labels `(B,)`."""
 
     facts = CATALOG["multiple-choice"]
-    one_item_a_row = True
 
 
 class NextSentencePrediction(Task):
     """Whether a sentence follows another: logits `(B, 2)`, labels `(B,)`, 0 for yes."""
 
     facts = CATALOG["next-sentence-prediction"]
-    one_item_a_row = True
 
 
 class TokenClassification(ClassTask):

@@ -150,7 +150,7 @@ class BANTrainer(SearchingTrainer):
         Raises:
             BANError: if no task knows it, which is so without a teacher alone.
         """
-        return task_of(self.model) if self._task is None else self._task
+        return task_of(self.student) if self._task is None else self._task
 
     def _set_up_student(self, *, needs_task: bool) -> None:
         """Find the task of the student, which `model_init` builds anew for each training."""
@@ -435,8 +435,8 @@ class BANTrainer(SearchingTrainer):
 
     def _measures_items(self) -> bool:
         """Whether the loss of an evaluation is the mean over items, not that of `Trainer`."""
-        measures = self._task is not None and not self._task.one_item_a_row
-        return self._evaluating and measures and self.compute_loss_func in (None, _never_called)
+        known = self._task is not None and self.compute_loss_func in (None, _never_called)
+        return self._evaluating and known
 
     def _is_plain(self) -> bool:
         """Whether a batch is to be read as `Trainer` reads it."""
