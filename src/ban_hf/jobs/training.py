@@ -50,12 +50,13 @@ from ban_hf.lineage.record import (
     Training,
     reference,
 )
-from ban_hf.models.adapters import is_adapted, parameter_count
+from ban_hf.models.adapters import is_adapted, parameter_count, share_frozen
 from ban_hf.models.factory import share_ends
 from ban_hf.models.modeling_cifar import CifarNetForImageClassification
 from ban_hf.tasks.auto import load_model
 from ban_hf.training.arguments import BANTrainingArguments, fast_arguments
 from ban_hf.training.ensemble import BornAgainEnsemble
+from ban_hf.training.performance import can_share_weights
 from ban_hf.training.trainer import BANTrainer, check_trained
 
 logger = logging.getLogger(__name__)
@@ -163,11 +164,13 @@ def _finish(job: Job, home: Path, setup: Setup, trainer: BANTrainer, record: Rec
     # All as they are saved: the trainer has laid out the others for speed.
     networks = [load_model(home / m.folder, merged=True) for m in job.members]
     networks = networks or [load_model(partial)]
-    if is_adapted(trainer.model) and trainer.has_whole_weights:
+    can_share = can_share_weights(trainer.args, trainer.accelerator)
+    if is_adapted(trainer.model) and can_share:
         check_saved(trainer.model, networks[0])
     teacher = load_teacher(job, home)
     for network in (*networks, *([teacher] if teacher else [])):
-        trainer.share_base(network)
+        if can_share:
+            share_frozen(network, trainer.model)
     found = measure(networks, setup, trainer, teacher, 0 if job.members else trained)
     trainer.accelerator.wait_for_everyone()  # all have read the networks in `partial`
     if writes:

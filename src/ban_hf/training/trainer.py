@@ -18,13 +18,7 @@ from ban_hf.data.augmentation import SetEpoch, has_views
 from ban_hf.data.description import POSITIONS, kept_random_states
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.models.adapters import (
-    base_of,
-    check_kind,
-    is_adapted,
-    share_frozen,
-    without_adapter,
-)
+from ban_hf.models.adapters import base_of
 from ban_hf.tasks.auto import load_model, resolve_task, task_of
 from ban_hf.tasks.base import Task
 from ban_hf.tasks.losses import check_label_loss, check_label_range, label_terms
@@ -38,6 +32,7 @@ from ban_hf.training.loss import (
 )
 from ban_hf.training.performance import (
     allow_fast_products,
+    can_share_weights,
     describe_compilation,
     load_renamed_weights,
     log_once,
@@ -49,6 +44,7 @@ from ban_hf.training.search import SearchingTrainer
 from ban_hf.training.teacher import (
     CachedTeacher,
     FrozenTeacher,
+    beside_student,
     check_columns,
     check_shares_nothing,
 )
@@ -193,8 +189,10 @@ class BANTrainer(SearchingTrainer):
                 "use_liger_kernel changes functions that all models of an architecture share, and "
                 "so what is stored of a teacher: leave it out, or leave teacher_cache out."
             )
-        module = self._read_teacher(teacher)
         self._teacher_name = None if isinstance(teacher, nn.Module) else teacher
+        module = teacher if isinstance(teacher, nn.Module) else load_model(teacher)
+        can_share, is_ours = can_share_weights(self.args, self.accelerator), module is not teacher
+        module = beside_student(module, self.model, is_ours=is_ours, can_share=can_share)
         self._check_pair(module)
         kind = FrozenTeacher if self.args.teacher_cache is None else CachedTeacher
         self.frozen_teacher = kind(module, self.task, self.carried, self.accelerator, self.args)
@@ -209,31 +207,6 @@ class BANTrainer(SearchingTrainer):
     def student(self) -> Any:
         """The student as its task sees it: of an adapter its base, with the adapter's layers."""
         return base_of(self.model)
-
-    def _read_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
-        """The teacher as it is run; one that is loaded here shares an adapted student's base."""
-        if is_adapted(self.model):
-            check_kind(self.model)
-        if isinstance(teacher, nn.Module):
-            if is_adapted(self.model) and teacher is self.student:
-                return without_adapter(self.model)
-            if is_adapted(teacher):
-                check_kind(teacher)
-            return base_of(teacher)
-        module = load_model(teacher)
-        self.share_base(module)
-        return module
-
-    @property
-    def has_whole_weights(self) -> bool:
-        """Whether each process has all of the student's weights."""
-        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
-    def share_base(self, module: nn.Module) -> None:
-        """Let a model hold the weights of an adapted student's base in place of equal ones."""
-        casts = self.args.fp16_full_eval or self.args.bf16_full_eval  # the student, in place
-        if self.has_whole_weights and not casts:
-            share_frozen(module, self.model)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.carried.reads_in_order = isinstance(self.train_dataset, TokenWindows)
@@ -377,7 +350,7 @@ class BANTrainer(SearchingTrainer):
 
     def _besides(self) -> dict[str, Any]:
         """What the student is called with besides a batch."""
-        return self.carried.give("student") | named_outputs(self.model)
+        return self.carried.give("student") | named_outputs(self.student)
 
     def _run_student(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """The student's outputs, from the state after the last window."""
