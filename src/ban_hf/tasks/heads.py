@@ -256,15 +256,17 @@ class SemanticSegmentation(ClassTask):
         return super().logits(model, inputs, SimpleNamespace(logits=logits))
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:
-        maps = self.class_numbers(model, inputs)
-        if not maps:
+        labels = inputs.get("labels")  # (B, H, W)
+        if labels is None:
             return class_labels(None, outputs.logits[:, 0])
-        if maps[0].ndim != 3 or len(maps[0]) != len(outputs.logits):
+        if labels.ndim != 3 or len(labels) != len(outputs.logits) or labels.is_floating_point():
             raise BANError(
                 "labels must be a map of class numbers for each image, "
-                f"({len(outputs.logits)}, height, width), not {tuple(maps[0].shape)}."
+                f"({len(outputs.logits)}, height, width), not {tuple(labels.shape)} of "
+                f"{labels.dtype}."
             )
-        return class_labels(maps[0], maps[0])
+        (maps,) = self.class_numbers(model, inputs)
+        return class_labels(maps, maps)
 
     def class_numbers(self, model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
         config = first_member(model).config.to_dict()
