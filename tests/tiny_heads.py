@@ -44,6 +44,7 @@ NOT_BUILDABLE: dict[str, str] = SETTINGS["not_buildable"]
 SIZES: dict[str, dict[str, Any]] = SETTINGS["sizes"]
 NOTES: dict[str, str] = SETTINGS["notes"]
 IMAGES = {name: form for form, names in SETTINGS["images"].items() for name in names.split()}
+LABEL_NAMES = {"labels", "start_positions", "end_positions"}
 LIMIT = 5_000_000  # parameters
 
 WIDTH, HEADS, LAYERS, WORDS, LENGTH, FRAME, PATCH, LABELS = 64, 4, 2, 128, 16, 32, 8, 3
@@ -276,7 +277,10 @@ def batch(
         INPUTS[model.config.model_type](model, inputs, draw)
     if "Generation" in type(model).__name__ and model.config.model_type in IMAGES:
         add_images(model, inputs, names, draw)
-    return inputs | (labels_of(model, auto_class, inputs, draw) if labels else {})
+    known = set(inputs) & LABEL_NAMES
+    if labels and not known:
+        inputs |= labels_of(model, auto_class, inputs, draw)
+    return inputs if labels else {k: v for k, v in inputs.items() if k not in known}
 
 
 def main_input(
@@ -433,6 +437,13 @@ def _separators(model: PreTrainedModel, inputs: dict[str, Any], draw: Draw) -> N
     )
 
 
+def _codebooks(model: PreTrainedModel, inputs: dict[str, Any], draw: Draw) -> None:
+    count = model.config.num_codebooks
+    inputs.clear()
+    inputs["input_ids"] = draw.words(count, LENGTH).flatten(0, 1)
+    inputs["labels"] = draw.words(LENGTH, count)
+
+
 def _objects(model: PreTrainedModel, inputs: dict[str, Any], draw: Draw) -> None:
     inputs["visual_feats"] = draw.normal(5, model.config.visual_feat_dim)
     inputs["visual_pos"] = draw.normal(5, 4)
@@ -501,6 +512,8 @@ INPUTS: dict[str, Callable[[PreTrainedModel, dict[str, Any], Draw], None]] = {
     "lilt": _boxes,
     "longformer": _separators,
     "lxmert": _objects,
+    "musicgen_decoder": _codebooks,
+    "musicgen_melody_decoder": _codebooks,
     "omniasr_ctc": _one_channel,
     "parakeet_ctc": _features_and_mask,
     "pix2struct": _placed_patches,

@@ -8,12 +8,15 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from tiny import arguments
+from transformers import ViTConfig, ViTModel
 
-from ban_hf import load_family, train_generations, verify_lineage
+from ban_hf import TASKS, BANError, load_family, task_of, train_generations, verify_lineage
 from ban_hf.hub.publishing import card
+from ban_hf.lineage.catalog import CATALOG
 from ban_hf.tasks.auto import load_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "objectives_and_trainer.md"
+TINY = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
 
 
 def pairs(first: int, last: int) -> list[dict[str, torch.Tensor]]:
@@ -37,7 +40,8 @@ def page() -> dict:
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     names: dict = {}
     exec(code, names)
-    return names
+    yield names
+    del TASKS["two-digits"], CATALOG["two-digits"]
 
 
 def test_a_task_of_ones_own_makes_a_family(page, tmp_path):
@@ -52,7 +56,9 @@ def test_a_task_of_ones_own_makes_a_family(page, tmp_path):
     )
     verify_lineage(tmp_path)
     records = load_family(tmp_path).records
-    assert "reader of two digits" in str(card(tmp_path / "generation-1"))
+    assert "pipeline_tag: two-digits" in str(card(tmp_path / "generation-1"))
+    with pytest.raises(BANError, match="ViTModel cannot be distilled"):
+        task_of(ViTModel(ViTConfig(**TINY)))
     losses = [record.metric("loss", "test") for record in records]
     assert max(losses) < 0.8 * np.log(10)
     assert records[1].metric("teacher_agreement", "test") > 60

@@ -1,8 +1,10 @@
 """Adapters (PEFT) as student and teacher: exact, around one base that stays as it is."""
 
+import copy
 import json
 
 import adapted
+import heads
 import pytest
 import tiny
 import torch
@@ -138,6 +140,37 @@ class TestStudent:
         assert task.carried.recurrent == {"student", "teacher"}
 
 
+@pytest.mark.parametrize("case", heads.FIRST, ids=lambda case: "-".join(map(str, case[1:])))
+def test_an_adapter_of_each_head_has_the_loss_of_the_merged_model(case, tmp_path):
+    torch.manual_seed(0)
+    layers = r".*(query|q_proj|c_attn|\.q)"
+    student = get_peft_model(heads.model_of(case, 1), LoraConfig(r=2, target_modules=layers))
+    with torch.no_grad():
+        for weight in student.parameters():
+            if weight.requires_grad:
+                weight.normal_(std=0.3)
+    merged = copy.deepcopy(student).merge_and_unload().requires_grad_(True)
+    rows = heads.rows_of(heads.batch_of(case))
+    options = dict(temperature=2.0, label_weight=0.5, remove_unused_columns=False, fast=False)
+    found = []
+    for model in (student, merged):
+        task = BANTrainer(
+            model,
+            tiny.arguments(tmp_path, max_steps=1, learning_rate=0.0, **options),
+            teacher=heads.model_of(case, 2),
+            train_dataset=rows,
+            eval_dataset=rows,
+            data_collator=heads.collate,
+        )
+        task.train()
+        task.evaluate()
+        found.append([{k: v for k, v in x.items() if "grad" not in k} for x in tiny.history(task)])
+    assert {"teacher_loss", "label_loss", "loss"} <= found[0][0].keys()
+    assert "eval_teacher_kl" in found[0][-1]
+    for ours, theirs in zip(*found, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+
+
 class TestTeacher:
     def test_a_folder_teaches_as_its_model_does(self, kind, base, tmp_path):
         model = adapted.adapter(base, 1, trained=True)
@@ -209,6 +242,28 @@ class TestTeacher:
         student = adapted.adapter(base, bias="all")
         with pytest.raises(BANError, match="bias='none'"):
             trainer(student, "gpt2", tmp_path, student.get_base_model())
+
+    def test_a_base_that_is_cut_into_parts_cannot_teach(self, tmp_path, monkeypatch):
+        base = adapted.save_base("gpt2", tmp_path / "gpt2")
+        student = adapted.adapter(base)
+        monkeypatch.setattr("ban_hf.training.trainer.can_share_weights", lambda *given: False)
+        with pytest.raises(BANError, match="FSDP"):
+            trainer(student, "gpt2", tmp_path, student.get_base_model())
+        task = trainer(student, "gpt2", tmp_path, str(base))
+        ours = {id(p) for p in student.parameters()}
+        assert not any(id(p) in ours for p in task.teacher.parameters())
+
+    @pytest.mark.parametrize("before", [True, False])
+    def test_gradient_checkpointing_changes_nothing(self, before, tmp_path):
+        base = adapted.save_base("gpt2", tmp_path / "gpt2")
+        students = [adapted.adapter(base, trained=True) for _ in range(2)]
+        if before:
+            students[1].gradient_checkpointing_enable()
+        for student, on in zip(students, (False, True), strict=True):
+            teacher = student.get_base_model()
+            options = dict(gradient_checkpointing=on, label_weight=1.0)
+            trainer(student, "gpt2", tmp_path, teacher, **options).train()
+        assert tiny.distance(*students) < 1e-6
 
     def test_the_student_itself_cannot_teach(self, kind, base, tmp_path):
         student = adapted.adapter(base)

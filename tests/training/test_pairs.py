@@ -537,32 +537,46 @@ def test_vocabularies_that_are_not_known_to_be_the_same_are_refused(
 
 # The context
 
+LONG = "input_ids has 6 words, and the teacher, a GPT2LMHeadModel, reads at most 5: .*max_length=5"
 
-def test_a_text_that_is_longer_than_the_teacher_can_read_is_refused(tmp_path):
-    words = dict(vocab_size=len(WORDS))
-    short = gpt2(2, n_positions=5, **words)
-    message = "input_ids has 6 words, and the teacher, a GPT2LMHeadModel, reads at most 5: .*max_le"
+
+def short(seed: int = 2) -> GPT2LMHeadModel:
+    return gpt2(seed, n_positions=5, vocab_size=len(WORDS))
+
+
+def reader(seed: int = 1) -> GPT2LMHeadModel:
+    return gpt2(seed, vocab_size=len(WORDS))
+
+
+@pytest.mark.parametrize("run", ["train", "evaluate"])
+def test_a_text_that_is_longer_than_the_teacher_can_read_is_refused(run, tmp_path):
+    data = {"train_dataset": texts(), "eval_dataset": texts()}
+    trainer = BANTrainer(reader(), arguments(tmp_path), teacher=short(), **data)
+    with pytest.raises(ValueError, match=LONG):
+        getattr(trainer, run)()
+    fitting = {"train_dataset": texts(length=5), "eval_dataset": texts(length=5)}
+    trainer = BANTrainer(reader(), arguments(tmp_path), teacher=short(), **fitting)
+    getattr(trainer, run)()
+
+
+def test_so_are_windows_and_a_measurement(tmp_path):
+    loader, student = torch.utils.data.DataLoader(texts(), 5), reader()
+    with pytest.raises(ValueError, match=LONG):
+        evaluate([student], [loader], task_of(student), teacher=short())
     trainer = BANTrainer(
-        gpt2(1, **words),
-        arguments(tmp_path),
-        teacher=short,
-        train_dataset=texts(),
-        eval_dataset=texts(),
+        lstm(1, vocab_size=len(WORDS)),
+        arguments(tmp_path, per_device_train_batch_size=4, max_steps=1),
+        teacher=short(),
+        train_dataset=windows(),
+        data_collator=default_data_collator,
     )
-    for run in (trainer.train, trainer.evaluate):
-        with pytest.raises(ValueError, match=message):
-            run()
-    with pytest.raises(ValueError, match=message):
-        loader = torch.utils.data.DataLoader(texts(), 5)
-        evaluate([gpt2(1, **words)], [loader], task_of(short), teacher=short)
-    ensemble = BornAgainEnsemble.from_members([gpt2(2), gpt2(3, n_positions=5)])
-    assert pair(TASKS["text-generation"], ensemble, lstm(1)).context == 5
-    assert pair(TASKS["text-generation"], gpt2(2), gpt2(1, n_positions=5)).context is None
     with pytest.raises(ValueError, match="input_ids has 7 words"):
-        BANTrainer(
-            lstm(1, **words),
-            arguments(tmp_path, per_device_train_batch_size=4, max_steps=1),
-            teacher=short,
-            train_dataset=windows(),
-            data_collator=default_data_collator,
-        ).train()
+        trainer.train()
+
+
+def test_the_context_counts_where_it_is_shorter_than_the_students():
+    task, ensemble = TASKS["text-generation"], BornAgainEnsemble.from_members([reader(), short()])
+    assert pair(task, ensemble, lstm(1, vocab_size=len(WORDS))).context == 5
+    assert pair(task, ensemble, reader()).context == 5
+    assert pair(task, short(), short(1)).context is None
+    assert pair(task, reader(), short()).context is None

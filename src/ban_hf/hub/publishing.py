@@ -383,7 +383,8 @@ class Card:
             place = {"place": {"repo_id": self.repo_id, "revision": None}}
             family.append(data | place if self.repo_id else data)
         tag = _pipeline_tag(config, self.place)
-        classifies = adapter is not None and tag != "text-generation"
+        name = str(self.record.architecture.class_name)
+        classifies = adapter is not None and ("Classification" in name or "Segmentation" in name)
         return render_card(
             data,
             family=family,

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,6 +92,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     in_order: bool = False,
     teacher: PreTrainedModel | None = None,
+    teacher_name: str | Path | None = None,
     processor: Any = None,
     decode: Callable[[list[int]], str] | None = None,
     gather: Gather = lambda rows: rows,
@@ -110,6 +112,7 @@ def evaluate(
             however many columns it is read in.
         teacher: where there is one; it reads the batches of the first loader in its own way
             (`tasks.pairing`).
+        teacher_name: its folder or Hub id, by default what its config says.
         processor: the tokenizer or image processor of the models, to compare with the teacher's.
         decode: gives the text of token numbers, for the word error of recordings.
         gather: brings the rows of a batch together over all processes.
@@ -117,7 +120,7 @@ def evaluate(
     networks = [model.to(device).eval() for model in (*models, *([teacher] if teacher else []))]
     foreign = [foreign_inputs(network, networks) for network in networks]
     readers: list[Callable[..., Any]] = [partial(task.forward_inputs, model) for model in models]
-    pairing = None if teacher is None else pair(task, teacher, models[0], processor)
+    pairing = None if teacher is None else pair(task, teacher, models[0], processor, teacher_name)
     readers += [pairing.teacher_inputs] if pairing else []
     states: list[dict[str, Any]] = [{} for _ in networks]
     parts: list[Tensor] = []

@@ -50,12 +50,14 @@ from ban_hf.lineage.record import (
     Training,
     reference,
 )
-from ban_hf.models.adapters import is_adapted, parameter_count
+from ban_hf.models.adapters import is_adapted, parameter_count, share_frozen
 from ban_hf.models.factory import share_ends
 from ban_hf.models.modeling_cifar import CifarNetForImageClassification
+from ban_hf.tasks.adapters import find_adapter
 from ban_hf.tasks.auto import load_model
 from ban_hf.training.arguments import BANTrainingArguments, fast_arguments
 from ban_hf.training.ensemble import BornAgainEnsemble
+from ban_hf.training.performance import can_share_weights
 from ban_hf.training.trainer import BANTrainer, check_trained
 
 logger = logging.getLogger(__name__)
@@ -93,11 +95,10 @@ def train(
     args = fast_arguments(args, model)
     init_sha256 = weights_digest(model)
     _check_fresh(job, home, init_sha256, args.seed)
-    teacher: PreTrainedModel | str | None
-    if is_adapted(model) and len(job.teachers) == 1:  # loaded by the trainer, around one base
-        teacher = str(home / job.teachers[0].folder)
-    else:
-        teacher = load_teacher(job, home)
+    folder = teacher_folder(job, home)
+    # An adapter is loaded by the trainer, around one base, and known by its own folder.
+    by_name = folder and (is_adapted(model) or find_adapter(str(folder), None))
+    teacher = folder if by_name else load_teacher(job, home)
     shares_ends = bool(job.arguments.get("share_ends"))
     if shares_ends:
         assert isinstance(teacher, CifarNetForImageClassification)  # as the table has checked
@@ -163,12 +164,15 @@ def _finish(job: Job, home: Path, setup: Setup, trainer: BANTrainer, record: Rec
     # All as they are saved: the trainer has laid out the others for speed.
     networks = [load_model(home / m.folder, merged=True) for m in job.members]
     networks = networks or [load_model(partial)]
-    if is_adapted(trainer.model) and trainer.has_whole_weights:
+    can_share = can_share_weights(trainer.args, trainer.accelerator)
+    if is_adapted(trainer.model) and can_share:
         check_saved(trainer.model, networks[0])
     teacher = load_teacher(job, home)
     for network in (*networks, *([teacher] if teacher else [])):
-        trainer.share_base(network)
-    found = measure(networks, setup, trainer, teacher, 0 if job.members else trained)
+        if can_share:
+            share_frozen(network, trainer.model)
+    trained = 0 if job.members else trained
+    found = measure(networks, setup, trainer, teacher, trained, teacher_folder(job, home))
     trainer.accelerator.wait_for_everyone()  # all have read the networks in `partial`
     if writes:
         packages = ["peft"] if is_adapted(trainer.model) else []
@@ -213,6 +217,11 @@ def load_teacher(job: Job, home: Path) -> PreTrainedModel | None:
     return BornAgainEnsemble.from_members(networks)
 
 
+def teacher_folder(job: Job, home: Path) -> Path | None:
+    """The folder of the network that a job learns from; None if it is not one alone."""
+    return home / job.teachers[0].folder if len(job.teachers) == 1 else None
+
+
 def make_trainer(
     model: PreTrainedModel, setup: Setup, args: BANTrainingArguments, **changes: Any
 ) -> BANTrainer:
@@ -239,6 +248,7 @@ def measure(
     trainer: BANTrainer,
     teacher: PreTrainedModel | None,
     trained: int,
+    teacher_name: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a network, or the ensemble of several, on the test set, on all processes together.
 
@@ -266,6 +276,7 @@ def measure(
         device=trainer.args.device,
         in_order=isinstance(setup.test_dataset, TokenWindows),
         teacher=teacher,
+        teacher_name=teacher_name,
         processor=trainer.processing_class,
         gather=gather,
     ).to_dict(setup.entropy) | {"parameters": parameters}
@@ -286,7 +297,8 @@ def evaluation(job: Job, home: Path, setup: Setup, args: BANTrainingArguments) -
             assert isinstance(models[0], CifarNetForImageClassification)
             trained -= sum(p.numel() for end in models[0].network.ends for p in end.parameters())
     trainer = measuring_trainer(models[0], setup, args, home)
-    found = measure(models, setup, trainer, load_teacher(job, home), trained)
+    teacher, folder = load_teacher(job, home), teacher_folder(job, home)
+    found = measure(models, setup, trainer, teacher, trained, folder)
     if args.should_save:
         write_evaluation(job, home, found)
     PartialState().wait_for_everyone()

@@ -176,6 +176,7 @@ class TaskFacts:
     loss_type: str | None = None  # what `transformers` takes the loss of its models to be
     noun: str = "model"  # what a card calls its models
     tag: str | None = None  # the Hub's pipeline tag, where it is not the name
+    model_class: str | None = None  # the one whose models it is of, where the Auto class has others
     purpose: str = ""  # what a pipeline does, and what it is called with; empty without a pipeline
     example: str = ""
 

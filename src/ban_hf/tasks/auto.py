@@ -124,7 +124,10 @@ def _tasks_that_know(model: PreTrainedModel | PretrainedConfig) -> list[Task]:
     for task in TASKS.values():
         heads = _auto_class(task)._model_mapping.get(type(config), ())  # a class, or several (DeiT)
         heads = heads if isinstance(heads, tuple) else (heads,)
-        if any(head.__name__ in names for head in heads):
+        known = {head.__name__ for head in heads}
+        if task.facts.model_class is not None:
+            known &= {task.facts.model_class}
+        if known & set(names):
             found.append(task)
     return found
 

@@ -19,6 +19,8 @@ from ban_hf.errors import BANError
 from ban_hf.lineage.catalog import ENSEMBLE, LEADING, Activation, Metric
 from ban_hf.lineage.catalog import TaskFacts as TaskFacts
 
+ROUTER_COEFFICIENTS = ("router_aux_loss_coef", "aux_loss_coef")  # by a config's name for it
+
 
 class Output(NamedTuple):
     """A tensor of logits among a model's outputs, and the axis of its classes."""
@@ -172,19 +174,20 @@ class Task:
     def extra_loss(self, model: nn.Module, outputs: Any) -> Tensor | None:
         """What a model adds to its own label loss: `()`; None for nothing.
 
-        Formula: router_aux_loss_coef * aux_loss, the balance of a router among experts, of a model
-        whose config asks for it (`output_router_logits`).
+        Formula: coefficient * aux_loss, the balance of a router among experts, of a model whose
+        config asks for it (`output_router_logits`).
         """
         balance = outputs.get("aux_loss") if isinstance(outputs, dict) else None
         if balance is None or not isinstance(model, PreTrainedModel):
             return None
         config = model.config.get_text_config().to_dict()
-        if "router_aux_loss_coef" not in config:
-            raise BANError(
-                f"{type(model).__name__} has an aux_loss, and its config has no "
-                "router_aux_loss_coef to weigh it by: set output_router_logits=False."
-            )
-        return float(config["router_aux_loss_coef"]) * balance
+        for name in ROUTER_COEFFICIENTS:
+            if name in config:
+                return float(config[name]) * balance
+        raise BANError(
+            f"{type(model).__name__} has an aux_loss, and its config has no "
+            f"{' or '.join(ROUTER_COEFFICIENTS)} to weigh it by: set output_router_logits=False."
+        )
 
     def merge(
         self,

@@ -29,6 +29,16 @@ ACTIVATIONS: dict[str, Activation] = {
     "multi_label_classification": "sigmoid",
     "regression": "identity",
 }
+#: Heads whose own loss leaves out labels where the attention mask is 0.
+HIDING = {
+    "BioGptForTokenClassification",
+    "GraniteSpeechForConditionalGeneration",
+    "GraniteSpeechPlusForConditionalGeneration",
+    "MraForTokenClassification",
+    "Qwen2AudioForConditionalGeneration",
+    "XLMRobertaXLForTokenClassification",
+    "YosoForTokenClassification",
+}
 #: Methods of speech models that tell how many frames so many samples make.
 FRAME_COUNTS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
 
@@ -145,8 +155,9 @@ class TokenClassification(ClassTask):
         return super().leading(activation, names) if has_entities(names) else "error"
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:
-        values, weights = super().labels(model, inputs, outputs)
         mask = inputs.get("attention_mask")  # (B, T)
+        visible = {"labels": _visible_labels(model, inputs)}
+        values, weights = super().labels(model, visible, outputs)
         if values is None and mask is not None:
             weights = mask.reshape(-1).float()  # (N,)
         return Labels(values, weights)
@@ -240,15 +251,17 @@ class SemanticSegmentation(ClassTask):
         return super().logits(model, inputs, SimpleNamespace(logits=logits))
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:
-        maps = self.class_numbers(model, inputs)
-        if not maps:
+        labels = inputs.get("labels")  # (B, H, W)
+        if labels is None:
             return class_labels(None, outputs.logits[:, 0])
-        if maps[0].ndim != 3 or len(maps[0]) != len(outputs.logits):
+        if labels.ndim != 3 or len(labels) != len(outputs.logits) or labels.is_floating_point():
             raise BANError(
                 "labels must be a map of class numbers for each image, "
-                f"({len(outputs.logits)}, height, width), not {tuple(maps[0].shape)}."
+                f"({len(outputs.logits)}, height, width), not {tuple(labels.shape)} of "
+                f"{labels.dtype}."
             )
-        return class_labels(maps[0], maps[0])
+        (maps,) = self.class_numbers(model, inputs)
+        return class_labels(maps, maps)
 
     def class_numbers(self, model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
         config = first_member(model).config.to_dict()
@@ -287,25 +300,22 @@ class CausalLanguageModeling(LanguageModeling):
     that the last word of a window is not lost.
 
     The decoder of an encoder gets its words shifted, made from the labels by the model itself; its
-    labels are not. So the labels stay among its inputs, unless `decoder_input_ids` are there, as
-    `DataCollatorForSeq2Seq(tokenizer, model)` gives them: then the model computes no loss that
-    nobody needs.
+    labels are not. So the labels stay among its inputs. Without them some models (FSMT) would also
+    prepare to generate, and let a word see those after it.
     """
 
     facts = CATALOG["text-generation"]
     label_names = ("labels", "shift_labels")
 
     def forward_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-        if _has_encoder(model) and inputs.get("decoder_input_ids") is None:
-            return inputs
-        return super().forward_inputs(model, inputs)
+        return inputs if _has_encoder(model) else super().forward_inputs(model, inputs)
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:
         labels = inputs.get("shift_labels")  # (B, T)
-        if labels is None and (_has_encoder(model) or _is_unshifted(model)):
-            return super().labels(model, inputs, outputs)
-        if labels is None and inputs.get("labels") is not None:
-            labels = F.pad(inputs["labels"], (0, 1), value=IGNORED)[..., 1:]  # (B, T)
+        if labels is None:
+            labels = _visible_labels(model, inputs)
+            if labels is not None and not (_has_encoder(model) or is_a(model, UNSHIFTED)):
+                labels = F.pad(labels, (0, 1), value=IGNORED)[..., 1:]  # (B, T)
         return super().labels(model, {"labels": labels}, outputs)
 
 
@@ -332,8 +342,17 @@ def _has_encoder(model: nn.Module) -> bool:
     return isinstance(model, PreTrainedModel) and bool(model.config.is_encoder_decoder)
 
 
-def _is_unshifted(model: nn.Module) -> bool:
-    return any(cls.__name__ in UNSHIFTED for cls in type(first_member(model)).__mro__)
+def is_a(model: nn.Module, names: set[str]) -> bool:
+    """Whether a model's class, or one that it is derived from, has one of these names."""
+    return any(cls.__name__ in names for cls in type(first_member(model)).__mro__)
+
+
+def _visible_labels(model: nn.Module, inputs: dict[str, Any]) -> Tensor | None:
+    """The labels of a batch, without those that the attention mask hides from some heads."""
+    labels, mask = inputs.get("labels"), inputs.get("attention_mask")  # (B, T), (B, T)
+    if labels is None or mask is None or not is_a(model, HIDING):
+        return labels
+    return labels.masked_fill(mask == 0, IGNORED)
 
 
 class CTC(Task):

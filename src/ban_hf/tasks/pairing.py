@@ -27,6 +27,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from ban_hf.errors import BANError
 from ban_hf.lineage.files import read_json
+from ban_hf.models.adapters import has_adapter
 from ban_hf.models.configuration import CifarNetConfig
 from ban_hf.tasks.base import Items, Task, first_member, members_of
 
@@ -76,8 +77,7 @@ class Pairing:
     Attributes:
         task: of both.
         teacher: as it is given, not wrapped.
-        only_student: columns that the student alone takes.
-        only_teacher: columns that the teacher alone takes.
+        not_read: columns that the student takes and the teacher does not.
         pixels: from the student's to the teacher's; None where they are the same, or not known.
         context: the words that the teacher can read, where the student can read more.
         order: the teacher's number of each class of the student; None where they are the same.
@@ -87,17 +87,12 @@ class Pairing:
 
     task: Task
     teacher: nn.Module
-    only_student: frozenset[str] = frozenset()
-    only_teacher: frozenset[str] = frozenset()
+    not_read: frozenset[str] = frozenset()
     pixels: PixelConversion | None = None
     context: int | None = None
     order: tuple[int, ...] | None = None
     words: int | None = None
     student_has_more: bool = False
-
-    def student_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A batch without what the teacher alone takes."""
-        return without(inputs, self.only_teacher)
 
     def teacher_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch as the teacher gets it: without labels, and with its own columns and pixels.
@@ -105,7 +100,7 @@ class Pairing:
         Raises:
             BANError: for a text that is longer than the teacher can read.
         """
-        found = without(self.task.forward_inputs(self.teacher, inputs), self.only_student)
+        found = without(self.task.forward_inputs(self.teacher, inputs), self.not_read)
         if self.context is not None:
             for name in TEXTS:
                 if name in found and found[name].shape[-1] > self.context:
@@ -153,10 +148,7 @@ def pair(
             not known to be the same, and what `Task.check_pair` refuses.
     """
     task.check_pair(teacher, student)
-    known: dict[str, Any] = {
-        "only_student": foreign_inputs(teacher, [student]) - set(task.label_names),
-        "only_teacher": foreign_inputs(student, [teacher]) - set(task.label_names),
-    }
+    known: dict[str, Any] = {"not_read": foreign_inputs(teacher, [student]) - set(task.label_names)}
     if not (isinstance(teacher, PreTrainedModel) and isinstance(student, PreTrainedModel)):
         return Pairing(task=task, teacher=teacher, **known)
     name = str(teacher_name or teacher.config.name_or_path)
@@ -170,7 +162,8 @@ def pair(
             known |= {"words": min(sizes), "student_has_more": sizes[1] > sizes[0]}
         theirs, ours = context(teacher), context(student)
         known["context"] = theirs if theirs and (ours is None or theirs < ours) else None
-    elif kinds == {"pixel_values"}:
+    elif kinds == {"pixel_values"} and (teacher_name or not has_adapter(teacher)):
+        # By its base's name it is not known what an adapter reads.
         known["pixels"] = _conversion(teacher, student, processor, name)
     return Pairing(task=task, teacher=teacher, **known)
 

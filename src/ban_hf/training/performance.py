@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from torch import nn
@@ -63,6 +63,12 @@ def to_channels_last(model: nn.Module) -> nn.Module:
     if is_convolutional(model):
         model.to(memory_format=torch.channels_last)
     return model
+
+
+def can_share_weights(args: TrainingArguments, accelerator: Accelerator) -> bool:
+    """Whether others may hold weights of a model that is trained: not if they are cut or cast."""
+    is_cut = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    return not (is_cut or args.fp16_full_eval or args.bf16_full_eval)
 
 
 def named_outputs(model: nn.Module) -> dict[str, Any]:

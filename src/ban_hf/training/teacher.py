@@ -27,7 +27,14 @@ from ban_hf.errors import BANError
 from ban_hf.lineage.environment import weights_digest
 from ban_hf.lineage.files import plain_json, sha256_of_json
 from ban_hf.lineage.record import architecture
-from ban_hf.models.adapters import adapter_state
+from ban_hf.models.adapters import (
+    adapter_state,
+    base_of,
+    check_kind,
+    is_adapted,
+    share_frozen,
+    without_adapter,
+)
 from ban_hf.tasks.base import Items, Output
 from ban_hf.tasks.pairing import Pairing
 from ban_hf.training.arguments import BANTrainingArguments
@@ -66,6 +73,35 @@ def check_storable(dataset: Any, args: BANTrainingArguments) -> None:
         "train_dataset must be ImageViews (load_images) or TokenWindows, not "
         f"{type(dataset).__name__}{why}. Or leave teacher_cache out."
     )
+
+
+def beside_student(
+    teacher: nn.Module, student: nn.Module, *, is_ours: bool, can_share: bool
+) -> nn.Module:
+    """A teacher as it is run: of an adapter its base, with the adapter's layers in it.
+
+    Args:
+        teacher: a model; the base of a student with an adapter teaches with the adapter off.
+        student: what it teaches.
+        is_ours: whether nobody else has the teacher, so that it may hold the frozen weights of the
+            student's base in place of its own.
+        can_share: whether others may hold weights of the student.
+    """
+    if is_adapted(student):
+        check_kind(student)
+        if teacher is base_of(student):
+            if not can_share:
+                raise BANError(
+                    "teacher is the base of model, whose weights are cut into parts (FSDP, "
+                    "DeepSpeed) or cast (fp16_full_eval, bf16_full_eval): give the teacher by the "
+                    "folder or Hub id of the base."
+                )
+            return without_adapter(student)
+    if is_adapted(teacher):
+        check_kind(teacher)
+    if is_ours and can_share:
+        share_frozen(teacher, student)
+    return base_of(teacher)
 
 
 class FrozenTeacher(TrainerCallback):

@@ -18,17 +18,11 @@ from ban_hf.data.augmentation import SetEpoch, has_views
 from ban_hf.data.description import POSITIONS, kept_random_states
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
-from ban_hf.models.adapters import (
-    base_of,
-    check_kind,
-    is_adapted,
-    share_frozen,
-    without_adapter,
-)
+from ban_hf.models.adapters import base_of
 from ban_hf.tasks.auto import load_model, resolve_task, task_of
 from ban_hf.tasks.base import Task
 from ban_hf.tasks.losses import check_label_loss, check_label_range, label_terms
-from ban_hf.tasks.pairing import Pairing, foreign_inputs, pair
+from ban_hf.tasks.pairing import Pairing, foreign_inputs, pair, without
 from ban_hf.training.arguments import BANTrainingArguments, describe, fast_arguments
 from ban_hf.training.loss import (
     FiniteLossGuard,
@@ -39,6 +33,7 @@ from ban_hf.training.loss import (
 )
 from ban_hf.training.performance import (
     allow_fast_products,
+    can_share_weights,
     describe_compilation,
     load_renamed_weights,
     log_once,
@@ -50,6 +45,7 @@ from ban_hf.training.search import SearchingTrainer
 from ban_hf.training.teacher import (
     CachedTeacher,
     FrozenTeacher,
+    beside_student,
     check_shares_nothing,
 )
 
@@ -139,9 +135,6 @@ class BANTrainer(SearchingTrainer):
         self.step_loss = StepLoss(self.args, self.accelerator)
         self.teacher: nn.Module | None = None
         self.frozen_teacher: FrozenTeacher | None = None
-        self._other_columns: frozenset[str] = (
-            frozenset()
-        )  # of batches, which the student has none of
         self._evaluating = False
         self._evaluated: list[Tensor] = []  # sums of rows and groups, (B, G, 5) each
         self._undefined: list[str] = []  # statistics that have no meaning for this task's items
@@ -171,6 +164,7 @@ class BANTrainer(SearchingTrainer):
             self._task = None  # Trainer trains any model
         if needs_task or self._given_task is not None:
             self._check_label_names(self.task)
+        self._other_columns: frozenset[str] = frozenset()  # of batches, for other models alone
         self.carried.add("student", self.student)
         self._classes: int | None = None  # known when the labels were checked
 
@@ -196,8 +190,10 @@ class BANTrainer(SearchingTrainer):
                 "use_liger_kernel changes functions that all models of an architecture share, and "
                 "so what is stored of a teacher: leave it out, or leave teacher_cache out."
             )
-        module = self._read_teacher(teacher)
         self._teacher_name = None if isinstance(teacher, nn.Module) else teacher
+        module = teacher if isinstance(teacher, nn.Module) else load_model(teacher)
+        can_share, is_ours = can_share_weights(self.args, self.accelerator), module is not teacher
+        module = beside_student(module, self.model, is_ours=is_ours, can_share=can_share)
         pairing = self._pair(module)
         kind = FrozenTeacher if self.args.teacher_cache is None else CachedTeacher
         self.frozen_teacher = kind(pairing, self.carried, self.accelerator, self.args)
@@ -207,42 +203,16 @@ class BANTrainer(SearchingTrainer):
         """How the teacher teaches the student; raises where it cannot."""
         check_shares_nothing(teacher, self.model)
         self.keep_columns([teacher])
-        name = self._teacher_name
-        return pair(self.task, teacher, self.student, self.processing_class, name)
+        return pair(self.task, teacher, self.student, self.processing_class, self._teacher_name)
 
     def keep_columns(self, others: Iterable[nn.Module]) -> None:
         """Let batches have, with `remove_unused_columns` too, what only other models take."""
-        self._other_columns |= foreign_inputs(self.student, others)
+        self._other_columns |= foreign_inputs(self.student, others) - set(self.task.label_names)
 
     @property
     def student(self) -> Any:
         """The student as its task sees it: of an adapter its base, with the adapter's layers."""
         return base_of(self.model)
-
-    def _read_teacher(self, teacher: nn.Module | str | Path) -> nn.Module:
-        """The teacher as it is run; one that is loaded here shares an adapted student's base."""
-        if is_adapted(self.model):
-            check_kind(self.model)
-        if isinstance(teacher, nn.Module):
-            if is_adapted(self.model) and teacher is self.student:
-                return without_adapter(self.model)
-            if is_adapted(teacher):
-                check_kind(teacher)
-            return base_of(teacher)
-        module = load_model(teacher)
-        self.share_base(module)
-        return module
-
-    @property
-    def has_whole_weights(self) -> bool:
-        """Whether each process has all of the student's weights."""
-        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
-    def share_base(self, module: nn.Module) -> None:
-        """Let a model hold the weights of an adapted student's base in place of equal ones."""
-        casts = self.args.fp16_full_eval or self.args.bf16_full_eval  # the student, in place
-        if self.has_whole_weights and not casts:
-            share_frozen(module, self.model)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         self.carried.reads_in_order = isinstance(self.train_dataset, TokenWindows)
@@ -359,9 +329,7 @@ class BANTrainer(SearchingTrainer):
         if self._task is None or self._classes is not None:
             return
         if self.compute_loss_func in (None, _never_called):
-            batch = {name: value for name, value in inputs.items() if name != SKIP_LOGITS}
-            if self.frozen_teacher is not None:
-                batch = self.frozen_teacher.pairing.student_inputs(batch)
+            batch = without(inputs, self._other_columns | {SKIP_LOGITS})
             with self.compute_loss_context_manager(), kept_random_states():
                 besides = self._besides()
                 self._classes = check_label_loss(self._task, self.student, batch, besides)
@@ -388,15 +356,13 @@ class BANTrainer(SearchingTrainer):
 
     def _besides(self) -> dict[str, Any]:
         """What the student is called with besides a batch."""
-        return self.carried.give("student") | named_outputs(self.model)
+        return self.carried.give("student") | named_outputs(self.student)
 
     def _run_student(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """The student's outputs, from the state after the last window."""
         inputs.pop(SKIP_LOGITS, None)
         forward_inputs = self.task.forward_inputs(self.student, inputs)
-        if self.frozen_teacher is not None:
-            forward_inputs = self.frozen_teacher.pairing.student_inputs(forward_inputs)
-        outputs = model(**forward_inputs, **self._besides())
+        outputs = model(**without(forward_inputs, self._other_columns), **self._besides())
         self.carried.keep("student", outputs)
         return outputs
 
