@@ -184,6 +184,9 @@ def test_an_evaluation_without_labels_still_compares_with_the_teacher(tmp_path):
     assert unlabelled["eval_teacher_kl"] > 0
     assert "eval_loss" not in unlabelled
     assert trainer.predict(data).predictions.shape == (10, 5)
+    reads = BANTrainer(gpt2(1), arguments(tmp_path), teacher=gpt2(2))
+    words = [{"input_ids": row["input_ids"]} for row in SENTENCES]  # of which nothing tells padding
+    assert reads.predict(words).predictions.shape[:2] == (8, 8)
 
 
 # Without a teacher

@@ -93,12 +93,14 @@ class Task:
         facts: names and metrics.
         label_names: of a batch; a model that is run for its logits alone gets none of them.
         outputs: the logits among a model's outputs.
+        needs_labels: whether nothing is known of a batch without labels.
         default_label_weight: `label_weight` of a sequence of such models, where none is given.
     """
 
     facts: TaskFacts
     label_names: tuple[str, ...] = ("labels",)
     outputs: tuple[Output, ...] = (Output(),)
+    needs_labels: bool = False
     default_label_weight: float = 0.0
 
     @property

@@ -278,6 +278,7 @@ class SemanticSegmentation(ClassTask):
 class LanguageModeling(Task):
     """A word at each place: logits `(B, T, V)`, labels `(B, T)`."""
 
+    needs_labels = True
     default_label_weight = 1.0  # without labels a language model hardly trains
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:
