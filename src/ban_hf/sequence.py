@@ -287,6 +287,7 @@ class Sequence:
         set_seed(generation_seed(self.args.seed, 0))
         model = self.setup.model_init(0)
         check_loadable(model)
+        task_of(model).leading("softmax", list(model.config.id2label.values()))  # or raises
         if self.args.label_weight is None:
             self.args.label_weight = task_of(model).default_label_weight
         self.args = fast_arguments(self.args, model)

@@ -1,5 +1,6 @@
 """What the field measures heads by: by hand, through `evaluate`, and of whole networks."""
 
+import json
 import math
 
 import pytest
@@ -7,10 +8,10 @@ import torch
 from heads import CASES, batch_of, collate, model_of, rows_of
 from sklearn.metrics import average_precision_score, f1_score
 from torch.utils.data import DataLoader
-from transformers import BertConfig, BertForTokenClassification
+from transformers import BertConfig, BertForTokenClassification, Wav2Vec2CTCTokenizer
 
 from ban_hf.errors import BANError
-from ban_hf.jobs.evaluation import evaluate
+from ban_hf.jobs.evaluation import evaluate, text_decoder
 from ban_hf.tasks.auto import TASKS, task_of
 from ban_hf.tasks.heads import has_entities
 from ban_hf.tasks.metrics import (
@@ -183,6 +184,24 @@ def test_recordings_are_measured_by_the_tokens_of_their_texts():
     true = [[int(t) for t in row if t not in (-100, blank)] for row in inputs["labels"]]
     assert metrics["token_error"] == pytest.approx(edit_rate(found, true))
     assert metrics["n"] == 8
+
+
+def test_texts_are_decoded_with_the_letters_that_are_written_twice(tmp_path):
+    letters = {"<pad>": 0, "|": 1, "l": 2, "a": 3}
+    (tmp_path / "vocab.json").write_text(json.dumps(letters))
+    tokenizer = Wav2Vec2CTCTokenizer(
+        str(tmp_path / "vocab.json"), unk_token="<pad>", bos_token=None, eos_token=None
+    )
+    decode = text_decoder(tokenizer)
+    assert decode([3, 2, 2, 1, 3]) == "all a"
+    assert text_decoder(None) is None
+    case = case_of("CTC")
+    loader = DataLoader(rows_of(batch_of(case)), 3, collate_fn=collate)
+    model = model_of(case, 1)
+    found = evaluate(
+        [model], [loader], task_of(model), decode=lambda text: " ".join(map(str, text))
+    )
+    assert found.metrics()["wer"] == pytest.approx(found.metrics()["token_error"])
 
 
 # Bad input

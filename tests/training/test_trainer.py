@@ -150,6 +150,45 @@ def test_label_smoothing_smooths_the_label_term(tmp_path):
     assert smooth.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-6)
 
 
+# Evaluation
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("teacher", [None, 2])
+def test_an_evaluation_is_the_mean_over_the_items_that_count(teacher, batch, tmp_path):
+    data = Images(8)
+    data.labels[torch.tensor([0, 1, 5])] = -100
+    args = arguments(tmp_path, per_device_eval_batch_size=batch)
+    taught = teacher and confident(vit(teacher))
+    trainer = BANTrainer(confident(vit(1)), args, teacher=taught, eval_dataset=data)
+    with torch.no_grad():
+        logits = confident(vit(1))(data.pixel_values).logits
+    expected = F.cross_entropy(logits, data.labels, ignore_index=-100).item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_evaluation_without_labels_still_compares_with_the_teacher(tmp_path):
+    data, labelled = Images(10, labels=False), Images(10)
+    found = []
+    for evaluation in (data, labelled):
+        trainer = BANTrainer(
+            confident(vit(1)),
+            arguments(tmp_path, per_device_eval_batch_size=4),
+            teacher=confident(vit(2)),
+            eval_dataset=evaluation,
+        )
+        found.append(trainer.evaluate())
+    unlabelled, with_labels = found
+    for name in ("eval_teacher_kl", "eval_teacher_agreement"):
+        assert unlabelled[name] == pytest.approx(with_labels[name])
+    assert unlabelled["eval_teacher_kl"] > 0
+    assert "eval_loss" not in unlabelled
+    assert trainer.predict(data).predictions.shape == (10, 5)
+    reads = BANTrainer(gpt2(1), arguments(tmp_path), teacher=gpt2(2))
+    words = [{"input_ids": row["input_ids"]} for row in SENTENCES]  # of which nothing tells padding
+    assert reads.predict(words).predictions.shape[:2] == (8, 8)
+
+
 # Without a teacher
 
 

@@ -202,7 +202,8 @@ def place_teacher(teacher: InitialTeacher, folder: Path, data: dict[str, Any]) -
     if theirs and ours and theirs != ours:
         logger.warning(
             "%s was trained on images of mean and standard deviation %s, and is now given such of "
-            "%s: it may teach worse than its card says.",
+            "%s. Unless its own image processor and the students' processing_class tell the two "
+            "apart, so that pixels are converted for it, it may teach worse than its card says.",
             teacher.name,
             theirs,
             ours,

@@ -4,6 +4,7 @@ A network is measured as it was saved: in its own precision, without autocast, i
 recurrent one reads a text in order, its state carried along. An ensemble is a network like others.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,12 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Wav2Vec2CTCTokenizer,
+)
 
 from ban_hf.data.description import IGNORED
 from ban_hf.errors import BANError
@@ -240,6 +246,16 @@ def _evaluation(
         teacher_kl=divergence if compared else None,
         **known,
     )
+
+
+def text_decoder(processor: Any) -> Callable[[list[int]], str] | None:
+    """What gives the text of token numbers; None where a processor has no tokenizer."""
+    tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return None
+    # Tokens that are alike and follow one another were taken together already.
+    options = {"group_tokens": False} if isinstance(tokenizer, Wav2Vec2CTCTokenizer) else {}
+    return functools.partial(tokenizer.decode, **options)
 
 
 def _to_device(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from ban_hf.data.augmentation import ImageViews
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.jobs.adapters import check_saved, network_architecture, save_head
-from ban_hf.jobs.evaluation import evaluate
+from ban_hf.jobs.evaluation import evaluate, text_decoder
 from ban_hf.jobs.job import Job, Setup, code_digest, in_order
 from ban_hf.jobs.progress import GenerationProgress
 from ban_hf.lineage.catalog import LOWER_IS_BETTER
@@ -278,6 +278,7 @@ def measure(
         teacher=teacher,
         teacher_name=teacher_name,
         processor=trainer.processing_class,
+        decode=text_decoder(trainer.processing_class),
         gather=gather,
     ).to_dict(setup.entropy) | {"parameters": parameters}
 

@@ -97,6 +97,7 @@ class Task:
         outputs: the logits among a model's outputs.
         classes: what the classes of an item are: `names` of the config, `words` of its vocabulary,
             or neither.
+        needs_labels: whether nothing is known of a batch without labels.
         default_label_weight: `label_weight` of a sequence of such models, where none is given.
     """
 
@@ -104,6 +105,7 @@ class Task:
     label_names: tuple[str, ...] = ("labels",)
     outputs: tuple[Output, ...] = (Output(),)
     classes: Literal["names", "words"] | None = None
+    needs_labels: bool = False
     default_label_weight: float = 0.0
 
     @property

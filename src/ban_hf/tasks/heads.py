@@ -274,6 +274,7 @@ class LanguageModeling(Task):
     """A word at each place: logits `(B, T, V)`, labels `(B, T)`."""
 
     classes = "words"
+    needs_labels = True
     default_label_weight = 1.0  # without labels a language model hardly trains
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:

@@ -164,6 +164,11 @@ class FrozenTeacher(TrainerCallback):
         size = self._batch_size
         if size is None or not batches or self.carried.carries("teacher"):
             return [self.forward(inputs) for inputs in batches]
+        parts = [x for inputs in batches for x in inputs.values()]
+        if not all(isinstance(x, Tensor) and x.ndim for x in parts):
+            return [self.forward(inputs) for inputs in batches]
+        if any(len({len(x) for x in inputs.values()}) > 1 for inputs in batches):
+            return [self.forward(inputs) for inputs in batches]  # several images to a text
         shapes = {tuple((name, x.shape[1:]) for name, x in inputs.items()) for inputs in batches}
         if len(shapes) > 1:  # texts, padded to other lengths
             return [found for inputs in batches for found in self._run([inputs])]

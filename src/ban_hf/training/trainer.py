@@ -492,7 +492,8 @@ class BANTrainer(SearchingTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
         """As in `Trainer`; without labels, too, what teacher and student predict is compared."""
-        if self.teacher is None or any(x in inputs for x in self.label_names):
+        is_labelled = any(name in inputs for name in self.label_names)
+        if self.teacher is None or is_labelled or self.task.needs_labels:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         label_names, can_return_loss = self.label_names, self.can_return_loss
         self.label_names, self.can_return_loss = [], True  # so that `compute_loss` is called
