@@ -174,6 +174,7 @@ MEANINGS: dict[str, tuple[Activation, ...]] = {
     "dkpp": ("softmax",),
     "dkd": ("softmax",),
 }
+NEED_LABELS = frozenset(("cwtm", "dkd"))  # of each item
 #: What an item is, in words.
 ITEMS: dict[Activation, str] = {
     "softmax": "one class out of several",

@@ -60,6 +60,7 @@ from ban_hf.lineage.record import (
     check_name,
 )
 from ban_hf.tasks.auto import check_loadable, task_of
+from ban_hf.tasks.losses import check_meaning
 from ban_hf.training.arguments import BANTrainingArguments, fast_arguments
 from ban_hf.training.recurrence import check_windows
 from ban_hf.training.teacher import check_storable
@@ -287,9 +288,12 @@ class Sequence:
         set_seed(generation_seed(self.args.seed, 0))
         model = self.setup.model_init(0)
         check_loadable(model)
-        task_of(model).leading("softmax", list(model.config.id2label.values()))  # or raises
+        task = task_of(model)
+        task.leading("softmax", list(model.config.id2label.values()))  # or raises
+        if self.generations:
+            check_meaning(task, model, self.args.objective)
         if self.args.label_weight is None:
-            self.args.label_weight = task_of(model).default_label_weight
+            self.args.label_weight = task.default_label_weight
         self.args = fast_arguments(self.args, model)
         if self.args.teacher_cache is not None:
             check_storable(self.setup.train_dataset, self.args)

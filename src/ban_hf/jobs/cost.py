@@ -26,10 +26,10 @@ from ban_hf.jobs.progress import (
     format_step,
     seconds_now,
 )
-from ban_hf.jobs.training import is_done, make_trainer
+from ban_hf.jobs.training import check_trained, is_done, make_trainer
 from ban_hf.lineage.files import existing_parent, format_bytes, free_bytes
 from ban_hf.training.arguments import BANTrainingArguments, describe
-from ban_hf.training.trainer import BANTrainer, check_trained
+from ban_hf.training.trainer import BANTrainer
 
 WARM_UP, TIMED = 3, 20  # steps
 SECONDS = 30.0  # that the timed steps may take; if they would take longer there are fewer

@@ -29,6 +29,7 @@ from ban_hf.lineage.catalog import MEASURES
 from ban_hf.lineage.results import block_losses, pack_classes
 from ban_hf.objectives import kd, label_losses
 from ban_hf.tasks.base import Items, Task, Transcripts, first_member
+from ban_hf.tasks.losses import check_label_range
 from ban_hf.tasks.metrics import Predictions, scores
 from ban_hf.tasks.pairing import foreign_inputs, pair, without
 from ban_hf.training.recurrence import is_recurrent
@@ -147,6 +148,8 @@ def evaluate(
         items = task.items(models[0], batches[0], together)
         if not items.has_labels:
             raise BANError("the test set has no labels: there is nothing to measure by.")
+        for labels in task.class_numbers(models[0], batches[0]):
+            check_label_range(labels, items.logits.shape[1])
         theirs = None
         if pairing is not None:
             theirs = pairing.items(batches[0], outputs[-1])

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from transformers import (
 from transformers.trainer_utils import has_length
 
 from ban_hf.data.augmentation import ImageViews
+from ban_hf.data.description import kept_random_states
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.jobs.adapters import check_saved, network_architecture, save_head
@@ -55,10 +56,11 @@ from ban_hf.models.factory import share_ends
 from ban_hf.models.modeling_cifar import CifarNetForImageClassification
 from ban_hf.tasks.adapters import find_adapter
 from ban_hf.tasks.auto import load_model
+from ban_hf.tasks.losses import check_label_loss, check_label_range
 from ban_hf.training.arguments import BANTrainingArguments, fast_arguments
 from ban_hf.training.ensemble import BornAgainEnsemble
 from ban_hf.training.performance import can_share_weights
-from ban_hf.training.trainer import BANTrainer, check_trained
+from ban_hf.training.trainer import BANTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +113,8 @@ def train(
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(GenerationProgress(job.generation, last or job.generation))
+    if not job.teachers:
+        check_test_set(trainer, setup)
     training = train_to_end(trainer, args.seed if family_seed is None else family_seed)
     record = Record(
         kind="generation",
@@ -259,10 +263,7 @@ def measure(
     if setup.test_dataset is None:
         return {"parameters": parameters}
     trainer.keep_columns([*models, *([teacher] if teacher else [])])
-    # All of it; and not `get_eval_dataloader`, which may keep the validation set's loader.
-    drops, trainer.args.dataloader_drop_last = trainer.args.dataloader_drop_last, False
-    loader = trainer.get_test_dataloader(setup.test_dataset)
-    trainer.args.dataloader_drop_last = drops
+    loader = _test_loader(trainer, setup)
 
     def gather(rows: Tensor) -> Tensor:
         # Sentences are padded to the longest of each process; what is added has the weight 0.
@@ -281,6 +282,34 @@ def measure(
         decode=text_decoder(trainer.processing_class),
         gather=gather,
     ).to_dict(setup.entropy) | {"parameters": parameters}
+
+
+def _test_loader(trainer: BANTrainer, setup: Setup) -> Iterable[dict[str, Any]]:
+    """The batches of the whole test set."""
+    # Not those of `get_eval_dataloader`, which may keep the validation set's loader.
+    drops, trainer.args.dataloader_drop_last = trainer.args.dataloader_drop_last, False
+    loader = trainer.get_test_dataloader(setup.test_dataset)
+    trainer.args.dataloader_drop_last = drops
+    return loader
+
+
+def check_test_set(trainer: BANTrainer, setup: Setup) -> None:
+    """Raise, before a training, for a test set that its network could not be measured on.
+
+    So for one without labels, labels that are no classes, or that the model reads otherwise.
+    """
+    if setup.test_dataset is None:
+        return
+    task, model, classes = trainer.task, trainer.student, None
+    with kept_random_states(), trainer.compute_loss_context_manager():
+        for batch in _test_loader(trainer, setup):
+            if not any(batch.get(name) is not None for name in task.label_names):
+                raise BANError("the test set has no labels: there is nothing to measure by.")
+            if classes is None:
+                classes = check_label_loss(task, model, trainer._prepare_inputs(batch))
+            if classes is not None:
+                for labels in task.class_numbers(model, batch):
+                    check_label_range(labels, classes)
 
 
 def evaluation(job: Job, home: Path, setup: Setup, args: BANTrainingArguments) -> dict[str, Any]:
@@ -374,6 +403,15 @@ def train_to_end(trainer: BANTrainer, seed: int) -> Training:
         seconds=round(stopwatch.seconds, 1),
         resumed_from=checkpoint.name if checkpoint else None,
     )
+
+
+def check_trained(steps: int) -> None:
+    """Raise unless a training has made a step, naming what may be the cause."""
+    if not steps:
+        raise BANError(
+            "Not one step was trained: look at num_train_epochs, max_steps, "
+            "per_device_train_batch_size and dataloader_drop_last."
+        )
 
 
 class Stopwatch(TrainerCallback):

@@ -21,7 +21,7 @@ from ban_hf.lineage.catalog import ENSEMBLE
 from ban_hf.models.adapters import base_of, has_adapter, is_adapted
 from ban_hf.tasks import heads
 from ban_hf.tasks.adapters import attach, base_name, check_adapter, find_adapter, head_config
-from ban_hf.tasks.base import Task
+from ban_hf.tasks.base import Task, first_member
 
 #: The tasks by name: the Hub's pipeline tag, where it has one for them.
 TASKS: dict[str, Task] = {
@@ -111,6 +111,19 @@ def resolve_task(task: str | Task | None, model: nn.Module) -> Task:
                 "leave task out."
             )
     return TASKS[task]
+
+
+def check_teacher(task: Task, teacher: nn.Module) -> None:
+    """Raise for a teacher that is known to be of another of our tasks than its student."""
+    model = first_member(teacher)
+    if TASKS.get(task.name) is not task or not isinstance(model, PreTrainedModel):
+        return
+    known = [each.name for each in _tasks_that_know(model)]
+    if known and task.name not in known:
+        raise BANError(
+            f"teacher is a {type(model).__name__}, for {known[0]}, and model is for {task.name}: "
+            "what one predicts the other does not. Choose a teacher with the student's head."
+        )
 
 
 def _auto_class(task: Task) -> Any:

@@ -98,6 +98,7 @@ class Task:
         classes: what the classes of an item are: `names` of the config, `words` of its vocabulary,
             or neither.
         needs_labels: whether nothing is known of a batch without labels.
+        labels_items: whether labels are of items, and not of rows.
         default_label_weight: `label_weight` of a sequence of such models, where none is given.
     """
 
@@ -106,6 +107,7 @@ class Task:
     outputs: tuple[Output, ...] = (Output(),)
     classes: Literal["names", "words"] | None = None
     needs_labels: bool = False
+    labels_items: bool = True
     default_label_weight: float = 0.0
 
     @property

@@ -81,6 +81,11 @@ class Classification(ClassTask):
                 f"labels of problem_type={problem_type(model)!r} must have the shape "
                 f"{tuple(wanted)}, not {tuple(labels.shape)}."
             )
+        if not labels.is_floating_point():
+            raise BANError(
+                f"labels of problem_type={problem_type(model)!r} must be floats, not "
+                f"{labels.dtype}, as transformers computes their loss: cast the column."
+            )
         weights = torch.ones(len(labels), device=labels.device)  # (B,)
         return Labels(labels.reshape(wanted).float(), weights)
 
@@ -90,6 +95,9 @@ class Classification(ClassTask):
 
     def check_pair(self, teacher: nn.Module, student: nn.Module) -> None:
         kinds = [problem_type(model) for model in (teacher, student)]
+        if kinds[1] is None and isinstance(student, PreTrainedModel):
+            # As a first forward with labels would write it.
+            student.config.problem_type = kinds[1] = kinds[0]
         theirs, ours = (ACTIVATIONS.get(kind or "", "softmax") for kind in kinds)
         if theirs != ours:
             raise BANError(
@@ -170,12 +178,13 @@ def has_entities(names: Sequence[str]) -> bool:
         BANError: if some are and others are not.
     """
     others = [name for name in names if name != "O"]
-    tagged = [name for name in others if re.match("[BIESLUS]-.", name)]
+    tagged = [name for name in others if re.match("[BIES]-.", name)]
     if tagged and len(tagged) < len(others):
         other = next(name for name in others if name not in tagged)
         raise BANError(
             f"id2label has classes with a scheme of entities, such as {tagged[0]!r}, and others "
-            f"without, such as {other!r}: write all but 'O' as B-TYPE and I-TYPE, or none of them."
+            f"without, such as {other!r}: write all but 'O' as B-TYPE and I-TYPE (in a scheme of "
+            "ends and single tokens also E-TYPE and S-TYPE), or none of them."
         )
     return bool(tagged)
 
@@ -266,7 +275,7 @@ class SemanticSegmentation(ClassTask):
     def class_numbers(self, model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
         config = first_member(model).config.to_dict()
         ignored = config.get("semantic_loss_ignore_index", config.get("loss_ignore_index", 255))
-        found = super().class_numbers(model, inputs)
+        found = [labels.long() for labels in super().class_numbers(model, inputs)]
         return [labels.masked_fill(labels == ignored, IGNORED) for labels in found]
 
 
@@ -279,12 +288,16 @@ class LanguageModeling(Task):
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:
         if inputs.get("labels") is None:
-            raise BANError(
-                f"Batches for {self.name} need labels, which tell the words that count from the "
-                "others: use the data collator of transformers for it, such as "
-                "DataCollatorForLanguageModeling or DataCollatorForSeq2Seq."
-            )
+            raise self.labels_needed()
         return super().labels(model, inputs, outputs)
+
+    def labels_needed(self) -> BANError:
+        """The error for a batch without labels."""
+        return BANError(
+            f"Batches for {self.name} need labels, which tell the words that count from the "
+            "others: use the data collator of transformers for it, such as "
+            "DataCollatorForLanguageModeling or DataCollatorForSeq2Seq."
+        )
 
 
 class MaskedLanguageModeling(LanguageModeling):
@@ -309,7 +322,21 @@ class CausalLanguageModeling(LanguageModeling):
     label_names = ("labels", "shift_labels")
 
     def forward_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-        return inputs if _has_encoder(model) else super().forward_inputs(model, inputs)
+        if not _has_encoder(model):
+            return super().forward_inputs(model, inputs)
+        if inputs.get("labels") is None and inputs.get("decoder_input_ids") is None:
+            raise self.labels_needed()
+        return inputs
+
+    def check_pair(self, teacher: nn.Module, student: nn.Module) -> None:
+        super().check_pair(teacher, student)
+        shifts = [not (_has_encoder(x) or is_a(x, UNSHIFTED)) for x in (teacher, student)]
+        if shifts[0] != shifts[1]:
+            raise BANError(
+                "Of teacher and model one predicts the word at each place, and the other the one "
+                f"after it ({type(teacher).__name__}, {type(student).__name__}): choose a teacher "
+                "of the student's kind."
+            )
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:
         labels = inputs.get("shift_labels")  # (B, T)
@@ -365,6 +392,18 @@ class CTC(Task):
     """
 
     facts = CATALOG["ctc"]
+    labels_items = False
+
+    def check_pair(self, teacher: nn.Module, student: nn.Module) -> None:
+        super().check_pair(teacher, student)
+        theirs, ours = (first_member(model).config for model in (teacher, student))
+        for name in ("vocab_size", "pad_token_id"):
+            if getattr(theirs, name) != getattr(ours, name):
+                raise BANError(
+                    f"teacher has {name}={getattr(theirs, name)} and model has "
+                    f"{getattr(ours, name)}: of frames they would say other things. Build the "
+                    "student with the teacher's tokens."
+                )
 
     def items(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Items:
         frames = _frames_that_count(model, inputs, outputs.logits.shape[1])  # (B, T)

@@ -1,5 +1,6 @@
 """The label loss of items, and the check that it is the one that the model itself reports."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from ban_hf.data.description import IGNORED
 from ban_hf.errors import BANError
-from ban_hf.objectives import label_losses
+from ban_hf.objectives import NEED_LABELS, check_objective, label_losses
 from ban_hf.tasks.base import Items, Task, Transcripts
 
 
@@ -72,6 +73,16 @@ def check_label_range(labels: Tensor, classes: int) -> None:
         )
 
 
+def check_meaning(task: Task, model: nn.Module, objective: str) -> None:
+    """Raise where an objective has no meaning for a model's items, as its config tells them."""
+    check_objective(objective, task.activation(model, {}))
+    if objective in NEED_LABELS and not task.labels_items:
+        raise BANError(
+            f"objective={objective!r} needs a label for each item, and the labels of task "
+            f"{task.name!r} are of rows. Use objective='kd'."
+        )
+
+
 def check_label_loss(
     task: Task, model: nn.Module, inputs: dict[str, Any], state: dict[str, Any] | None = None
 ) -> int | None:
@@ -105,14 +116,22 @@ def check_label_loss(
                 "return_dict=True in its config."
             )
         items = task.items(model, inputs, outputs)
-        if not items.has_labels or not bool(items.weights.any()):
-            return None
+        if not items.has_labels or not bool(items.by_group(items.weights).all()):
+            return None  # a group without items has no mean
         classes = items.logits.shape[1]
         for labels in task.class_numbers(model, inputs):
             check_label_range(labels, classes)
         loss = label_loss(items)  # ()
         extra = task.extra_loss(model, outputs)
         expected = float(loss if extra is None else loss + extra)
+        if items.transcripts is not None and math.isinf(expected):
+            raise BANError(
+                f"{type(model).__name__} gives an infinite loss, for labels that are longer than "
+                "the frames of their recording: set ctc_zero_infinity=True in the config, or leave "
+                "such rows out."
+            )
+        if not math.isfinite(expected):
+            return classes  # of a network that is broken, which a loss tells better
         try:
             outputs = _run_in_evaluation(model, inputs | (state or {}))
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:

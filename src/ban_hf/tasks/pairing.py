@@ -77,6 +77,7 @@ class Pairing:
     Attributes:
         task: of both.
         teacher: as it is given, not wrapped.
+        student: not wrapped either; it says how labels are read.
         not_read: columns that the student takes and the teacher does not.
         pixels: from the student's to the teacher's; None where they are the same, or not known.
         context: the words that the teacher can read, where the student can read more.
@@ -87,6 +88,7 @@ class Pairing:
 
     task: Task
     teacher: nn.Module
+    student: nn.Module
     not_read: frozenset[str] = frozenset()
     pixels: PixelConversion | None = None
     context: int | None = None
@@ -115,9 +117,10 @@ class Pairing:
         return found
 
     def items(self, inputs: dict[str, Any], outputs: Any) -> Items:
-        """The teacher's items of a batch, in the student's classes."""
-        items = self.task.items(self.teacher, inputs, outputs)
-        logits = items.logits  # (N, C)
+        """The teacher's items of a batch, with the classes and the labels of the student."""
+        items = self.task.items(self.student, inputs, outputs)
+        logits = self.task.logits(self.teacher, inputs, outputs)  # (N, C)
+        items = items._replace(logits=logits)
         if self.order is not None:
             items = items._replace(logits=logits[:, torch.tensor(self.order, device=logits.device)])
         if self.words is not None:
@@ -150,7 +153,7 @@ def pair(
     task.check_pair(teacher, student)
     known: dict[str, Any] = {"not_read": foreign_inputs(teacher, [student]) - set(task.label_names)}
     if not (isinstance(teacher, PreTrainedModel) and isinstance(student, PreTrainedModel)):
-        return Pairing(task=task, teacher=teacher, **known)
+        return Pairing(task=task, teacher=teacher, student=student, **known)
     name = str(teacher_name or teacher.config.name_or_path)
     if task.classes == "names":
         known["order"] = class_order(teacher.config, student.config)
@@ -165,7 +168,7 @@ def pair(
     elif kinds == {"pixel_values"} and (teacher_name or not has_adapter(teacher)):
         # By its base's name it is not known what an adapter reads.
         known["pixels"] = _conversion(teacher, student, processor, name)
-    return Pairing(task=task, teacher=teacher, **known)
+    return Pairing(task=task, teacher=teacher, student=student, **known)
 
 
 # Columns

@@ -115,6 +115,8 @@ class StepLoss:
         totals = torch.cat(sums)  # (2 G,), or one more
         if self.accelerator.num_processes > 1:
             totals = self.accelerator.reduce(totals, reduction="sum")
+        # A group without items in this step does not count. It cannot be a loss of its own.
+        self._groups = (totals[: first.groups] > 0).sum().clamp(min=1)  # ()
         totals = totals.clamp(min=1e-9)
         items, mass = totals[: 2 * first.groups].view(2, -1)  # (G,), (G,): of the whole step
         self._ratio = items / mass  # (G,)
@@ -125,7 +127,7 @@ class StepLoss:
 
     def _in_shares(self, batch: Items, items: Tensor, texts: Tensor) -> Items:
         """A batch whose weights are the items' shares in the means of the whole step."""
-        shares = batch.weights.view(-1, batch.groups) / (batch.groups * items)  # (N / G, G)
+        shares = batch.weights.view(-1, batch.groups) / (self._groups * items)  # (N / G, G)
         transcripts = batch.transcripts
         if transcripts is not None:
             transcripts = transcripts._replace(weights=transcripts.weights / texts)

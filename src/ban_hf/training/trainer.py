@@ -19,9 +19,14 @@ from ban_hf.data.description import POSITIONS, kept_random_states
 from ban_hf.data.windows import TokenWindows
 from ban_hf.errors import BANError
 from ban_hf.models.adapters import base_of
-from ban_hf.tasks.auto import load_model, resolve_task, task_of
+from ban_hf.tasks.auto import check_teacher, load_model, resolve_task, task_of
 from ban_hf.tasks.base import Task
-from ban_hf.tasks.losses import check_label_loss, check_label_range, label_terms
+from ban_hf.tasks.losses import (
+    check_label_loss,
+    check_label_range,
+    check_meaning,
+    label_terms,
+)
 from ban_hf.tasks.pairing import Pairing, foreign_inputs, pair, without
 from ban_hf.training.arguments import BANTrainingArguments, describe, fast_arguments
 from ban_hf.training.loss import (
@@ -202,6 +207,8 @@ class BANTrainer(SearchingTrainer):
     def _pair(self, teacher: nn.Module) -> Pairing:
         """How the teacher teaches the student; raises where it cannot."""
         check_shares_nothing(teacher, self.model)
+        check_teacher(self.task, teacher)
+        check_meaning(self.task, self.student, self.args.objective)
         self.keep_columns([teacher])
         return pair(self.task, teacher, self.student, self.processing_class, self._teacher_name)
 
@@ -534,13 +541,13 @@ class BANTrainer(SearchingTrainer):
         losses, labels, items, agreements, divergences = sums.unbind(1)  # (G,) each
         means: dict[str, float] = {}
         if bool(labels.any()):
-            loss = (losses / labels.clamp(min=1)).mean().item()
+            loss = (losses / labels)[labels > 0].mean().item()
             means = {"loss": loss} | self.task.loss_metrics(loss)
         if self.teacher is not None:
-            count = items.clamp(min=1)  # (G,)
-            means["teacher_kl"] = (divergences / count).mean().item()
+            counted = items > 0  # (G,)
+            means["teacher_kl"] = (divergences / items)[counted].mean().item()
             if "teacher_agreement" not in self._undefined:
-                means["teacher_agreement"] = 100 * (agreements / count).mean().item()
+                means["teacher_agreement"] = 100 * (agreements / items)[counted].mean().item()
         return means
 
     def _broadcast_buffers(self) -> None:
@@ -589,12 +596,3 @@ class BANTrainer(SearchingTrainer):
 def _never_called(*args: Any, **kwargs: Any) -> Tensor:
     """Tells `Trainer` that a loss is already scaled; `compute_loss` does not reach it."""
     raise AssertionError("compute_loss_func under a teacher")
-
-
-def check_trained(steps: int) -> None:
-    """Raise unless a training has made a step, naming what may be the cause."""
-    if not steps:
-        raise BANError(
-            "Not one step was trained: look at num_train_epochs, max_steps, "
-            "per_device_train_batch_size and dataloader_drop_last."
-        )
