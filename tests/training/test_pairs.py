@@ -203,6 +203,24 @@ def test_a_sequence_measures_a_student_beside_a_teacher_with_other_columns(tmp_p
     assert again["test"]["teacher_kl"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_an_ensemble_is_measured_with_the_columns_that_its_members_take(tmp_path):
+    rng, data = torch.Generator().manual_seed(3), sentences()
+    positions = torch.stack([torch.randperm(6, generator=rng) for _ in range(ROWS)])
+    data = data.add_column("position_ids", positions.tolist())
+    ensemble = BornAgainEnsemble.from_members([distilbert(1), typed(2)])
+    setup = Setup(lambda generation: ensemble, data, test_dataset=data)
+    trainer = measuring_trainer(ensemble, setup, arguments(tmp_path), tmp_path)
+    found = measure([ensemble], setup, trainer, None, 0)["test"]
+    with torch.no_grad():
+        own = [
+            answers(ensemble.members[0], data, "position_ids"),
+            answers(ensemble.members[1], data, "position_ids", "token_type_ids"),
+        ]
+    mean = sum(logits.double().softmax(-1) for logits in own) / 2
+    expected = F.nll_loss(mean.log(), torch.tensor(data["label"]))
+    assert found["nll"] == pytest.approx(expected.item(), rel=1e-5)
+
+
 # Pixels
 
 

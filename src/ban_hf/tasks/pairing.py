@@ -184,7 +184,7 @@ def named_inputs(model: nn.Module) -> frozenset[str] | None:
         is_named = isinstance(member, PreTrainedModel) and member.main_input_name in parameters
         if takes_any and not is_named:
             return None
-        found |= parameters.keys()
+        found |= parameters.keys() - {"self"}
     return frozenset(found)
 
 

@@ -22,7 +22,7 @@ from ban_hf.models.adapters import base_of
 from ban_hf.tasks.auto import load_model, resolve_task, task_of
 from ban_hf.tasks.base import Task
 from ban_hf.tasks.losses import check_label_loss, check_label_range, label_terms
-from ban_hf.tasks.pairing import Pairing, foreign_inputs, pair, without
+from ban_hf.tasks.pairing import Pairing, foreign_inputs, named_inputs, pair, without
 from ban_hf.training.arguments import BANTrainingArguments, describe, fast_arguments
 from ban_hf.training.loss import (
     FiniteLossGuard,
@@ -347,7 +347,7 @@ class BANTrainer(SearchingTrainer):
         super()._set_signature_columns_if_needed()
         # Language models take shift_labels as a keyword, which their signature does not show.
         names = () if self._task is None else self._task.label_names
-        names = (*names, *sorted(self._other_columns))
+        names = (*names, *sorted(self._other_columns | (named_inputs(self.student) or set())))
         if isinstance(self.frozen_teacher, CachedTeacher):
             names = (*names, POSITIONS)
         for name in names:
