@@ -102,7 +102,17 @@ def distilbert(seed: int = 0) -> DistilBertForSequenceClassification:
     sizes = dict(vocab_size=30, dim=16, hidden_dim=32, n_layers=1, n_heads=2)
     none = dict(dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0)
     config = DistilBertConfig(**sizes, **none, max_position_embeddings=8, num_labels=CLASSES)
-    return DistilBertForSequenceClassification(config)
+    return strict(DistilBertForSequenceClassification(config))
+
+
+def strict(model: nn.Module) -> nn.Module:
+    """A model that fails where it is given token types, which it would take without a word."""
+
+    def check(_, __, given: dict) -> None:
+        assert "token_type_ids" not in given
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
+    return model
 
 
 def typed(seed: int = 0) -> nn.Module:
@@ -170,16 +180,12 @@ def test_a_student_with_more_columns_keeps_them_from_its_teacher(tmp_path):
 def test_an_ensemble_gives_each_member_its_own_columns(tmp_path):
     data, members = sentences(), [typed(2), distilbert(3)]
     ensemble = BornAgainEnsemble.from_members(members)
-    seen = []
-    ensemble.members[1].register_forward_pre_hook(
-        lambda _, __, given: seen.append("token_type_ids" in given), with_kwargs=True
-    )
+    strict(ensemble.members[1])
     trainer = one_step(tmp_path, distilbert(1), ensemble, data)
     with torch.no_grad():
         own = with_types(members[0], data), answers(members[1], data)
         mean = sum(logits.softmax(-1) for logits in own) / 2
     assert_learns(trainer, distilbert(1), mean.log(), lambda model: answers(model, data))
-    assert not any(seen)
 
 
 def test_a_sequence_measures_a_student_beside_a_teacher_with_other_columns(tmp_path):
@@ -199,8 +205,26 @@ def test_a_sequence_measures_a_student_beside_a_teacher_with_other_columns(tmp_p
     found = lineage.records[1].metric("teacher_kl", "test")
     assert found == pytest.approx(expected.item(), rel=1e-5)
     trainer = measuring_trainer(student, Setup(network, test), args, tmp_path)
-    again = measure([student], Setup(network, test, test_dataset=test), trainer, teacher, 0)
+    again = measure([strict(student)], Setup(network, test, test_dataset=test), trainer, teacher, 0)
     assert again["test"]["teacher_kl"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_an_ensemble_is_measured_with_the_columns_that_its_members_take(tmp_path):
+    rng, data = torch.Generator().manual_seed(3), sentences()
+    positions = torch.stack([torch.randperm(6, generator=rng) for _ in range(ROWS)])
+    data = data.add_column("position_ids", positions.tolist())
+    ensemble = BornAgainEnsemble.from_members([distilbert(1), typed(2)])
+    setup = Setup(lambda generation: ensemble, data, test_dataset=data)
+    trainer = measuring_trainer(ensemble, setup, arguments(tmp_path), tmp_path)
+    found = measure([ensemble], setup, trainer, None, 0)["test"]
+    with torch.no_grad():
+        own = [
+            answers(ensemble.members[0], data, "position_ids"),
+            answers(ensemble.members[1], data, "position_ids", "token_type_ids"),
+        ]
+    mean = sum(logits.double().softmax(-1) for logits in own) / 2
+    expected = F.nll_loss(mean.log(), torch.tensor(data["label"]))
+    assert found["nll"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 # Pixels

@@ -103,7 +103,7 @@ def test_a_language_model_without_labels_is_refused(tmp_path):
         def __getitem__(self, i: int) -> dict:
             return {name: v for name, v in super().__getitem__(i).items() if name != "labels"}
 
-    with pytest.raises(ValueError, match="need labels, which tell its words from padding"):
+    with pytest.raises(ValueError, match="need labels, which tell the words that count"):
         distil(tmp_path, data=Unlabelled()).train()
 
 

@@ -31,7 +31,7 @@ from ban_hf.objectives import kd, label_losses
 from ban_hf.tasks.base import Items, Task, Transcripts, first_member
 from ban_hf.tasks.losses import check_label_range
 from ban_hf.tasks.metrics import Predictions, scores
-from ban_hf.tasks.pairing import foreign_inputs, pair, without
+from ban_hf.tasks.pairing import call_options, foreign_inputs, pair, without
 from ban_hf.training.recurrence import is_recurrent
 
 Gather = Callable[[Tensor], Tensor]
@@ -62,9 +62,9 @@ class Evaluation(Predictions):
         named = [metric.name for metric in MEASURES[self.leading].metrics]
         found: dict[str, float | int] = {name: known[name] for name in named if name in known}
         if self.agrees is not None:
-            found["teacher_agreement"] = 100 * self.agrees.mean().item()
+            found["teacher_agreement"] = 100 * self.mean(self.agrees).item()
         if self.teacher_kl is not None:
-            found["teacher_kl"] = self.teacher_kl.mean().item()
+            found["teacher_kl"] = self.mean(self.teacher_kl).item()
         return found | {"n": len(self.texts) or len(self.labels)}
 
     def to_dict(self, entropy: float | None = None) -> dict[str, Any]:
@@ -138,7 +138,8 @@ def evaluate(
         outputs = []
         each = zip(networks, readers, itertools.cycle(batches), foreign, states, strict=False)
         for network, read, batch, names, state in each:
-            outputs.append(network(**without(read(batch), names), **state))
+            inputs = without(read(batch), names) | call_options(network)
+            outputs.append(network(**inputs, **state))
             if in_order and is_recurrent(network):
                 state["state"] = outputs[-1].state
         together = outputs[0]

@@ -126,7 +126,7 @@ def train(
     )
     if job.teachers:
         weights = args.teacher_weight, args.known_label_weight
-        activation = trainer.task.activation(trainer.model, {})
+        activation = trainer.task.activation(trainer.student, {})
         record.objective = Objective(args.objective, args.temperature, *weights, activation)
         record.teachers = references(job, home, job.teachers)
     if initial_teacher is not None:
@@ -310,6 +310,8 @@ def check_test_set(trainer: BANTrainer, setup: Setup) -> None:
             if classes is not None:
                 for labels in task.class_numbers(model, batch):
                     check_label_range(labels, classes)
+    if classes is None:
+        raise BANError("the test set has no labels that count: look at how they are made.")
 
 
 def evaluation(job: Job, home: Path, setup: Setup, args: BANTrainingArguments) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class Task:
             or neither.
         needs_labels: whether nothing is known of a batch without labels.
         labels_items: whether labels are of items, and not of rows.
+        smooths: whether labels are the items' class numbers, which `Trainer` can smooth.
         default_label_weight: `label_weight` of a sequence of such models, where none is given.
     """
 
@@ -108,6 +109,7 @@ class Task:
     classes: Literal["names", "words"] | None = None
     needs_labels: bool = False
     labels_items: bool = True
+    smooths: bool = True
     default_label_weight: float = 0.0
 
     @property
@@ -133,6 +135,10 @@ class Task:
     def forward_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch as a model gets it that is run for its logits alone: without labels."""
         return {name: value for name, value in inputs.items() if name not in self.label_names}
+
+    def shifts(self, model: nn.Module) -> bool:
+        """Whether a label is of the place before it."""
+        return False
 
     def check_outputs(self, outputs: Any) -> None:
         """Raise unless a model's outputs have logits for each of `outputs`."""

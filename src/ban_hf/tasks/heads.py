@@ -196,6 +196,7 @@ class AudioFrameClassification(ClassTask):
     """
 
     facts = CATALOG["audio-frame-classification"]
+    smooths = False  # they are one-hot
 
     def labels(self, model: nn.Module, inputs: dict[str, Any], outputs: Any) -> Labels:
         labels, logits = inputs.get("labels"), outputs.logits  # (B, T, C)
@@ -321,6 +322,9 @@ class CausalLanguageModeling(LanguageModeling):
     facts = CATALOG["text-generation"]
     label_names = ("labels", "shift_labels")
 
+    def shifts(self, model: nn.Module) -> bool:
+        return not (_has_encoder(model) or is_a(model, UNSHIFTED))
+
     def forward_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         if not _has_encoder(model):
             return super().forward_inputs(model, inputs)
@@ -330,8 +334,7 @@ class CausalLanguageModeling(LanguageModeling):
 
     def check_pair(self, teacher: nn.Module, student: nn.Module) -> None:
         super().check_pair(teacher, student)
-        shifts = [not (_has_encoder(x) or is_a(x, UNSHIFTED)) for x in (teacher, student)]
-        if shifts[0] != shifts[1]:
+        if self.shifts(teacher) != self.shifts(student):
             raise BANError(
                 "Of teacher and model one predicts the word at each place, and the other the one "
                 f"after it ({type(teacher).__name__}, {type(student).__name__}): choose a teacher "
@@ -342,7 +345,7 @@ class CausalLanguageModeling(LanguageModeling):
         labels = inputs.get("shift_labels")  # (B, T)
         if labels is None:
             labels = _visible_labels(model, inputs)
-            if labels is not None and not (_has_encoder(model) or is_a(model, UNSHIFTED)):
+            if labels is not None and self.shifts(model):
                 labels = F.pad(labels, (0, 1), value=IGNORED)[..., 1:]  # (B, T)
         return super().labels(model, {"labels": labels}, outputs)
 
@@ -392,7 +395,7 @@ class CTC(Task):
     """
 
     facts = CATALOG["ctc"]
-    labels_items = False
+    labels_items = smooths = False
 
     def check_pair(self, teacher: nn.Module, student: nn.Module) -> None:
         super().check_pair(teacher, student)

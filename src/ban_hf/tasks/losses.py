@@ -6,11 +6,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ban_hf.data.description import IGNORED
 from ban_hf.errors import BANError
 from ban_hf.objectives import NEED_LABELS, check_objective, label_losses
-from ban_hf.tasks.base import Items, Task, Transcripts
+from ban_hf.tasks.base import Items, Output, Task, Transcripts
 
 
 def label_loss(items: Items, num_items: Tensor | int | None = None) -> Tensor:
@@ -80,6 +81,21 @@ def check_meaning(task: Task, model: nn.Module, objective: str) -> None:
         raise BANError(
             f"objective={objective!r} needs a label for each item, and the labels of task "
             f"{task.name!r} are of rows. Use objective='kd'."
+        )
+
+
+def check_smoothing(task: Task, model: nn.Module, in_order: bool) -> None:
+    """Raise where `Trainer` alone would smooth other labels than a model's.
+
+    It smooths class numbers on the last axis of the logits, and shifts those of the causal language
+    models that it knows, by the name of their class. `in_order` is for labels shifted already.
+    """
+    shifts = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    places = task.outputs == (Output(),) and task.activation(model, {}) == "softmax"
+    if not (places and task.smooths and not in_order and task.shifts(model) == shifts):
+        raise BANError(
+            f"label_smoothing_factor without a teacher would smooth other labels of a "
+            f"{type(model).__name__} than its own: leave it out."
         )
 
 

@@ -231,6 +231,11 @@ class Predictions:
     names: dict[int, str] = field(default_factory=dict)  # of the classes
     texts: list[tuple[list[int], list[int]]] = field(default_factory=list)  # predicted and true
 
+    def mean(self, column: Tensor) -> Tensor:
+        """The mean of a column `(N,)` over the items of each group, and of these: `()`."""
+        parts = [column[self.groups == group] for group in self.groups.unique()]
+        return torch.stack([part.mean() for part in parts]).mean() if parts else column.mean()
+
     def reliability(self) -> Tensor:
         """Items, summed confidence and correct items of each bin of confidence: `(bins, 3)`."""
         return reliability(self.confidence, self.predicted == self.labels)
@@ -254,7 +259,7 @@ def scores(
         return measured
     if leading == "rmse":
         return regression_scores(found.predicted, found.labels)
-    nll = found.losses.mean()  # ()
+    nll = found.mean(found.losses)  # ()
     measured = {"nll": nll.item()}
     if leading == "macro_f1":
         return multilabel_scores(found.predicted, found.labels) | measured

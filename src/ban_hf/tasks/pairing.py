@@ -171,7 +171,21 @@ def pair(
     return Pairing(task=task, teacher=teacher, student=student, **known)
 
 
-# Columns
+# Columns and options
+
+
+def call_options(model: nn.Module) -> dict[str, Any]:
+    """What a model is called with besides a batch: outputs by name, and no cache for generation.
+
+    With a cache a decoder of transformers reads texts that are packed into a row as one.
+    """
+    options: dict[str, Any] = {}
+    parameters = inspect.signature(type(model).forward).parameters
+    if isinstance(model, PreTrainedModel) and model.config.return_dict is False:
+        options["return_dict"] = True
+    if {"use_cache", "past_key_values"} <= parameters.keys():
+        options["use_cache"] = False
+    return options
 
 
 def named_inputs(model: nn.Module) -> frozenset[str] | None:
@@ -187,7 +201,7 @@ def named_inputs(model: nn.Module) -> frozenset[str] | None:
         is_named = isinstance(member, PreTrainedModel) and member.main_input_name in parameters
         if takes_any and not is_named:
             return None
-        found |= parameters.keys()
+        found |= parameters.keys() - {"self"}
     return frozenset(found)
 
 

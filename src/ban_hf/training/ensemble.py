@@ -143,7 +143,7 @@ class BornAgainEnsemble(PreTrainedModel):
         Labels of a language model are shifted, once; `shift_labels`, as a keyword, are not.
         """
         from ban_hf.tasks.losses import label_loss
-        from ban_hf.tasks.pairing import without
+        from ban_hf.tasks.pairing import call_options, without
 
         named = {
             "pixel_values": pixel_values,
@@ -160,7 +160,11 @@ class BornAgainEnsemble(PreTrainedModel):
         }
         states = state or (None,) * len(self.members)
         outputs = [
-            member(**without(given, names), **({"state": own} if recurrent else {}))
+            member(
+                **without(given, names),
+                **call_options(member),
+                **({"state": own} if recurrent else {}),
+            )
             for member, names, own, recurrent in zip(
                 self.members, self.foreign, states, self.recurrent, strict=True
             )

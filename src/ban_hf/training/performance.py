@@ -10,7 +10,6 @@ whose docstring names the part. Look here first when a new release of them break
 import functools
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
@@ -69,12 +68,6 @@ def can_share_weights(args: TrainingArguments, accelerator: Accelerator) -> bool
     """Whether others may hold weights of a model that is trained: not if they are cut or cast."""
     is_cut = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     return not (is_cut or args.fp16_full_eval or args.bf16_full_eval)
-
-
-def named_outputs(model: nn.Module) -> dict[str, Any]:
-    """What a model is called with besides its batch, for outputs by name where it gives a tuple."""
-    gives_tuple = isinstance(model, PreTrainedModel) and model.config.return_dict is False
-    return {"return_dict": True} if gives_tuple else {}
 
 
 @functools.cache

@@ -36,11 +36,10 @@ from ban_hf.models.adapters import (
     without_adapter,
 )
 from ban_hf.tasks.base import Items, Output
-from ban_hf.tasks.pairing import Pairing
+from ban_hf.tasks.pairing import Pairing, call_options
 from ban_hf.training.arguments import BANTrainingArguments
 from ban_hf.training.performance import (
     is_convolutional,
-    named_outputs,
     prepare_frozen,
     to_channels_last,
 )
@@ -136,7 +135,7 @@ class FrozenTeacher(TrainerCallback):
         """The teacher's outputs for a batch, in evaluation mode and without a graph."""
         if self.model.training:  # a callback or an evaluation switched it: BatchNorm would move
             self.model.eval()
-        options |= self.carried.give("teacher") | named_outputs(self.plain)
+        options |= self.carried.give("teacher") | call_options(self.plain)
         with torch.inference_mode():
             outputs = self.model(**inputs, **options)
         self.task.check_outputs(outputs)

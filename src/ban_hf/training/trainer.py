@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ban_hf.data.augmentation import SetEpoch, has_views
@@ -25,9 +24,10 @@ from ban_hf.tasks.losses import (
     check_label_loss,
     check_label_range,
     check_meaning,
+    check_smoothing,
     label_terms,
 )
-from ban_hf.tasks.pairing import Pairing, foreign_inputs, pair, without
+from ban_hf.tasks.pairing import Pairing, call_options, foreign_inputs, named_inputs, pair, without
 from ban_hf.training.arguments import BANTrainingArguments, describe, fast_arguments
 from ban_hf.training.loss import (
     FiniteLossGuard,
@@ -42,7 +42,6 @@ from ban_hf.training.performance import (
     describe_compilation,
     load_renamed_weights,
     log_once,
-    named_outputs,
     to_channels_last,
 )
 from ban_hf.training.recurrence import CarriedState, check_windows
@@ -321,15 +320,8 @@ class BANTrainer(SearchingTrainer):
         check_windows("train_dataset", self.train_dataset, args.train_batch_size, args)
         check_windows("eval_dataset", self.eval_dataset, args.eval_batch_size, args)
         self.carried.check_accumulation(args)
-        # Trainer smooths the labels of a class that it does not know without shifting them.
-        known = type(self.student).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        shifts = self._task is not None and "shift_labels" in self._task.label_names
-        unshifted = shifts and (in_order or not known)
-        if args.label_smoothing_factor and self.teacher is None and unshifted:
-            raise BANError(
-                "label_smoothing_factor without a teacher would train this language model on "
-                "labels that are not shifted: leave it out."
-            )
+        if args.label_smoothing_factor and self.teacher is None and self._task is not None:
+            check_smoothing(self._task, self.student, in_order)
 
     def _check_labels(self, inputs: dict[str, Any]) -> None:
         """Check how the model reads its labels, on the first batch that has some."""
@@ -354,7 +346,7 @@ class BANTrainer(SearchingTrainer):
         super()._set_signature_columns_if_needed()
         # Language models take shift_labels as a keyword, which their signature does not show.
         names = () if self._task is None else self._task.label_names
-        names = (*names, *sorted(self._other_columns))
+        names = (*names, *sorted(self._other_columns | (named_inputs(self.student) or set())))
         if isinstance(self.frozen_teacher, CachedTeacher):
             names = (*names, POSITIONS)
         for name in names:
@@ -363,7 +355,7 @@ class BANTrainer(SearchingTrainer):
 
     def _besides(self) -> dict[str, Any]:
         """What the student is called with besides a batch."""
-        return self.carried.give("student") | named_outputs(self.student)
+        return self.carried.give("student") | call_options(self.student)
 
     def _run_student(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """The student's outputs, from the state after the last window."""
