@@ -284,7 +284,9 @@ def test_the_methods_have_the_names_of_the_paper():
 
 def test_a_family_has_a_known_metric_and_a_generation():
     options = {"title": "t", "dataset": {"name": "d"}, "entries": [], "seeds": [1]}
-    with pytest.raises(BANError, match=r"metric='bleu' of the results must be one of .*error, perp"):
+    with pytest.raises(
+        BANError, match=r"metric='bleu' of the results must be one of .*error, perp"
+    ):
         family_results(metric="bleu", columns=[generation_column(0, "labels")], **options)
     with pytest.raises(BANError, match="one generation at least"):
         family_results(metric="error", columns=[], **options)
