@@ -14,11 +14,13 @@ from .errors import BANError as BANError
 from .errors import HubError as HubError
 from .errors import LineageError as LineageError
 from .errors import PublishError as PublishError
+from .families import Families as Families
 from .hub.download import pull as pull
 from .hub.publishing import push_family as push_family
 from .hub.publishing import push_generation as push_generation
 from .hub.verification import load_lineage as load_lineage
 from .hub.verification import verify_lineage as verify_lineage
+from .jobs.setup import make_setup as make_setup
 from .lineage.family import Lineage as Lineage
 from .lineage.family import load_family as load_family
 from .lineage.record import Record as Record

@@ -39,6 +39,7 @@ from ban_hf.lineage.results import (
     ensemble_column,
     family_results,
     generation_column,
+    leading_metric,
     side_by_side,
 )
 from ban_hf.reports.report import write_report
@@ -57,7 +58,10 @@ OF_STUDENTS = {"seed", "objective", "temperature", "teacher_weight", "label_weig
 
 @dataclass
 class Families:
-    """The families of a run, and how they are reported."""
+    """The families of a run, and how they are reported: `run` does both.
+
+    `setup` is made by `make_setup`, for any head. The report is written into `args.output_dir`.
+    """
 
     setup: Setup
     args: BANTrainingArguments  # of every training
@@ -100,6 +104,8 @@ class Families:
 
     def check(self) -> None:
         """Raise, before anything is trained, where the arguments do not fit together."""
+        if self.setup.test_dataset is None:
+            raise BANError("test_dataset is missing: a report needs one to measure networks on.")
         if self.several:
             self._check_several()
         if self.teacher is not None and (self.control or self.control_from):
@@ -173,18 +179,18 @@ class Families:
             job = Job(f"labels-ensemble-of-{size}", {}, members=members, saved=False)
             column = control_column(size, f"Ens*{size} of label-trained networks", size)
             cells.append((column, job))
-        metric = task_of(self.setup.model_init(0)).headline.name
-        entries, packed = [], None
+        entries, packed, metric = [], None, None
         for column, job in cells:
             found = evaluation(job, home, chain.setup, chain.args)
-            packed = found.get("labels")
+            packed, metric = found.get("labels"), metric or leading_metric(found["test"])
             cell = {"row": ROW, "column": column.name, "seed": self.args.seed, "metric": metric}
             seconds = None if job.members else Record.read(home / job.folder).training.seconds
             entry = entry_of(job, home, found, **cell)
             entries.append(msgspec.structs.replace(entry, seconds=seconds))
         results = family_results(
             title=title,
-            metric=metric,
+            metric=metric or leading_metric(()),
+            task=task_of(self.setup.model_init(0)).name,
             dataset=self.dataset or {"name": "data of unknown name"},
             columns=[column for column, _ in cells],
             entries=entries,

@@ -16,7 +16,6 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
 
-from ban_hf.data.description import describe_data
 from ban_hf.errors import BANError
 from ban_hf.hub.client import clean_token
 from ban_hf.hub.download import (
@@ -31,6 +30,7 @@ from ban_hf.hub.publishing import Publisher, check_base_is_on_hub
 from ban_hf.jobs.adapters import network_architecture
 from ban_hf.jobs.executor import InProcess, locked, run_jobs
 from ban_hf.jobs.job import Job, Setup, generation_seed
+from ban_hf.jobs.setup import make_setup
 from ban_hf.jobs.training import (
     EVALUATIONS,
     build_ensemble,
@@ -138,31 +138,15 @@ def train_generations(
             f"model_init is a {type(model_init).__name__}: give a function that builds a fresh one "
             "for the number of a generation."
         )
-    splits = {"train": train_dataset, "validation": eval_dataset, "test": test_dataset}
-    described = {name: _describe(name, d) for name, d in splits.items() if d is not None}
-    setup = Setup(
+    setup = make_setup(
         model_init,
-        train_dataset,
-        eval_dataset,
-        test_dataset,
-        trainer_kwargs,
-        data=plain_json((data or {}) | described),
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        test_dataset=test_dataset,
+        data=data,
+        **trainer_kwargs,
     )
     return Sequence(setup, args, generations, ensemble, family, teacher).run(report)
-
-
-def _describe(split: str, dataset: Dataset) -> dict[str, Any]:
-    """What identifies one split."""
-    if isinstance(dataset, Mapping):
-        raise BANError(
-            f"The {split} data is a {type(dataset).__name__} of several datasets "
-            f"({', '.join(map(str, dataset))}): a generation has one figure. Give one of them; "
-            "BANTrainer.evaluate takes several."
-        )
-    described = describe_data(dataset)
-    if described["items"] == 0:
-        raise BANError(f"The {split} data is empty.")
-    return described
 
 
 class Sequence:

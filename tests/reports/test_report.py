@@ -254,9 +254,17 @@ def test_records_are_measured_by_what_they_have():
     assert (text.metric, text.entries[0].value("nll")) == ("perplexity", 4.757)
     loss = results_of_records([record(k, {"loss": 0.5 - k / 10}) for k in range(2)])
     assert (loss.metric, [m.name for m in loss.measure.metrics]) == ("loss", ["loss"])
+    tags = results_of_records([record(k, {"error": 9.0, "entity_f1": 40.0 + k}) for k in range(2)])
+    assert (tags.metric, [e.value("entity_f1") for e in tags.entries]) == ("entity_f1", [40, 41])
     nothing = results_of_records([record(0, {}), record(1, {"error": math.nan})])
     assert not is_measured(nothing)
     assert is_measured(results_of_records([record(0, {}), record(1, {"error": 5.0})]))
+
+
+def test_a_small_difference_is_written_to_the_digits_of_its_metric():
+    results = results_of_records([record(k, {"rmse": 0.1234 - k / 1000}) for k in range(2)])
+    (verdict,) = verdicts(results)
+    assert "lower in 1 of 1 seed, -0.0010 in RMSE (no interval)" in verdict.sentence
 
 
 def test_generations_of_several_runs_are_said_to_be():
@@ -276,7 +284,9 @@ def test_the_methods_have_the_names_of_the_paper():
 
 def test_a_family_has_a_known_metric_and_a_generation():
     options = {"title": "t", "dataset": {"name": "d"}, "entries": [], "seeds": [1]}
-    with pytest.raises(BANError, match="metric='bleu' of the results must be one of error, perp"):
+    with pytest.raises(
+        BANError, match=r"metric='bleu' of the results must be one of .*error, perp"
+    ):
         family_results(metric="bleu", columns=[generation_column(0, "labels")], **options)
     with pytest.raises(BANError, match="one generation at least"):
         family_results(metric="error", columns=[], **options)

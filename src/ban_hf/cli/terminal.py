@@ -12,6 +12,7 @@ from ban_hf.errors import did_you_mean
 from ban_hf.lineage.catalog import MEASURES, counted, finite
 from ban_hf.lineage.family import Lineage
 from ban_hf.lineage.record import Record
+from ban_hf.lineage.results import leading_metric
 
 BRANCH, ASCII_BRANCH = "└─ ", "`- "  # from a teacher to its student
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal obeys, but for \n and \t
@@ -40,7 +41,7 @@ def unknown_argument(word: str, parser: argparse.ArgumentParser) -> str:
 def draw_tree(lineage: Lineage) -> str:
     """A family as a tree: each generation below its teacher, then the ensemble."""
     measured = {metric.name for record in lineage.records for metric in record.metrics}
-    measure = MEASURES[next((name for name in MEASURES if name in measured), "error")]
+    measure = MEASURES[leading_metric(measured)]
     unit = f" {measure.unit}" if measure.unit else ""
     first = lineage.generations[0].generation or 0
     rows = []

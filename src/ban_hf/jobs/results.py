@@ -8,17 +8,17 @@ from typing import Any
 import msgspec
 
 from ban_hf.jobs.job import Job
-from ban_hf.lineage.catalog import LOWER_IS_BETTER
+from ban_hf.lineage.catalog import LOWER_IS_BETTER, MEASURES
 from ban_hf.lineage.environment import hardware, versions
 from ban_hf.lineage.record import LOG, Record
 from ban_hf.lineage.results import Entry
 
 #: What is kept of each epoch's log: a step's mean over the epoch, or an evaluation.
 LOGGED = (
-    "loss label_loss learning_rate ground_truth_term dark_knowledge_term teacher_agreement "
-    "teacher_confidence effective_sample_size eval_loss eval_error eval_perplexity "
-    "eval_teacher_agreement eval_teacher_kl"
-).split()
+    *("loss", "label_loss", "learning_rate", "ground_truth_term", "dark_knowledge_term"),
+    *("teacher_agreement", "teacher_confidence", "effective_sample_size"),
+    *(f"eval_{metric}" for metric in (*MEASURES, "teacher_agreement", "teacher_kl")),
+)
 
 
 def entry_of(

@@ -1,20 +1,65 @@
-"""From the name of a network and a dataset to what a training needs."""
+"""From a network and datasets, or the names of both, to what a training needs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
 from ban_hf.data.description import describe_data
 from ban_hf.data.images import ImageSplits
 from ban_hf.data.text import TextSplits
 from ban_hf.errors import BANError, did_you_mean
 from ban_hf.jobs.job import Setup
+from ban_hf.lineage.files import plain_json
 from ban_hf.objectives import OBJECTIVES
 from ban_hf.tasks.data import prepare as data_of
 from ban_hf.training.arguments import BANTrainingArguments
 
 Splits = ImageSplits | TextSplits
 WITH_LABELS = "+label"  # NAME+label is the objective NAME with label_weight=1: BAN+L is kd+label
+
+
+def make_setup(
+    model_init: Callable[[int], PreTrainedModel],
+    *,
+    train_dataset: Dataset,
+    eval_dataset: Dataset | None = None,
+    test_dataset: Dataset | None = None,
+    data: Mapping[str, Any] | None = None,
+    **trainer_kwargs: Any,
+) -> Setup:
+    """What the trainings of `Families` have in common; for the arguments see `train_generations`.
+
+    Raises:
+        BANError: for an empty split, and for several datasets in place of one.
+    """
+    splits = {"train": train_dataset, "validation": eval_dataset, "test": test_dataset}
+    described = {name: _describe(name, d) for name, d in splits.items() if d is not None}
+    return Setup(
+        model_init,
+        train_dataset,
+        eval_dataset,
+        test_dataset,
+        trainer_kwargs,
+        data=plain_json(dict(data or {}) | described),
+    )
+
+
+def _describe(split: str, dataset: Dataset) -> dict[str, Any]:
+    """What identifies one split."""
+    if isinstance(dataset, Mapping):
+        raise BANError(
+            f"The {split} data is a {type(dataset).__name__} of several datasets "
+            f"({', '.join(map(str, dataset))}): a generation has one figure. Give one of them; "
+            "BANTrainer.evaluate takes several."
+        )
+    described = describe_data(dataset)
+    if described["items"] == 0:
+        raise BANError(f"The {split} data is empty.")
+    return described
 
 
 def prepare(
@@ -30,12 +75,9 @@ def prepare(
     back-propagation through time goes back.
     """
     args, parts = data_of(splits, args, model_name, dict(model_args or {}), window)
-    data: dict[str, Any] = {"source": splits.source}
-    for name, dataset in (("train", "train"), ("validation", "eval"), ("test", "test")):
-        if parts[f"{dataset}_dataset"] is not None:
-            data[name] = describe_data(parts[f"{dataset}_dataset"])
+    trainer, source = parts.pop("trainer"), {"source": splits.source}
     entropy = splits.test_entropy if isinstance(splits, TextSplits) else None
-    return args, Setup(**parts, data=data, entropy=entropy)
+    return args, replace(make_setup(**parts, data=source, **trainer), entropy=entropy)
 
 
 def describe_dataset(splits: Splits, window: int = 35) -> dict[str, Any]:

@@ -85,8 +85,8 @@ class Measure(Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        """The leading metric in a sentence."""
-        return self.leading.name
+        """The leading metric in a sentence: `error`, `entity F1`."""
+        return self.leading.heading.removeprefix("test ").removesuffix(" %")
 
     def heading(self, split: str) -> str:
         """The leading metric of a split, as the heading of a column."""

@@ -10,7 +10,7 @@ seconds. `reports.reading` reads the files of earlier versions into this form.
 
 import base64
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,9 +24,7 @@ from ban_hf.lineage.catalog import MEASURES, Measure, data_name, finite, method_
 SCHEMA = "ban_hf.results/2"
 BLOCK = 500  # words in a block; the test text of Penn Treebank has some 165 blocks
 ROW = "family"  # name of the only row of a family
-#: Leading metrics that a record may have, the first that is there first.
-RECORDED = ("error", "perplexity", "loss")
-TASKS = {"perplexity": "text"}  # by metric; all others are of images
+TASKS = {"perplexity": "text"}  # by metric, where nothing tells the task; others are of images
 #: Methods that take a part of the teacher's signal, and the method that takes all of it.
 PARTS, WHOLE = ("CWTM", "DKPP"), "BAN"
 
@@ -156,7 +154,7 @@ class Results(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The results of a family, or of a table of the paper."""
 
     title: str  # of the report
-    task: str  # `image` or `text`
+    task: str  # of a table `image` or `text`, of a family the name of the models' task, if known
     metric: str  # the leading one, a key of `MEASURES`
     dataset: dict[str, Any]  # its facts, `name` among them
     seeds: tuple[int, ...]  # as the columns and rows: those that were asked for
@@ -269,6 +267,11 @@ def _damaged(entry: Entry, why: str) -> BANError:
 # The results of a family
 
 
+def leading_metric(measured: Collection[str]) -> str:
+    """The metric that leads, of those that were measured: the first of them in `MEASURES`."""
+    return next((name for name in MEASURES if name in measured), "error")
+
+
 def generation_column(generation: int, name: str, method: str | None = None) -> Column:
     """The column of a generation, shown as `name`: `labels`, `BAN-1`, `BAN+L-2`."""
     return Column(
@@ -307,6 +310,7 @@ def family_results(
     columns: Sequence[Column],
     entries: Sequence[Entry],
     seeds: Sequence[int],
+    task: str | None = None,
     **known: Any,
 ) -> Results:
     """The results of a family, with the claims and the figures that its columns allow.
@@ -317,6 +321,7 @@ def family_results(
     Args:
         columns: made by `generation_column`, `ensemble_column` and `control_column`, in order.
         entries: what was measured; their `row` is `ROW`.
+        task: of the models, by its name in `CATALOG`.
         known: `labels`, `command`, `hardware`, `versions` and `note`, as `Results` has them.
     """
     if metric not in MEASURES:
@@ -325,7 +330,7 @@ def family_results(
         raise BANError("columns is empty: give the record of one generation at least.")
     return Results(
         title=title,
-        task=TASKS.get(metric, "image"),
+        task=task or TASKS.get(metric, "image"),
         metric=metric,
         dataset=dict(dataset),
         seeds=tuple(seeds),
@@ -421,7 +426,7 @@ def side_by_side(families: Mapping[str, Results], title: str, command: str) -> R
         command=command,
         **{
             name: getattr(whole, name)
-            for name in ("metric", "dataset", "seeds", "labels", "hardware", "versions")
+            for name in ("metric", "task", "dataset", "seeds", "labels", "hardware", "versions")
         },
     )
 
@@ -431,8 +436,8 @@ def results_of_records(
 ) -> Results:
     """The results of a family, from its records (`lineage.json`) alone, in order.
 
-    The first need not be generation 0. `metric` is the first of `RECORDED` that a record has of the
-    test split. Where none has any, no entry has a value, and there is nothing to draw.
+    The first need not be generation 0. `metric` is the `leading_metric` of the test split. Where no
+    record has any, no entry has a value, and there is nothing to draw.
     """
     records = [*generations, *([ensemble] if ensemble else [])]
     if not records:
@@ -455,11 +460,10 @@ def results_of_records(
         name = f"Ens*{len(members)} of generations {', '.join(map(str, members))}"
         columns.append(ensemble_column(members, name))
     entries = [_entry_of(r, c.name, seed) for r, c in zip(records, columns, strict=True)]
-    metrics = [name for name in RECORDED if any(name in entry.test for entry in entries)]
     several = f"Generations come from runs of several seeds ({', '.join(map(str, known))})."
     return family_results(
         title=f"Family {last['family']}",
-        metric=metrics[0] if metrics else "error",
+        metric=leading_metric({name for entry in entries for name in entry.test}),
         dataset={"name": data_name(last) or "data of unknown name"},
         columns=columns,
         entries=entries,

@@ -189,6 +189,11 @@ def axis_title(results: Results) -> str:
     return f"Test {results.measure.title}{unit}"
 
 
+def _capitalized(text: str) -> str:
+    """With a capital at its start; others, as in `mean IoU`, stay."""
+    return text[:1].upper() + text[1:]
+
+
 def _note(results: Results, rows: Sequence[str], *, of_differences: bool = False) -> str:
     """The line below the title: table, row, bars and budget."""
     budget = [results.budget.says] if results.budget is not None else []
@@ -330,7 +335,7 @@ def draw_generations(results: Results, rows: Sequence[str]) -> Picture | None:
     """The metric by generation, a row of the table below the other."""
     columns = asked_for(results, results.figures.generations)
     ticks = [textwrap.fill(results.column(name).heading, 10) for name in columns]
-    title = f"{results.measure.title.capitalize()} by generation"
+    title = f"{_capitalized(results.measure.title)} by generation"
     says = f"Test {results.measure.title} by generation; dashed: the first teacher."
     return _draw_lines(results, rows, {"": columns}, title, "", ticks, says)
 
@@ -339,7 +344,7 @@ def draw_ensembles(results: Results, rows: Sequence[str]) -> Picture | None:
     """The metric by the size of an ensemble, born-again and label-trained."""
     lines = {name: asked_for(results, line) for name, line in results.figures.ensembles.items()}
     sizes = [str(1 + k) for k in range(max(map(len, lines.values()), default=0))]
-    title = f"{results.measure.title.capitalize()} by size of the ensemble"
+    title = f"{_capitalized(results.measure.title)} by size of the ensemble"
     kinds = " and ".join(name.lower() for name in lines)
     says = (
         f"Test {results.measure.title} by the number of networks whose predictions are averaged, "

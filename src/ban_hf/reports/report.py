@@ -242,13 +242,13 @@ def _detail(results: Results, row: Row, column: Column) -> list[tuple[str, str]]
     return [
         *names,
         (leading.heading, cell(own, leading.digits)),
-        ("95 % interval", interval_of(own, sign="")),
+        ("95 % interval", interval_of(own, leading.digits, sign="")),
         *((m.heading, cell(spread(e.value(m.name) for e in entries), m.digits)) for m in others),
         ("agreement with its teacher %", cell(spread(e.teacher_agreement for e in entries), 2)),
         ("parameters", MISSING if parameters is None else f"{parameters.all:,}"),
         ("seconds", cell(spread(entry.seconds for entry in entries), 0)),
         (f"minus {first.heading}", cell(minus, leading.digits, sign="+")),
-        ("95 % interval", MISSING if minus is None else interval_of(minus)),
+        ("95 % interval", MISSING if minus is None else interval_of(minus, leading.digits)),
         ("better in", MISSING if minus is None else f"{minus.better} of {len(minus.seeds)}"),
     ]
 

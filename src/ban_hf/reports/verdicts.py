@@ -57,11 +57,12 @@ class _Case:
         return f"{' minus '.join(names)} is {self.amount(difference)}"
 
     def amount(self, difference: Difference) -> str:
-        figure = f"{cell(difference, 2, sign='+')} {self.metric.unit}"
+        digits = self.metric.digits
+        figure = f"{cell(difference, digits, sign='+')} {self.metric.unit}"
         if difference.low is None:
             return f"{figure} (no interval)"
         over = ", over test items alone" if difference.items_only else ""
-        return f"{figure} (95 % interval {interval_of(difference)}{over})"
+        return f"{figure} (95 % interval {interval_of(difference, digits)}{over})"
 
     @property
     def metric(self) -> Metric:
@@ -97,11 +98,11 @@ def verdicts(results: Results) -> list[Verdict]:
     return found
 
 
-def interval_of(found: Estimate, sign: str = "+") -> str:
+def interval_of(found: Estimate, digits: int, sign: str = "+") -> str:
     """A 95 % interval in words; a dash where there is none."""
     if found.low is None or found.high is None:
         return MISSING
-    return f"{found.low:{sign}.2f} to {found.high:{sign}.2f}"
+    return f"{found.low:{sign}.{digits}f} to {found.high:{sign}.{digits}f}"
 
 
 def _beats(case: _Case) -> Ours | None:
@@ -155,7 +156,8 @@ def _explains(case: _Case) -> Ours | None:
         ends = f"{100 * share.low:.0f} to {100 * share.high:.0f} %"
         part = f" ({100 * share.value:.0f} %, interval {ends})"
     heading = case.results.column(full).heading
-    gained = f"{own.gain:.2f} of {heading}'s {gain.gain:.2f} {case.metric.unit}"
+    digits = case.metric.digits
+    gained = f"{own.gain:.{digits}f} of {heading}'s {gain.gain:.{digits}f} {case.metric.unit}"
     why = f", it gains {gained}{part}; {case.minus(column, full, shortfall)}"
     if shortfall.is_worse:
         return "no", why
