@@ -4,10 +4,17 @@ import pytest
 import torch
 from heads import batch_of, collate, model_of, rows_of, trainer
 from tiny import arguments, distance
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DataCollatorWithFlattening,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
-from ban_hf import BANTrainer, train_generations
+from ban_hf import BANTrainer, BornAgainEnsemble, train_generations
 from ban_hf.errors import BANError
+from ban_hf.jobs.evaluation import evaluate
 from ban_hf.tasks.auto import task_of
 
 CTC = ("AutoModelForCTC", "Wav2Vec2ForCTC", None)
@@ -85,7 +92,59 @@ def test_answers_without_ends_in_the_text_count_by_their_starts(tmp_path):
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("measure", ["step", "evaluation", "ensemble"])
+def test_texts_packed_into_a_row_are_read_apart(measure, tmp_path):
+    case = ("AutoModelForCausalLM", "LlamaForCausalLM", None)
+    words = batch_of(case)["input_ids"]
+    student, teacher = model_of(case, 1), model_of(case, 2)
+    lengths = [9, 16, 5, 12]
+    texts = [{"input_ids": row[:n].tolist()} for row, n in zip(words, lengths, strict=False)]
+    divergence, loss, count = 0.0, 0.0, 0
+    for text in texts:
+        ids = torch.tensor([text["input_ids"]])
+        with torch.no_grad():
+            z, t = (model(ids).logits[0, :-1].log_softmax(-1) for model in (student, teacher))
+        divergence += (t.exp() * (t - z)).sum().item()
+        loss -= z.gather(1, ids[0, 1:, None]).sum().item()
+        count += len(z)
+    pack = DataCollatorWithFlattening()
+    if measure == "ensemble":
+        both = BornAgainEnsemble.from_members([student, student])
+        found = evaluate([both], [[pack(texts)]], task_of(both)).metrics()
+        assert found["nll"] == pytest.approx(loss / count, rel=1e-4)
+        return
+    options = dict(per_device_train_batch_size=4, per_device_eval_batch_size=4, max_steps=1)
+    args = arguments(tmp_path, **options, learning_rate=0.0, remove_unused_columns=False)
+    data = dict(train_dataset=texts, eval_dataset=texts, data_collator=pack)
+    found = BANTrainer(student, args, teacher=teacher, **data)
+    if measure == "step":
+        found.train()
+        (kl,) = [x["teacher_loss"] for x in found.state.log_history if "teacher_loss" in x]
+    else:
+        metrics = found.evaluate()
+        kl = metrics["eval_teacher_kl"]
+        assert metrics["eval_loss"] == pytest.approx(loss / count, rel=1e-4)
+    assert kl == pytest.approx(divergence / count, rel=1e-4)
+
+
+def test_a_measurement_of_answers_is_the_mean_of_starts_and_ends():
+    inputs, model = batch_of(QA), model_of(QA, 1)
+    inputs["end_positions"][2:] = 10_000
+    with torch.no_grad():
+        own = model(**inputs).loss.item()
+    found = evaluate([model], [[inputs]], task_of(model)).metrics()
+    assert found["nll"] == pytest.approx(own, rel=1e-5)
+
+
 # Refused
+
+
+@pytest.mark.parametrize("case", [BART, MAPS, CTC, QA], ids=lambda case: case[1])
+def test_labels_that_trainer_would_smooth_wrongly_or_not_at_all(case, tmp_path):
+    smooth = dict(teacher=None, label_smoothing_factor=0.1)
+    found = trainer(case, tmp_path, rows_of(batch_of(case)), **smooth)
+    with pytest.raises(BANError, match=f"would smooth other labels of a {case[1]}"):
+        found.train()
 
 
 @pytest.mark.parametrize(

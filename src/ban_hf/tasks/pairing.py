@@ -183,7 +183,8 @@ def call_options(model: nn.Module) -> dict[str, Any]:
     parameters = inspect.signature(type(model).forward).parameters
     if isinstance(model, PreTrainedModel) and model.config.return_dict is False:
         options["return_dict"] = True
-    if {"use_cache", "past_key_values"} <= parameters.keys():
+    caches = {"use_cache", "cache", "past_key_values"} & parameters.keys()
+    if caches and "state" not in parameters:  # which our recurrent networks give back by it
         options["use_cache"] = False
     return options
 
