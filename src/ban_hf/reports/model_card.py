@@ -227,9 +227,10 @@ def _table(lineage: Fields, family: Sequence[Fields], results: Results) -> dict[
     """The family's results in Markdown, a row each, this one's in bold, and what they are."""
     entries = {entry.column: entry for entry in results.entries}
     others = [m["name"] for m in _metrics(lineage) if m["split"] == "test"]
+    named = METRIC_LABELS.keys() | {metric.name for metric in results.measure.metrics}
     metrics = [
         *results.measure.metrics,
-        *(Metric(name, f"test {name}", "", 4) for name in others if name not in METRIC_LABELS),
+        *(Metric(name, f"test {name}", "", 4) for name in others if name not in named),
     ]
     known = results.entries
     metrics = [m for m in metrics if any(entry.value(m.name) is not None for entry in known)]
