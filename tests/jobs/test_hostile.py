@@ -159,7 +159,7 @@ def test_a_bad_file_of_results_costs_no_good_report(tmp_path):
 
 def test_labels_of_the_wrong_kind_are_named(tmp_path):
     data = tiny.Images()
-    data.labels = torch.nn.functional.one_hot(data.labels, tiny.CLASSES).float()
+    data.labels = torch.nn.functional.one_hot(data.labels, tiny.CLASSES)  # floats: several labels
     args = tiny.arguments(tmp_path)
     trainer = BANTrainer(tiny.vit(1), args, teacher=tiny.vit(2), train_dataset=data)
     with pytest.raises(
