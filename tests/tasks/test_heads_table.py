@@ -46,7 +46,7 @@ def test_nine_of_ten_buildable_classes_are_verified():
 
 
 @pytest.mark.skipif(OTHER_VERSION, reason="docs/heads.md is of another version of transformers")
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_the_whole_table():
     rows = heads_table.written()
     assert set(rows) == set(tiny_heads.classes())
