@@ -13,7 +13,7 @@ Each run is small and from scratch, a minute or two for each network on one CPU 
 The texts are in the folder that BAN_HF_DATA names, or in ../shared/data; the digits are
 scikit-learn's. The splits are fixed, whatever the seed: validation is only logged, and the last
 state of each network is measured once, on the test split. Any argument of BANTrainingArguments is a
-flag; what no flag says is the run's own, see `RUNS`. A run that was killed goes on when the same
+flag; what no flag says is the run's own, see `RUNS`. A run that was killed continues when the same
 command is given again.
 """
 

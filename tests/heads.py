@@ -91,7 +91,8 @@ def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def trainer(case, folder, data, teacher: int | None = 2, **options) -> BANTrainer:
+def trainer(case, folder, data, teacher: int | PreTrainedModel | None = 2, **options) -> BANTrainer:
+    """A trainer of a case; its teacher is a model, or that of a seed."""
     settings = dict(
         per_device_train_batch_size=8,
         learning_rate=1.0,
@@ -105,7 +106,7 @@ def trainer(case, folder, data, teacher: int | None = 2, **options) -> BANTraine
     return BANTrainer(
         model_of(case, 1),
         arguments(folder, **settings | options),
-        teacher=None if teacher is None else model_of(case, teacher),
+        teacher=model_of(case, teacher) if isinstance(teacher, int) else teacher,
         train_dataset=data,
         eval_dataset=data,
         data_collator=collate,

@@ -31,23 +31,8 @@ def taught(case, folder, data, change, teacher=None, **options) -> BANTrainer:
     theirs = model_of(teacher or case, 2)
     for name, value in change.items():
         setattr(theirs.config, name, value)
-    settings = dict(
-        per_device_train_batch_size=8,
-        max_steps=1,
-        learning_rate=0.0,
-        teacher_weight=0.0,
-        label_weight=1.0,
-        remove_unused_columns=False,
-        fast=False,
-    )
-    return BANTrainer(
-        model_of(case, 1),
-        arguments(folder, **settings | options),
-        teacher=theirs,
-        train_dataset=data,
-        eval_dataset=data,
-        data_collator=collate,
-    )
+    on_labels = dict(learning_rate=0.0, teacher_weight=0.0, label_weight=1.0)
+    return trainer(case, folder, data, theirs, **on_labels | options)
 
 
 @pytest.mark.parametrize(

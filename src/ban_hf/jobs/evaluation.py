@@ -4,7 +4,6 @@ A network is measured as it was saved: in its own precision, without autocast, i
 recurrent one reads a text in order, its state carried along. An ensemble is a network like others.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -259,7 +258,7 @@ def text_decoder(processor: Any) -> Callable[[list[int]], str] | None:
         return None
     # Tokens that are alike and follow one another were taken together already.
     options = {"group_tokens": False} if isinstance(tokenizer, Wav2Vec2CTCTokenizer) else {}
-    return functools.partial(tokenizer.decode, **options)
+    return partial(tokenizer.decode, **options)
 
 
 def _to_device(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:

@@ -210,8 +210,7 @@ class StepLoss:
         squared = max(1e-30, means.pop("squared_confidence"))
         means["effective_sample_size"] = items * means["teacher_confidence"] ** 2 / squared
         means["teacher_agreement"] *= 100
-        last = self.batches[0]
-        for name in undefined_statistics(last):
+        for name in undefined_statistics(self.batches[0]):
             means.pop(name, None)
         self.forget()
         return means
